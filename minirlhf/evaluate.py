@@ -1,0 +1,230 @@
+"""Compare any two checkpoints on held-out prompts, with the same noise for both and an interval around every claim.
+
+    python -m minirlhf.evaluate                                    out/ppo against out/sft, judged by the embedded world
+    python -m minirlhf.evaluate --data hh.jsonl --judge my:prefer  your prompts, your judge
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minirlhf import checkpoint, config, data, model, reward, world
+from minirlhf.config import InputError, flag, rng
+from minirlhf.generate import generate
+from minirlhf.metrics import table
+
+AXES = ("helpful", "honest", "harmless", "total", "right")  # what a judged response is summed up in
+ROWS = 512  # prompts that are sampled together
+
+
+class Reply(NamedTuple):
+    """A sampled response: its text, prompt and response as ids, and whether it came to its end token."""
+
+    text: str
+    example: data.Example
+    ended: bool
+
+
+def noise(seed, n, max_new_tokens, step=0):
+    """The uniforms of an evaluation: a function of the seed, so that two policies are compared under the same noise."""
+    return rng(seed, config.EVALUATION, 1 + step).random((n, max_new_tokens), dtype=np.float32)
+
+
+def respond(gpt, tokenizer, prompts, uniforms, temperature=1.0, progress=None):
+    """texts (N,), uniforms (N, max_new_tokens) -> N replies. `progress` is the caption of a progress bar, if one is wanted."""
+    ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    replies = []
+    for start in tqdm(range(0, len(ids), ROWS), desc=progress, disable=progress is None):
+        draws = torch.from_numpy(uniforms[start : start + ROWS])
+        samples = generate(gpt, ids[start : start + ROWS], draws.size(1), tokenizer.end_token, temperature, draws)
+        rows = zip(*(x.tolist() for x in samples), strict=True)
+        for tokens, prompt_length, length, ended in rows:
+            text = tokenizer.decode(tokens[prompt_length:length])
+            replies.append(Reply(text, data.Example(tokens[:length], prompt_length), ended))
+    return replies
+
+
+# ---- the embedded world's judge
+
+
+def judge(prompts, replies):
+    """The world's judgements. A response that did not come to its end is judged as an empty one."""
+    pairs = zip(prompts, replies, strict=True)
+    return [world.judge(prompt, reply.text if reply.ended else "") for prompt, reply in pairs]
+
+
+def axes(judgements):
+    """{"helpful", "honest", "harmless", "total", "right"}: means over the prompts where each applies; right: nothing is wrong."""
+    means = {}
+    for axis in AXES[:-1]:
+        values = [getattr(j, axis) for j in judgements if getattr(j, axis) is not None]
+        means[axis] = float(np.mean(values)) if values else math.nan
+    means["right"] = float(np.mean([all(x in (None, 1.0) for x in j[:3]) for j in judgements]))
+    return means
+
+
+def describe(judgements):
+    return ", ".join(f"{name} {value:.2f}" for name, value in axes(judgements).items())
+
+
+# ---- numbers
+
+
+def sequence_logprobs(gpt, examples, temperature=1.0, max_tokens=8192):
+    """The summed log-probability of each example's response, (N,), in nats."""
+    sums = torch.zeros(len(examples))
+    with torch.no_grad():
+        for rows in data.microbatches([len(example.tokens) for example in examples], max_tokens):
+            tokens, prompt_lengths, lengths = data.collate([examples[row] for row in rows])
+            mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
+            sums[rows] = model.logprobs(gpt, tokens.to(gpt.device), mask, temperature)[0].sum(1).cpu()
+    return sums
+
+
+def kl(gpt, reference, replies, temperature=1.0):
+    """k1 of each reply, (N,): log policy - log reference summed over the response, in nats. Its mean estimates the KL."""
+    examples = [reply.example for reply in replies]
+    return sequence_logprobs(gpt, examples, temperature) - sequence_logprobs(reference, examples, temperature)
+
+
+def interval(values):
+    """(mean, half the width of its 95% interval) of independent values, by the normal approximation."""
+    values = np.asarray(values, dtype=np.float64)
+    return float(values.mean()), float(1.96 * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def win_rate(prefer, prompts, first, second):
+    """(rate, half interval): how often `first` beats `second`. `prefer(prompts, a, b)` says how likely a is the better, (N,).
+
+    Both orders are asked and averaged, so that a judge who likes whatever comes first (or a tie) gives exactly one half.
+    """
+    asked = np.asarray(prefer(prompts, first, second), dtype=np.float64)
+    swapped = np.asarray(prefer(prompts, second, first), dtype=np.float64)
+    return interval((asked + 1 - swapped) / 2)
+
+
+def by_score(score):
+    """A `prefer` from a score: the higher one wins, equals share."""
+
+    def prefer(prompts, first, second):
+        return (1 + np.sign(np.asarray(score(prompts, first)) - np.asarray(score(prompts, second)))) / 2
+
+    return prefer
+
+
+def best_of_n_kl(n):
+    """KL of best-of-n from the policy it samples, in nats: log n - (n-1)/n (Stiennon et al. 2020, for scores without ties)."""
+    return math.log(n) - (n - 1) / n
+
+
+def best_of_n(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature=1.0):
+    """The reply that `score(prompts, texts) -> (N,)` likes best among n, for each prompt; unfinished ones only if all are."""
+    repeated = [prompt for prompt in prompts for _ in range(n)]
+    replies = respond(gpt, tokenizer, repeated, noise(seed, len(repeated), max_new_tokens, step=1), temperature, f"best of {n}")
+    scores = np.asarray(score(repeated, [reply.text for reply in replies]), dtype=np.float64)
+    scores = np.where([reply.ended for reply in replies], scores, -np.inf).reshape(-1, n)
+    return [replies[row * n + column] for row, column in enumerate(scores.argmax(1))]
+
+
+# ---- the command
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare a policy with a baseline on held-out prompts."""
+
+    policy: str = flag("out/ppo", "checkpoint (folder or file) of the policy")
+    baseline: str = flag("out/sft", "checkpoint it is compared with, and the reference of its KL")
+    reward_model: str = flag("out/rm", "reward model that scores both and chooses the best of n; none: do without")
+    data: str = flag("", "prompts as JSON Lines, instead of the world's held-out ones")
+    judge: str = flag("", "module:function, (prompts, first, second) -> how likely first is better; else the world or the score")
+    prompts: int = flag(512, "how many prompts", low=2)
+    best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
+    max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
+    temperature: float = flag(1.0, "of the samples", low=0)
+    shown: int = flag(8, "prompts shown side by side", low=0)
+    drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")
+    seed: int = flag(1, "seed of the prompts and of the noise", low=0)
+    device: str = flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    precision: str = flag("auto", "of the trunk; auto is bf16 on a GPU", choices=("auto", "float32", "bf16"))
+
+
+def main(argv=None):
+    args = config.parse(Config, argv)
+    device = model.pick_device(args.device)
+    precision = model.pick_precision(args.precision, device)
+    policy, tokenizer = checkpoint.load_gpt(args.policy, device=device, precision=precision)
+    baseline, other = checkpoint.load_gpt(args.baseline, device=device, precision=precision)
+    checkpoint.same_vocabulary(args.policy, tokenizer, args.baseline, other)
+    score = load_score(args, tokenizer, device, precision)
+    prompts = load_prompts(args, tokenizer, min(policy.config.context, baseline.config.context))
+    uniforms = noise(args.seed, len(prompts), args.max_new_tokens)
+    replies = {
+        "baseline": respond(baseline, tokenizer, prompts, uniforms, args.temperature, "baseline"),
+        "policy": respond(policy, tokenizer, prompts, uniforms, args.temperature, "policy"),
+    }
+    kls = {"baseline": 0.0, "policy": float(kl(policy, baseline, replies["policy"], args.temperature or 1.0).mean())}
+    if score and args.best_of > 1:
+        name = f"best of {args.best_of}"
+        replies[name] = best_of_n(
+            baseline, tokenizer, score, prompts, args.best_of, args.max_new_tokens, args.seed, args.temperature
+        )
+        kls[name] = best_of_n_kl(args.best_of)
+    prefer = load_judge(args, score)
+    report(args, prompts, replies, kls, score, prefer)
+
+
+def load_score(args, tokenizer, device, precision):
+    """(prompts, texts) -> scores of the reward model, or None."""
+    if args.reward_model == "none":
+        return None
+    reward_model, other, _ = reward.load_reward_model(args.reward_model, device, precision)
+    checkpoint.same_vocabulary(args.policy, tokenizer, args.reward_model, other)
+    return lambda prompts, texts: reward.score(reward_model, tokenizer, prompts, texts)
+
+
+def load_prompts(args, tokenizer, context):
+    if args.data:
+        fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
+        return data.read_prompts(args.data, fits)[: args.prompts]
+    return world.prompts(args.prompts, rng(args.seed, config.EVALUATION), split="test")
+
+
+def world_total(prompts, texts):
+    return [world.judge(prompt, text).total for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def load_judge(args, score):
+    if args.judge:
+        return reward.load_function("--judge", args.judge)
+    if not args.data:
+        return by_score(world_total)
+    if not score:
+        raise InputError("nothing can judge your prompts; give --judge module:function or --reward-model")
+    return by_score(score)
+
+
+def report(args, prompts, replies, kls, score, prefer):
+    """Print the table, the win rates, and samples side by side."""
+    texts = {name: [reply.text if reply.ended else "" for reply in rows] for name, rows in replies.items()}
+    names = list(AXES) if not args.data else []
+    rows = []
+    for name, replied in replies.items():
+        judged = axes(judge(prompts, replied)) if not args.data else {}
+        scores = float(np.mean(score(prompts, [reply.text for reply in replied]))) if score else "-"
+        length = float(np.mean([len(reply.example.tokens) - reply.example.prompt_length for reply in replied]))
+        rows.append([name, *judged.values(), scores, kls[name], length, float(np.mean([r.ended for r in replied]))])
+    print("\n".join(["", *table(["", *names, "score", "kl", "length", "ended"], rows), ""]))
+    for name in texts:
+        rate, half = win_rate(prefer, prompts, texts[name], texts["baseline"])
+        print(f"{name} beats the baseline: {100 * rate:.1f}% +- {100 * half:.1f} of {len(prompts)} prompts (ties count half)")
+    shown = [[prompt, *(texts[name][i] for name in ("baseline", "policy"))] for i, prompt in enumerate(prompts[: args.shown])]
+    print("\n".join(["", *table(["prompt", "baseline", "policy"], shown)]))
+
+
+if __name__ == "__main__":
+    config.run(main)

@@ -1,0 +1,252 @@
+"""GPT-2 by hand (Radford et al. 2019), a cache for sampling, a scalar head, and the log-probabilities of a batch.
+
+Shapes: B batch, T time, C width, H heads, D head width, V vocabulary, S columns of a cache.
+
+One layout everywhere: `tokens (B, T)` hold prompt, then response, then anything. Every row starts at column 0, so a position is
+a column, and what lies right of a row's end cannot be seen by a real token, because attention is causal. There is no padding
+token and no attention mask.
+
+One time alignment everywhere: a per-token quantity is `(B, T-1)`, and its column t is about *choosing* `tokens[:, t+1]` having
+seen `tokens[:, :t+1]`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minirlhf.config import InputError
+
+#           layers, heads, width
+SIZES = {
+    "tiny": (4, 4, 128),
+    "small": (6, 6, 384),
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    vocab_size: int
+    context: int
+    layers: int
+    heads: int
+    width: int
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+
+    @staticmethod
+    def sized(size, vocab_size, context):
+        """The configuration of a size by name, `SIZES`."""
+        return GPTConfig(vocab_size, context, *SIZES[size])
+
+
+class KVCache:
+    """The keys and values of ragged rows: row b's next token goes to column `positions[b]` and sees the columns up to it.
+
+    The first pass (prefill) takes the prompts, all rows from column 0, and leaves each row's position at its prompt length. The
+    junk it writes right of a short prompt is harmless: a row overwrites a column before it first sees it.
+    """
+
+    def __init__(self, prompt_lengths, columns):
+        self.positions = prompt_lengths.clone()  # (B,)
+        self.columns = columns
+        self.keys, self.values = [], []  # one (B, H, S, D) per layer, in the dtype that attention computes in
+
+    def prefill(self, k, v):  # (B, H, T, D), (B, H, T, D)
+        for store, new in (self.keys, k), (self.values, v):
+            B, H, T, D = new.shape
+            store.append(new.new_zeros(B, H, self.columns, D))  # zeros: 0 * NaN would reach the attention's output
+            store[-1][:, :, :T] = new
+
+    def append(self, layer, k, v):  # (B, H, 1, D) x 2 -> (B, H, S, D) x 2
+        rows = torch.arange(len(k), device=k.device)
+        self.keys[layer][rows, :, self.positions] = k[:, :, 0]
+        self.values[layer][rows, :, self.positions] = v[:, :, 0]
+        return self.keys[layer], self.values[layer]
+
+    def visible(self):  # -> (B, 1, 1, S) bool
+        return (torch.arange(self.columns, device=self.positions.device) <= self.positions[:, None])[:, None, None]
+
+    def advance(self, alive):  # (B,) bool
+        self.positions += alive  # a finished row stays where it is, inside the buffer
+
+    def keep(self, rows):  # (N,) indices
+        self.positions = self.positions[rows]
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+
+
+class Attention(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.heads, self.layer = config.heads, layer
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x, cache=None, visible=None):  # (B, T, C) -> (B, T, C)
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        if visible is not None:
+            k, v = cache.append(self.layer, k, v)
+        elif cache is not None:
+            cache.prefill(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+        return self.out(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.hidden = nn.Linear(config.width, 4 * config.width)
+        self.out = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x):  # (B, T, C) -> (B, T, C)
+        return self.out(F.gelu(self.hidden(x), approximate="tanh"))  # GPT-2's GELU; the exact one gives other logits
+
+
+class Block(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attention = Attention(config, layer)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cache=None, visible=None):  # (B, T, C) -> (B, T, C)
+        x = x + self.attention(self.norm1(x), cache, visible)
+        return x + self.mlp(self.norm2(x))
+
+
+class GPT(nn.Module):
+    """`GPT(config)(tokens)` -> logits. Parameters are float32; `precision` is what the trunk computes in."""
+
+    precision = torch.float32
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        rows = -(-config.vocab_size // 64) * 64  # GPUs multiply faster by a multiple of 64; nobody outside sees the extra rows
+        self.token_embedding = nn.Embedding(rows, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        for name, parameter in self.named_parameters():
+            # Each block adds two outputs to the residual stream; scaling them keeps its variance from growing with depth.
+            scaled = 1 / math.sqrt(2 * config.layers) if name.endswith("out.weight") else 1
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "norm" not in name:
+                nn.init.normal_(parameter, std=0.02 * scaled)
+
+    @property
+    def device(self):
+        return self.norm.weight.device
+
+    def hidden(self, tokens, cache=None):  # (B, T) -> (B, T, C) after the final layer norm
+        """With an empty `cache` this is the prefill; afterwards T is 1 and each row continues at its own position."""
+        decoding = cache is not None and bool(cache.keys)
+        if tokens.size(1) > self.config.context:
+            raise ValueError(f"{tokens.size(1)} tokens do not fit a context of {self.config.context}")
+        positions = cache.positions[:, None] if decoding else torch.arange(tokens.size(1), device=tokens.device)
+        visible = cache.visible() if decoding else None
+        # The autocast context is entered anew for every pass: weights it cast without gradient must not serve one with.
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            x = self.token_embedding(tokens) + self.position_embedding(positions)
+            for block in self.blocks:
+                x = block(x, cache, visible)
+            return self.norm(x)
+
+    def head(self, hidden):  # (..., C) -> (..., V) float32
+        """Tied to the token embedding. In float32: bf16 logits move log-probabilities by enough to clip a PPO ratio."""
+        return F.linear(hidden.float(), self.token_embedding.weight)[..., : self.config.vocab_size]
+
+    def forward(self, tokens):  # (B, T) -> (B, T, V)
+        return self.head(self.hidden(tokens))
+
+
+class ScalarHead(nn.Linear):
+    """One number per position, float32: (..., C) -> (...). `std` of the weight is 0 for a value head (every value starts at 0)
+    and 1/sqrt(C+1) for a reward head (unit-variance features give unit-variance scores; Ziegler et al. 2019)."""
+
+    def __init__(self, width, std):
+        super().__init__(width, 1)
+        nn.init.normal_(self.weight, std=std)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden):
+        return super().forward(hidden.float()).squeeze(-1)
+
+
+def response_mask(prompt_lengths, lengths, T):  # (B,), (B,) -> (B, T-1) bool
+    """True in the columns that choose a response token, the end token included. The one place where the shift happens."""
+    chosen = torch.arange(1, T, device=lengths.device)  # column t chooses token t + 1
+    return (chosen >= prompt_lengths[:, None]) & (chosen < lengths[:, None])
+
+
+def logprobs(gpt, tokens, mask, temperature=1.0):  # (B, T), (B, T-1) -> (B, T-1), (B, T-1)
+    """The log-probability of each response token at `temperature`, and the entropy (nats, without gradient) of its choice.
+
+    Zero outside the mask. float32.
+    """
+    return logprobs_of_hidden(gpt, gpt.hidden(tokens), tokens, mask, temperature)
+
+
+def logprobs_of_hidden(gpt, hidden, tokens, mask, temperature=1.0):  # (B, T, C), (B, T), (B, T-1) -> (B, T-1), (B, T-1)
+    """`logprobs` when the trunk has been run already. The head sees the response tokens alone: prompts and padding cost no
+    vocabulary-sized matrix. A mask kept on the CPU spares a GPU the wait for its indices."""
+    B, T = tokens.shape
+    rows, columns = (index.to(tokens.device, non_blocking=True) for index in mask.nonzero(as_tuple=True))
+    states = hidden.reshape(B * T, -1).index_select(0, rows * T + columns)  # (N, C), N response tokens
+    chosen = tokens.reshape(B * T).index_select(0, rows * T + columns + 1)  # (N,)
+    log_p = F.log_softmax(gpt.head(states) / temperature, dim=-1)  # (N, V)
+    with torch.no_grad():
+        entropy = -(log_p.exp() * log_p).sum(-1)
+    zeros = log_p.new_zeros(B * (T - 1))
+    place = rows * (T - 1) + columns
+    picked = zeros.index_copy(0, place, log_p.gather(1, chosen[:, None]).squeeze(1))
+    return picked.view(B, T - 1), zeros.index_copy(0, place, entropy).view(B, T - 1)
+
+
+def pick_device(name):
+    """The torch device of `--device`; "auto" is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here; use --device cpu")
+    return torch.device(name)
+
+
+def pick_precision(name, device):
+    """The dtype of `--precision`; "auto" is bf16 on a GPU that has it, float32 elsewhere (on most CPUs bf16 is far slower)."""
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+
+
+def adamw(model, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0):
+    """Fused AdamW. Only matrices decay: biases and layer norms have no reason to be small."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def set_learning_rate(optimizer, lr):
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def cosine(step, steps, warmup):
+    """The share of the peak learning rate at `step`: a linear warm-up over `warmup` steps, then half a cosine to 10%."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -1,0 +1,93 @@
+"""The reward model: the SFT model's trunk and one number, read at the last real token, trained on what people preferred.
+
+Ziegler et al. 2019, section 2; Stiennon et al. 2020; the ranking loss is InstructGPT's (Ouyang et al. 2022, equation 1).
+"""
+
+import copy
+import importlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minirlhf import checkpoint
+from minirlhf.config import InputError
+from minirlhf.data import collate, encode, microbatches
+from minirlhf.model import GPT, GPTConfig, ScalarHead
+
+
+class RewardModel(nn.Module):
+    """Copies the trunk of `gpt`. Frozen users call it for normalised scores; training and calibration use `raw`."""
+
+    def __init__(self, gpt):
+        super().__init__()
+        self.gpt = copy.deepcopy(gpt)
+        self.head = ScalarHead(gpt.config.width, std=1 / math.sqrt(gpt.config.width + 1))
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("spread", torch.tensor(1.0))
+
+    def raw(self, tokens, lengths):  # (B, T), (B,) -> (B,)
+        """The score at the last real token, the end token of a finished response. What lies right of it changes nothing."""
+        hidden = self.gpt.hidden(tokens)
+        return self.head(hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1])
+
+    def forward(self, tokens, lengths):  # (B, T), (B,) -> (B,)
+        """Normalised: mean 0 over the SFT model's responses, and a spread of 1 between responses to one prompt."""
+        return (self.raw(tokens, lengths) - self.mean) / self.spread
+
+    def normalise(self, scores):  # (N, K) raw scores of K sampled responses to each of N prompts
+        """Store the mean, and the spread: the root of the mean variance *within* a prompt. PPO can only move a score within its
+        prompt, so that is the unit in which kl_coef and the missing-end score are meant. It cannot change a preference."""
+        self.mean.copy_(scores.mean())
+        self.spread.copy_(scores.var(dim=1, correction=1).mean().sqrt().clamp(min=1e-6))
+
+
+def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
+    """Bradley-Terry: mean of -log sigmoid(chosen - rejected - margin), on raw scores. `margin` is Llama 2's, a number or (N,)."""
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
+    """InstructGPT's equation 1: the mean over prompts of the mean preference loss over a prompt's strictly ordered pairs.
+
+    Rank 0 is best; equal ranks tie and form no pair; a negative rank says that there is no such response. A prompt without a
+    pair leaves the mean, and if there is none at all the loss is 0. Each response goes through the trunk once, and every prompt
+    weighs the same however many responses it has.
+    """
+    there = ranks >= 0
+    ordered = (ranks[:, :, None] < ranks[:, None, :]) & there[:, :, None] & there[:, None, :]  # (B, K, K): first is better
+    losses = -F.logsigmoid(scores[:, :, None] - scores[:, None, :])
+    losses = torch.where(ordered, losses, 0.0).sum((1, 2)) / ordered.sum((1, 2)).clamp(min=1)  # (B,)
+    return losses.sum() / ordered.any(2).any(1).sum().clamp(min=1)
+
+
+def score(model, tokenizer, prompts, responses, raw=False, max_tokens=8192):  # N texts, N texts -> (N,) on the CPU
+    """Scores of finished responses. Rows of similar length go through the model together."""
+    examples = [encode(tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    device = model.mean.device
+    scores = torch.zeros(len(examples))
+    with torch.no_grad():
+        for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
+            tokens, _, lengths = collate([examples[row] for row in rows])
+            read = model.raw if raw else model
+            scores[rows] = read(tokens.to(device), lengths.to(device)).cpu()
+    return scores
+
+
+def load_reward_model(path, device="cpu", precision=torch.float32):
+    """(RewardModel, Tokenizer, the missing-end score stored with it) from a checkpoint of train_rm.py."""
+    state = checkpoint.load(path, ("rm",), device)
+    model = RewardModel(GPT(GPTConfig(**state["gpt"])))
+    model.load_state_dict(state["model"])
+    model.gpt.precision = precision
+    return model.to(device).requires_grad_(False), checkpoint.load_tokenizer(state, path), state["missing_end_score"]
+
+
+def load_function(option, name):
+    """ "module:function", given as `option` -> the function."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{option} {name}: {error}; write module:function, importable from this folder") from error
