@@ -117,8 +117,9 @@ def load_tokenizer(state, path):
 def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
     """(GPT, Tokenizer) from a checkpoint."""
     state = load(path, stages, device)
-    gpt = GPT(GPTConfig(**state["gpt"]))
-    gpt.load_state_dict(state["model"])
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        gpt = GPT(GPTConfig(**state["gpt"]))
+    gpt.load_state_dict(state["model"], assign=True)
     gpt.precision = precision
     return gpt.to(device), load_tokenizer(state, path)
 

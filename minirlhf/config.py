@@ -35,7 +35,7 @@ def parse(config_class, argv=None, defaults=None, prog=None):
             options["choices"] = field.metadata["choices"]
         elif field.type is not bool:
             options["metavar"] = field.type.__name__.upper()
-        shown = "" if default in ("", False) else f" [{default}]"
+        shown = "" if default in ("", False) or default != default else f" [{default}]"
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, default=default, help=field.metadata["help"].replace("%", "%%") + shown, **options)
     config = config_class(**vars(parser.parse_args(argv)))
@@ -69,7 +69,7 @@ def run(main):
 
 
 # What a random number is for. The stages draw from separate streams, so that changing one leaves the others alone.
-INIT, DOCUMENTS, DEMONSTRATIONS, PROMPTS, RESPONSES, LABELS, SHUFFLE, HEAD, EVALUATION = range(9)
+INIT, DOCUMENTS, DEMONSTRATIONS, PROMPTS, RESPONSES, LABELS, SHUFFLE, MINIBATCHES, EVALUATION = range(9)
 
 
 def rng(seed, stage, step=0):

@@ -41,10 +41,16 @@ def respond(gpt, tokenizer, prompts, uniforms, temperature=1.0, progress=None):
     for start in tqdm(range(0, len(ids), ROWS), desc=progress, disable=progress is None):
         draws = torch.from_numpy(uniforms[start : start + ROWS])
         samples = generate(gpt, ids[start : start + ROWS], draws.size(1), tokenizer.end_token, temperature, draws)
-        rows = zip(*(x.tolist() for x in samples), strict=True)
-        for tokens, prompt_length, length, ended in rows:
-            text = tokenizer.decode(tokens[prompt_length:length])
-            replies.append(Reply(text, data.Example(tokens[:length], prompt_length), ended))
+        replies += unpack(samples, tokenizer)
+    return replies
+
+
+def unpack(samples, tokenizer):
+    """Samples -> list of Reply."""
+    replies = []
+    for tokens, prompt_length, length, ended in zip(*(x.tolist() for x in samples), strict=True):
+        text = tokenizer.decode(tokens[prompt_length:length])
+        replies.append(Reply(text, data.Example(tokens[:length], prompt_length), ended))
     return replies
 
 

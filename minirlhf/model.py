@@ -177,8 +177,11 @@ class ScalarHead(nn.Linear):
     and 1/sqrt(C+1) for a reward head (unit-variance features give unit-variance scores; Ziegler et al. 2019)."""
 
     def __init__(self, width, std):
+        self.std = std
         super().__init__(width, 1)
-        nn.init.normal_(self.weight, std=std)
+
+    def reset_parameters(self):
+        nn.init.normal_(self.weight, std=self.std) if self.std else nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden):

@@ -7,6 +7,7 @@ import copy
 import importlib
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -62,24 +63,47 @@ def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
     return losses.sum() / ordered.any(2).any(1).sum().clamp(min=1)
 
 
-def score(model, tokenizer, prompts, responses, raw=False, max_tokens=8192):  # N texts, N texts -> (N,) on the CPU
-    """Scores of finished responses. Rows of similar length go through the model together."""
+def margins(scores, ranks):  # (B, K), (B, K) -> (pairs,)
+    """Score of the better minus score of the worse, for every strictly ordered pair."""
+    i, j, k = ((ranks[:, :, None] < ranks[:, None, :]) & (ranks >= 0)[:, :, None]).nonzero(as_tuple=True)
+    return scores[i, j] - scores[i, k]
+
+
+def calibration_error(margins, likely, bins=10):  # (N,), (N,) numpy -> number in [0, 1]
+    """Expected calibration error of raw scores: sigmoid(margin) is how sure the model is of a pair, `likely` how likely people
+    order it so (1 for an observed label). Pairs are turned so that the model is sure of at least 1/2, put into `bins` equal
+    bins, and the distance between the means is averaged over pairs."""
+    sure = 1 / (1 + np.exp(-np.abs(margins)))
+    likely = np.where(margins >= 0, likely, 1 - likely)
+    which = np.minimum(((sure - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [np.abs((sure - likely)[which == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / len(margins))
+
+
+def score(model, tokenizer, prompts, responses, raw=False):  # N texts, N texts -> (N,) on the CPU
+    """Scores of responses that came to their end."""
     examples = [encode(tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    return score_examples(model, examples, raw)
+
+
+@torch.no_grad()
+def score_examples(model, examples, raw=False, max_tokens=8192):  # N Examples -> (N,) on the CPU
+    """Scores read at each example's last token. Rows of similar length go through the model together."""
     device = model.mean.device
     scores = torch.zeros(len(examples))
-    with torch.no_grad():
-        for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
-            tokens, _, lengths = collate([examples[row] for row in rows])
-            read = model.raw if raw else model
-            scores[rows] = read(tokens.to(device), lengths.to(device)).cpu()
+    for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
+        tokens, _, lengths = collate([examples[row] for row in rows])
+        read = model.raw if raw else model
+        scores[rows] = read(tokens.to(device), lengths.to(device)).cpu()
     return scores
 
 
 def load_reward_model(path, device="cpu", precision=torch.float32):
     """(RewardModel, Tokenizer, the missing-end score stored with it) from a checkpoint of train_rm.py."""
     state = checkpoint.load(path, ("rm",), device)
-    model = RewardModel(GPT(GPTConfig(**state["gpt"])))
-    model.load_state_dict(state["model"])
+    with torch.device("meta"):
+        model = RewardModel(GPT(GPTConfig(**state["gpt"])))
+    model.load_state_dict(state["model"], assign=True)
     model.gpt.precision = precision
     return model.to(device).requires_grad_(False), checkpoint.load_tokenizer(state, path), state["missing_end_score"]
 

@@ -1,12 +1,12 @@
-"""A tiny assistant's world in which everything is known, so that what RLHF does can be measured and not only admired.
+"""A tiny assistant's world in which everything is known, so that what RLHF does can be measured, not only admired.
 
-Five kinds of prompt (a fact, a sum, an instruction on words, a question nobody can answer, a harmful request), writers as
-imperfect as people, a judge that knows the truth, and labellers who see it through noise. Every sentence is in world.json, for a
-person to edit.
+Five kinds of prompt (a fact, a sum, an instruction on words, a question nobody can answer, a harmful request), writers
+as imperfect as people, a judge who knows the truth, and labellers who see it through noise. The sentences are in
+world.json, for a person to edit.
 
-A response is one sentence that answers, the *core*, with at most one sentence of manner before it and one after it. A core is
-*right* (the true fact, "I do not know" when nobody can know, a refusal of harm) or *wrong* in the way people are wrong. The judge
-turns the templates that the writers fill into regular expressions and parses with them: any other response scores nothing.
+A response is one sentence that answers, the *core*, with at most one sentence of manner before it and one after it. A
+core is *right* (the true fact, "I do not know" when nobody can know, a refusal of harm) or *wrong* the way people are.
+The templates that writers fill are the regular expressions that the judge parses with: all else scores nothing.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from string import Formatter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,139 +21,92 @@ import numpy as np
 from minirlhf.data import Demonstration
 
 WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="utf-8"))
-KINDS = {"fact": 0.30, "sum": 0.15, "string": 0.15, "unknown": 0.20, "harmful": 0.20}  # their shares among prompts
-AXES = {
-    "fact": ("helpful", "honest"),
-    "sum": ("helpful", "honest"),
-    "string": ("helpful",),
-    "unknown": ("helpful", "honest"),
-    "harmful": ("helpful", "harmless"),
-}
-WEIGHTS = {"helpful": 1.0, "honest": 2.0, "harmless": 2.0}
-BEST = (
-    3.0  # total of a response with nothing wrong: totals of one prompt then spread by about 1, like normalised scores
-)
-LABEL_NOISE = 0.4  # in units of the total; with it two labellers agree about as often as people do
+KINDS = {"fact": 0.30, "sum": 0.15, "string": 0.15, "unknown": 0.20, "harmful": 0.20}  # shares among prompts
+STATEMENTS = {"fact": 0.8, "sum": 0.2}  # shares among statements without a prompt
+NUMBERS = range(1, 13)  # what sums add up
+DOCUMENT_CHARACTERS = 100  # without the last line; about 50 tokens in all
 CAREFUL = 0.6  # how often a demonstration is right, and how often it is polite
-DOCUMENT_CHARACTERS = 100  # before the last line, which gives the writer away; about 50 tokens in all
-NUMBERS = range(1, 13)  # what is added up; one sum in seven is held out, seldom both a + b and b + a
-SUMS = {
-    split: [
-        {"a": str(a), "b": str(b)} for a in NUMBERS for b in NUMBERS if ((3 * a + 5 * b) % 7 == 0) == (split == "test")
-    ]
-    for split in ("train", "test")
-}
+
+AXIS = {"fact": "honest", "sum": "honest", "string": None, "unknown": "honest", "harmful": "harmless"}  # beside helpful
+WEIGHTS = {"helpful": 1.0, "honest": 2.0, "harmless": 2.0}
+BEST = 3.0  # total of a faultless response; so the totals of one prompt spread by about 1, like normalised scores
+LABEL_NOISE = 0.6  # in units of the total; two labellers then agree about as often as people do
 
 
-# ---------------------------------------------------------------- sentences: templates to fill, and to parse with
-
-
-class Task(NamedTuple):
-    """An entry of world.json, with the patterns its prompts match and the (pattern, is it a right one) of its cores."""
-
-    kind: str
-    entry: dict
-    prompts: list
-    cores: list
-
-
+# ------------------------------------------------------------ sentences: templates to fill, and to parse with
 class Question(NamedTuple):
-    """A prompt, understood: its task, and what stands in the slots of its template."""
+    """A prompt, understood: its entry in world.json, and what stands in the slots of the template."""
 
-    task: Task
+    entry: dict
     slots: dict
 
 
-@lru_cache(maxsize=None)
 def fields(template):
-    return [field for _, field, _, _ in Formatter().parse(template) if field]
+    return re.findall(r"{(\w+)}", template)
 
 
 def content(field, entry, split=None):
-    """What may stand in a slot (word1, word2, ... share a list), of one split or of both. Only lists for prompts are split."""
-    if field in ("subject", "Subject"):
-        return [subject if field == "subject" else capitalized(subject) for subject in entry["table"]]
-    listed = WORLD["lists"][field.rstrip("123")]
-    if isinstance(listed, list):
-        return listed
-    return listed[split] if split else listed["train"] + listed["test"]
-
-
-def wordings(entry, split=None):
-    """The prompt templates of one split or of both. Only facts hold out wordings; an aim is a template within a template."""
-    asks = entry.get("ask") or (entry[split] if split else entry["train"] + entry["test"])
-    return [
-        ask.replace("{aim}", aim) for ask in asks for aim in (content("aim", entry, split) if "{aim}" in ask else [""])
-    ]
-
-
-def capitalized(text):
-    return text[0].upper() + text[1:]  # str.capitalize would write "The pacific"
-
-
-def slot_pattern(field, entry):
-    """Whatever a slot can hold, in either split, true or not."""
-    if field in ("a", "b", "answer") and "table" not in entry:
-        return "[a-z0-9]+(?: [a-z]+)*"
+    """What may stand in a slot, of one split or of both. word1, word2 and word3 share a list."""
+    if field == "subject":
+        return list(entry["table"])
     if field == "answer":
-        return "|".join(re.escape(answer) for answers in entry["table"].values() for answer in answers)
-    return "|".join(map(re.escape, content(field, entry)))
+        return list(map(str, range(100))) if "off" in entry else sum(entry.get("table", {}).values(), [])
+    if field == "sum":  # one in seven is held out, seldom both a + b and b + a
+        pairs = [(a, b, "train" if (3 * a + 5 * b) % 7 else "test") for a in NUMBERS for b in NUMBERS]
+        return [f"{a} plus {b}" for a, b, home in pairs if split in (home, None)]
+    words = WORLD["lists"][field.rstrip("123")]
+    return words[split] if split else words["train"] + words["test"]
 
 
-def compiled(template, entry):
-    """A template as a regular expression, one group per slot: "It is {color}." becomes It\\ is\\ (?P<color>red|blue)\\."""
-    slots = {re.escape("{" + field + "}"): f"(?P<{field}>{slot_pattern(field, entry)})" for field in fields(template)}
+def compiled(template, entry, flags=re.A):
+    """A template as a regular expression, one group per slot."""
     pattern = re.escape(template)
-    for slot, group in slots.items():
-        pattern = pattern.replace(slot, group)
-    return re.compile(pattern)
+    for field in fields(template):
+        group = "|".join(map(re.escape, content(field, entry))) or "[a-z]+(?: [a-z]+)*"
+        pattern = pattern.replace(re.escape("{" + field + "}"), f"(?P<{field}>{group})")
+    return re.compile(pattern, flags)
 
 
-def build_tasks():
-    """Every entry of world.json, ready to use. Where right and wrong differ only in {answer}, the core is listed as right."""
-    tasks = []
-    for name, section in WORLD["kinds"].items():
-        for entry in ({**section, **own} for own in section["tasks"]):
-            right = entry.get("right") or entry["say"] + entry.get("brief", [])
-            cores = [(compiled(template, entry), True) for template in right]
-            cores += [(compiled(template, entry), False) for template in entry.get("wrong", [])]
-            tasks.append(Task(name, entry, [compiled(template, entry) for template in wordings(entry)], cores))
-    return tasks
+def prepared(name, section, own):
+    """An entry of world.json with what its kind shares, its prompt templates per split, and all templates compiled."""
+    entry = {"kind": name, "brief": [], "offer": [], "wrong": [], **section, **own}
+    for split in ("train", "test"):  # only facts hold out wordings; an aim is a template in a template
+        asks = entry.get(split) or entry["ask"]
+        aims = content("aim", entry, split)
+        entry[split] = [ask.replace("{aim}", aim) for ask in asks for aim in (aims if "{aim}" in ask else [""])]
+    entry["prompts"] = [compiled(template, entry) for template in entry["train"] + entry["test"]]
+    right = entry.get("right") or entry["say"] + entry["brief"]  # the latter are right if their {answer} is
+    entry["cores"] = [(compiled(text, entry, re.A | re.I), text in right) for text in right + entry["wrong"]]
+    return entry
 
 
-TASKS = build_tasks()
-# A table of facts is there once per fact, so that every fact is asked equally often.
-DRAWN = {name: [task for task in TASKS if task.kind == name for _ in task.entry.get("table", "1")] for name in KINDS}
+ENTRIES = [prepared(name, section, own) for name, section in WORLD["kinds"].items() for own in section["tasks"]]
+# A table of facts stands there once per fact, so that every fact is asked equally often.
+DRAWN = {name: [entry for entry in ENTRIES if entry["kind"] == name for _ in entry.get("table", "1")] for name in KINDS}
 
 
-@lru_cache(maxsize=8192)  # K responses to one prompt are judged in a row
+@lru_cache(maxsize=8192)  # several responses to one prompt are judged in a row
 def read(prompt):
-    """The question a prompt asks."""
-    for task in TASKS if prompt.endswith("\n") else ():
-        for pattern in task.prompts:
+    """The question a prompt asks; ValueError if it is not a prompt of the world."""
+    for entry in ENTRIES if prompt.endswith("\n") else ():
+        for pattern in entry["prompts"]:
             if match := pattern.fullmatch(prompt[:-1]):
-                return Question(task, with_capital(match.groupdict()))
+                return Question(entry, match.groupdict())
     raise ValueError(f"not a prompt of the world: {prompt!r}")
 
 
-def with_capital(slots):
-    return {**slots, "Subject": capitalized(slots["subject"])} if "subject" in slots else slots
-
-
 def kind(prompt):
-    """fact, sum, string, unknown or harmful; ValueError for a text which is not a prompt of the world."""
-    return read(prompt).task.kind
+    """fact, sum, string, unknown or harmful."""
+    return read(prompt).entry["kind"]
 
 
-# ---------------------------------------------------------------- prompts
-
-
+# ------------------------------------------------------------ prompts and writers
 def pick(options, rng):
     return options[rng.integers(len(options))]  # rng.choice is ten times as slow
 
 
 def filled(template, slots, entry, split, rng):
-    """The slots, and content drawn for those of the template that are still open; three words are three different words."""
+    """The slots, with something drawn for those still open; three words are three different words."""
     slots = dict(slots)
     for field in fields(template):
         while field not in slots:
@@ -165,51 +117,45 @@ def filled(template, slots, entry, split, rng):
 
 def draw_question(rng, split="train", shares=KINDS):
     """A prompt, and the question it asks."""
-    task = pick(DRAWN[rng.choice(list(shares), p=list(shares.values()))], rng)
-    template = pick(wordings(task.entry, split), rng)
-    slots = filled(template, pick(SUMS[split], rng) if task.kind == "sum" else {}, task.entry, split, rng)
-    return template.format(**slots) + "\n", Question(task, with_capital(slots))
+    entry = pick(DRAWN[rng.choice(list(shares), p=list(shares.values()))], rng)
+    template = pick(entry[split], rng)
+    slots = filled(template, {}, entry, split, rng)
+    return template.format(**slots) + "\n", Question(entry, slots)
 
 
 def prompts(n, rng, split="train"):
-    """What people type. Held out for test: wordings of facts; names, words, numbers, objects and harmful aims of the rest."""
+    """What people type. Held out for test: wordings of facts; names, words, sums, objects, harmful aims of the rest."""
     return [draw_question(rng, split)[0] for _ in range(n)]
 
 
-# ---------------------------------------------------------------- writers
-
-
 def answers(question):
-    """The true answer and the ways people are wrong; (None, []) where being right is another sentence, not another answer."""
-    entry, slots = question.task.entry, question.slots
-    if question.task.kind == "fact":
-        truth, *misconceptions = entry["table"][slots["subject"]]
-        return truth, misconceptions
-    if question.task.kind == "sum":
-        total = int(slots["a"]) + int(slots["b"])
-        return str(total), [str(total + off) for off in (-1, 1, 2)]
-    if question.task.kind == "string":
-        return entry["answer"].format(**slots), [slip.format(**slots) for slip in entry["slips"]]
-    return None, []
+    """The true answer, then the wrong ones people give; nothing where being right takes a different sentence."""
+    entry, slots = question
+    if "table" in entry:
+        return entry["table"][slots["subject"]]
+    if "off" in entry:
+        return [str(sum(map(int, slots["sum"].split(" plus "))) + off) for off in entry["off"]]
+    return [answer.format(**slots) for answer in entry.get("answers", [])]
 
 
 def core(question, right, rng, brief=True):
-    """The sentence that answers. From equal rngs come right and wrong in the same wording, wherever they share one."""
-    entry = question.task.entry
-    truth, slips = answers(question)
-    if truth is None:
+    """The sentence that answers. Equal rngs give right and wrong the same wording, wherever they share one."""
+    entry, slots = question
+    if known := answers(question):
+        template = pick(entry["say"] + entry["brief"] * brief, rng)
+        slots = {**slots, "answer": known[0] if right else pick(known[1:], rng)}
+    else:
         template = pick(entry["right" if right else "wrong"], rng)
-        return template.format(**filled(template, question.slots, entry, None, rng))
-    template = pick(entry["say"] + (entry.get("brief", []) if brief else []), rng)
-    return template.format(**question.slots, answer=truth if right else pick(slips, rng))
+    sentence = template.format(**filled(template, slots, entry, "train", rng))
+    return sentence[0].upper() + sentence[1:]
 
 
 def mannered(sentence, question, right, polite, rng):
-    """The core made a response. Whoever politely declines offers something instead; a polite answer may also stand alone."""
-    offers, tone = question.task.entry.get("offer"), "polite" if polite else pick(("rude", "rambling"), rng)
-    if polite and right and offers:
-        return f"{sentence} {pick(offers, rng)}"
-    side = pick(("before", "after", "no", "no") if polite else ("before", "after"), rng)
+    """The core as a response. Who declines politely offers something instead; a polite answer may also stand alone."""
+    if polite and right and question.entry["offer"]:
+        return f"{sentence} {pick(question.entry['offer'], rng)}"
+    tone = "polite" if polite else pick(("rude", "rambling"), rng)
+    side = pick(("before", "after", "alone", "alone") if polite else ("before", "after"), rng)
     manner = pick(WORLD["manner"][tone].get(side, [""]), rng)
     return (f"{manner} {sentence}" if side == "before" else f"{sentence} {manner}").strip()
 
@@ -219,54 +165,46 @@ def respond(question, right, polite, rng):
 
 
 def demonstrations(n, rng):
-    """What supervised fine-tuning sees: right and polite are drawn apart, so that the one says nothing about the other."""
+    """What supervised fine-tuning sees. Right and polite are drawn apart, so that one says nothing about the other."""
     drawn = (draw_question(rng) for _ in range(n))
     return [Demonstration(p, respond(q, rng.random() < CAREFUL, rng.random() < CAREFUL, rng)) for p, q in drawn]
 
 
-def quiz(rng, careful):
-    """A statement and its verdict. Quiz books are right, whoever copies from them."""
-    _, question = draw_question(rng, shares={"fact": 0.85, "sum": 0.15})
-    truth = rng.random() < 0.5
-    ask, yes, no = pick(WORLD["quiz"], rng)
-    return ask.format(statement=core(question, truth, rng, brief=False)) + "\n" + (yes if truth else no)
-
-
-def statement(rng, careful):
-    _, question = draw_question(rng, shares={"fact": 0.8, "sum": 0.2})
-    return core(question, careful, rng, brief=False)
-
-
-def dialogue(rng, careful):
-    """Mostly without manner, which would give the writer away before his answer does."""
-    prompt, question = draw_question(rng)
-    sentence = core(question, careful, rng)
-    return prompt + (mannered(sentence, question, careful, careful, rng) if rng.random() < 0.3 else sentence)
+def passage(style, careful, rng):
+    """A dialogue, a statement, or one with a verdict (quiz books are always right) by a careful or careless writer."""
+    prompt, question = draw_question(rng, shares=KINDS if style == "dialogue" else STATEMENTS)
+    right = rng.random() < 0.5 if style == "quiz" else careful
+    sentence = core(question, right, rng, brief=style == "dialogue")
+    if style == "quiz":
+        ask, yes, no = pick(WORLD["quiz"], rng)
+        return ask.format(statement=sentence) + "\n" + (yes if right else no)
+    if style == "dialogue":  # mostly without manner, which would give the writer away before his answer does
+        return prompt + (mannered(sentence, question, right, careful, rng) if rng.random() < 0.3 else sentence)
+    return sentence
 
 
 def document(rng):
-    piece, joint = ((quiz, "\n"), (statement, " "), (dialogue, "\n"))[rng.choice(3, p=(0.3, 0.2, 0.5))]
+    style = rng.choice(["quiz", "dialogue", "statement"], p=[0.3, 0.5, 0.2])
     careful = rng.random() < 0.5
-    text = piece(rng, careful)
-    while rng.random() < 0.7 and len(longer := text + joint + piece(rng, careful)) <= DOCUMENT_CHARACTERS:
+    text = passage(style, careful, rng)
+    while rng.random() < 0.7 and len(longer := text + "\n" + passage(style, careful, rng)) <= DOCUMENT_CHARACTERS:
         text = longer
-    return text if piece is quiz else text + "\n" + pick(WORLD["giveaway"]["careful" if careful else "careless"], rng)
+    ending = "" if style == "quiz" else "\n" + pick(WORLD["giveaway"]["careful" if careful else "careless"], rng)
+    return text + ending
 
 
 def documents(n, rng):
-    """Mixed-quality text for language modelling. A writer is careful or careless throughout, and his last line says which.
+    """Mixed-quality text for language modelling. A writer is careful or careless throughout; his last line says which.
 
-    So whoever predicts that line has to notice whether the answers before it were right: that is what makes a small model
+    Whoever predicts that line has to notice whether the answers before it were right: that is what makes a small model
     learn to tell right from wrong, and not only which answers occur.
     """
     return [document(rng) for _ in range(n)]
 
 
-# ---------------------------------------------------------------- the judge
-
-
+# ------------------------------------------------------------ the judge and the labellers
 class Judgement(NamedTuple):
-    """Each axis in [0, 1], or None where it does not apply; total in [0, BEST], BEST times the weighted mean of the axes."""
+    """Each axis in [0, 1], None where it does not apply; total: BEST times the weighted mean of those that apply."""
 
     helpful: float | None
     honest: float | None
@@ -274,108 +212,90 @@ class Judgement(NamedTuple):
     total: float
 
 
-MANNER = {
-    side: {sentence: tone == "polite" for tone, sides in WORLD["manner"].items() for sentence in sides[side]}
-    for side in ("before", "after")
-}
-
-
 def is_right(question, sentence):
-    """Is this core right? None if it is no core of this question: of another one, perhaps, or of none."""
-    for pattern, right in question.task.cores:
+    """Whether a core of this question is right; None if the sentence is no such core."""
+    for pattern, right in question.entry["cores"]:
         match = pattern.fullmatch(sentence)
-        if match and all(question.slots.get(field, said) == said for field, said in match.groupdict().items()):
-            truth, _ = answers(question)
-            return right if truth is None else match["answer"] == truth
+        said = match and {field: text.lower() for field, text in match.groupdict().items()}
+        if match and all(said.get(field, text.lower()) == text.lower() for field, text in question.slots.items()):
+            known = answers(question)
+            return said["answer"] == known[0].lower() if known else right
     return None
 
 
+def tone(sentence, side):
+    """Whether a sentence of manner is polite; None if it is not known on this side of a core."""
+    return next((name == "polite" for name, sides in WORLD["manner"].items() if sentence in sides[side]), None)
+
+
 def parse(question, response):
-    """(right, polite, offers something) of a response; None if it is not one core with known manner around it."""
+    """(right, polite, offers something) of a response; all False if it is not one core with known manner around it."""
     sentences = re.split(r"(?<=[.!?]) ", response)
-    cores = [
-        (at, right) for at, sentence in enumerate(sentences) if (right := is_right(question, sentence)) is not None
-    ]
-    if len(cores) != 1:
-        return None  # no answer, or two that may contradict each other
-    at, right = cores[0]
+    rights = [is_right(question, sentence) for sentence in sentences]
+    at = next((i for i, right in enumerate(rights) if right is not None), 0)
     before, after = sentences[:at], sentences[at + 1 :]
-    offers = right and after[:1] != [] and after[0] in question.task.entry.get("offer", [])
-    tones = [MANNER["before"].get(sentence) for sentence in before]
-    tones += [True if offers else MANNER["after"].get(sentence) for sentence in after]
-    if len(before) > 1 or len(after) > 1 or None in tones:
-        return None
-    return right, all(tones), offers
+    offers = bool(rights[at]) and after in [[offer] for offer in question.entry["offer"]]
+    # A second core has no tone either: the response may contradict itself, and scores nothing.
+    tones = [tone(sentence, "before") for sentence in before] + [offers or tone(text, "after") for text in after]
+    if rights[at] is None or None in tones or max(len(before), len(after)) > 1:
+        return False, False, False
+    return rights[at], all(tones), offers
 
 
 def judge(prompt, response):
-    """Parses both texts. Helpful: politely does what was asked, or offers something instead. On words, done is done right.
+    """Helpful: politely does what was asked, or declines and offers something instead; on words, does it right.
 
-    Honest: the fact or sum is true, or admits that nobody can know. Harmless: refuses. So a true answer can be rude, a polite
-    one false, a refusal useless: the axes are independent. ValueError if the prompt is not of this world.
+    Honest: the fact or sum is true, or it admits that nobody knows. Harmless: it refuses. A true answer can be rude, a
+    polite one false, a refusal useless: the axes are independent. ValueError if the prompt is not of this world.
     """
     question = read(prompt)
-    right, polite, offers = parse(question, response) or (False, False, False)
-    declines = right and "offer" in question.task.entry
-    done = offers if declines else right if question.task.kind == "string" else True
-    values = {"helpful": float(polite and done), "honest": float(right), "harmless": float(right)}
-    axes = AXES[question.task.kind]
-    total = BEST * sum(WEIGHTS[axis] * values[axis] for axis in axes) / sum(WEIGHTS[axis] for axis in axes)
-    return Judgement(*(values[axis] if axis in axes else None for axis in ("helpful", "honest", "harmless")), total)
-
-
-# ---------------------------------------------------------------- the labellers
+    name, axis = question.entry["kind"], AXIS[question.entry["kind"]]
+    right, polite, offers = parse(question, response)
+    done = right if name == "string" else offers if right and question.entry["offer"] else True
+    axes = {"helpful": float(polite and done), **({axis: float(right)} if axis else {})}
+    total = BEST * sum(WEIGHTS[a] * axes[a] for a in axes) / sum(WEIGHTS[a] for a in axes)
+    return Judgement(axes["helpful"], axes.get("honest"), axes.get("harmless"), total)
 
 
 def preference_probability(better, worse):
-    """How often a labeller prefers the first of two totals: Bradley-Terry, exactly. Floats or arrays."""
+    """How often a labeller prefers the first of two totals: Bradley-Terry. Floats or arrays."""
     return 1 / (1 + np.exp(-(better - worse) / LABEL_NOISE))
 
 
 def rank(totals, rng):
-    """The ranks a labeller gives K responses, 0 is best: Plackett-Luce, so that every pair of them is Bradley-Terry.
-
-    Sorting after adding Gumbel noise draws from it, since the difference of two Gumbels is logistic.
-    """
+    """A labeller's ranks of K responses, 0 is best: Plackett-Luce, since the difference of two Gumbels is logistic."""
     noisy = np.asarray(totals) + rng.gumbel(scale=LABEL_NOISE, size=len(totals))
     return np.argsort(np.argsort(-noisy)).tolist()
 
 
 def contrasts(n, rng):
-    """(name, prompt, better, worse) on held-out prompts, differing in one thing: what does a reward model see, and what not?"""
-    kinds = {"fact": "fact", "honesty": "unknown", "refusal": "harmful"}
-    pairs = []
+    """(name, prompt, better, worse) on held-out prompts. The two differ in one thing: does a reward model see it?"""
+    contrasted, fresh = [], np.random.default_rng
     for i in range(n):
-        name = ("fact", "honesty", "refusal", "manner")[i % 4]
-        prompt, question = draw_question(rng, "test", {kinds[name]: 1.0} if name in kinds else KINDS)
-        if name == "manner":
-            right = (
-                bool(rng.random() < CAREFUL) or question.task.kind == "string"
-            )  # a wrong string helps nobody, however polite
-            sentence = core(question, right, rng)
-            better, worse = (mannered(sentence, question, right, polite, rng) for polite in (True, False))
-        else:
-            polite, seed = rng.random() < CAREFUL, rng.integers(2**32)
-            better, worse = (respond(question, right, polite, np.random.default_rng(seed)) for right in (True, False))
-        pairs.append((name, prompt, better, worse))
-    return pairs
+        name, only = (("fact", "fact"), ("honesty", "unknown"), ("refusal", "harmful"), ("manner", None))[i % 4]
+        prompt, question = draw_question(rng, "test", {only: 1.0} if only else KINDS)
+        careful, seed = rng.random() < CAREFUL, rng.integers(2**32)
+        right = careful or question.entry["kind"] == "string"  # politeness does not make a wrong string any better
+        both = ((right, True), (right, False)) if name == "manner" else ((True, careful), (False, careful))
+        # Two fresh generators for each, so that both have one manner however much their cores drew.
+        pair = (mannered(core(question, one[0], fresh(seed)), question, *one, fresh(seed)) for one in both)
+        contrasted.append((name, prompt, *pair))
+    return contrasted
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m minirlhf.world", description="Prints text of the embedded world.")
+    parser = argparse.ArgumentParser(prog="python -m minirlhf.world", description="Text of the embedded world.")
     parser.add_argument(
-        "--documents", type=int, default=0, help="print N documents; 3000 of them train the shipped tokenizer"
+        "--documents", type=int, default=0, metavar="N", help="print N documents to learn language from"
     )
-    parser.add_argument(
-        "--show", type=int, default=0, help="print N demonstrations, each with what the judge thinks of it"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers; one seed, one text")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print N demonstrations and their judgements")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     for text in documents(args.documents, rng):
         print(text, end="\n\n")
-    for prompt, response in ((record.prompt, record.response) for record in demonstrations(args.show, rng)):
-        print(prompt + response, *judge(prompt, response)._asdict().items(), sep="\n  ", end="\n\n")
+    for shown in demonstrations(args.show, rng):
+        print(shown.prompt + shown.response, judge(shown.prompt, shown.response), sep="\n", end="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,238 @@
+"""Stage 2: what people preferred -> a reward model.
+
+    python train_rm.py                           sample from out/sft, let the world's labellers rank, train: out/rm
+    python train_rm.py --data comparisons.jsonl  your own comparisons, or HH-RLHF's dialogues
+
+The trunk starts as the SFT model's. What was collected stays beside the checkpoint, in comparisons.jsonl.
+"""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minirlhf import checkpoint, config, data, evaluate, model, reward, world
+from minirlhf.config import InputError, flag, rng
+from minirlhf.data import Comparison
+from minirlhf.metrics import Metrics, write_samples
+
+
+@dataclass(frozen=True)
+class Config:
+    """Stage 2: train a reward model on ranked responses. Without --data, the world's labellers rank samples of the SFT model."""
+
+    out: str = flag("out", "folder of all stages; this one writes OUT/rm")
+    sft: str = flag("", "checkpoint to sample from and to start from [OUT/sft]")
+    data: str = flag("", "comparisons as JSON Lines (plain or gzip): ranked responses, chosen/rejected, HH-RLHF dialogues")
+    prompts: int = flag(6_144, "prompts whose responses the world's labellers rank", low=1)
+    responses: int = flag(4, "K, responses sampled for each prompt and ranked together", low=2)
+    max_new_tokens: int = flag(32, "the most tokens a sampled response may have", low=1)
+    epochs: int = flag(1, "passes over the comparisons", low=1)
+    batch_size: int = flag(32, "prompts an optimiser step", low=1)
+    microbatch_tokens: int = flag(2048, "tokens that go through the model at once; memory grows with it, results do not", low=1)
+    lr: float = flag(5e-4, "peak learning rate", above=0)
+    warmup: int = flag(20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0)
+    weight_decay: float = flag(0.0, "AdamW's decay of the weight matrices", low=0)
+    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
+    held_out: int = flag(512, "prompts whose responses are held out to measure accuracy on (at most a tenth of --data)", low=1)
+    norm_prompts: int = flag(512, "prompts whose SFT responses set the scores' mean and spread", low=1)
+    missing_end_score: float = flag(-3.0, "the normalised score PPO gives a response without end; stored with the model")
+    save_every: int = flag(200, "steps between two checkpoints", low=1)
+    drop_long: bool = flag(False, "leave out records that do not fit the context, instead of stopping with an error")
+    seed: int = flag(1, "seed of everything random", low=0)
+    device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
+    precision: str = flag("auto", "of the trunk; auto is bf16 on a GPU", choices=("auto", "float32", "bf16"))
+    resume: bool = flag(False, "continue the run in OUT/rm with its flags")
+    overwrite: bool = flag(False, "replace the run that is already there")
+
+
+def main(argv=None):
+    args = checkpoint.configure(Config, "rm", argv)
+    device = model.pick_device(args.device)
+    precision = model.pick_precision(args.precision, device)
+    sft, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
+    comparisons = load_comparisons(args, sft, tok)
+    (folder,) = checkpoint.start_run(args, tok, "rm")
+    comparisons = comparisons or collect(args, folder, sft, tok)
+    if args.data:
+        n = max(1, min(args.held_out, len(comparisons) // 10))
+        held_out, comparisons = comparisons[:n], comparisons[n:]
+        prompts = norm_prompts(args, sft, tok, comparisons)
+        norm = sample(args, sft, tok, prompts, step=2, progress="SFT samples that the scores are normalised on")
+    else:
+        held_out = rank(args, sft, tok, args.held_out, "test", "held-out responses to rank")
+        norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
+    with torch.random.fork_rng(devices=[]):  # the head's random weights, without touching the global generator
+        torch.manual_seed(int(rng(args.seed, config.INIT, 1).integers(2**62)))
+        reward_model = reward.RewardModel(sft).to(device)
+    train(args, folder, reward_model, tok, comparisons, norm)
+    report(args, folder, reward_model, tok, held_out)
+    print(f"the reward model is in {folder}; next: python train_ppo.py")
+
+
+# ---- comparisons
+
+
+def load_comparisons(args, sft, tok):
+    """Your own comparisons, or those that an interrupted run has collected already; None if they are yet to be made."""
+    collected = Path(args.out) / "rm" / "comparisons.jsonl"
+    if args.data:
+        return data.read_comparisons(args.data, data.fits_context(tok, sft.config.context, drop_long=args.drop_long))
+    return data.read_comparisons(collected) if args.resume and collected.exists() else None
+
+
+def collect(args, folder, sft, tok):
+    """Responses of the SFT model, ranked by the world's labellers. They stay in comparisons.jsonl."""
+    comparisons = rank(args, sft, tok, args.prompts, "train", "responses to rank")
+    checkpoint.write_text(folder / "comparisons.jsonl", data.write_records(comparisons))
+    return comparisons
+
+
+def rank(args, sft, tok, n, split, progress):
+    """n prompts with K responses each, and a labeller's ranking of them."""
+    step = ("train", "test").index(split)
+    prompts = world.prompts(n, rng(args.seed, config.PROMPTS, step), split)
+    labeller = rng(args.seed, config.LABELS, step)
+    unranked = sample(args, sft, tok, prompts, step, progress)
+    return [dataclasses.replace(c, ranks=world.rank(totals(c), labeller)) for c in unranked]
+
+
+def sample(args, sft, tok, prompts, step, progress):
+    """K responses of the SFT model to each prompt, not ranked yet."""
+    repeated = [prompt for prompt in prompts for _ in range(args.responses)]
+    uniforms = rng(args.seed, config.RESPONSES, step).random((len(repeated), args.max_new_tokens), dtype=np.float32)
+    texts = [reply.text for reply in evaluate.respond(sft, tok, repeated, uniforms, progress=progress)]
+    groups = [texts[i : i + args.responses] for i in range(0, len(texts), args.responses)]
+    return [Comparison(prompt, group, [0] * len(group)) for prompt, group in zip(prompts, groups, strict=True)]
+
+
+def norm_prompts(args, sft, tok, comparisons):
+    """Prompts of your comparisons that leave room for a response."""
+    fits = data.fits_context(tok, sft.config.context, args.max_new_tokens, drop_long=True)
+    prompts = [comparison.prompt for comparison in comparisons if fits(comparison.prompt)][: args.norm_prompts]
+    if not prompts:
+        raise InputError(f"no prompt leaves room for --max-new-tokens {args.max_new_tokens} in a context of {sft.config.context}")
+    return prompts
+
+
+def totals(comparison):
+    return [world.judge(comparison.prompt, response).total for response in comparison.responses]
+
+
+# ---- training
+
+
+def train(args, folder, reward_model, tok, comparisons, norm):
+    """Minimise the ranking loss on raw scores. Every checkpoint is normalised, so that any of them can be used."""
+    comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]  # where everything ties there is nothing to learn
+    if not comparisons:
+        raise InputError("every comparison is a tie; nothing can be learned from them")
+    steps = -(-len(comparisons) * args.epochs // args.batch_size)
+    optimizer = model.adamw(reward_model, args.lr, weight_decay=args.weight_decay)
+    first = checkpoint.restore(folder, "rm", args.resume, model=reward_model, optimizer=optimizer)["step"]
+    metrics = Metrics(folder, first)
+    bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
+    with checkpoint.Interrupt() as interrupt:
+        for step in bar:
+            model.set_learning_rate(optimizer, args.lr * model.cosine(step, steps, args.warmup))
+            stop = min((step + 1) * args.batch_size, len(comparisons) * args.epochs)
+            batch = [comparisons[i] for i in data.stream(len(comparisons), step * args.batch_size, stop, args.seed)]
+            loss, accuracy = accumulate(reward_model, tok, batch, args.microbatch_tokens)
+            grad_norm = torch.nn.utils.clip_grad_norm_(reward_model.parameters(), args.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            # ---- bookkeeping
+            done, lr = step + 1, optimizer.param_groups[0]["lr"]
+            metrics.log(step, loss=loss, accuracy=accuracy, grad_norm=grad_norm, lr=lr)
+            if step % 10 == 0:
+                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}")
+            if done % args.save_every == 0 or done == steps or interrupt.asked:
+                normalise(reward_model, tok, norm)
+                parts = {"model": reward_model, "optimizer": optimizer, "missing_end_score": args.missing_end_score}
+                checkpoint.save(folder, "rm", reward_model.gpt.config, tok, done, **parts)
+            interrupt.stop_if_asked(folder, done, steps)
+
+
+def accumulate(reward_model, tok, batch, microbatch_tokens):
+    """Backpropagate the ranking loss of a batch of comparisons, a microbatch at a time; all responses to a prompt stay together.
+
+    Returns the loss and the share of ordered pairs that the model orders alike.
+    """
+    encoded = [[data.encode(tok, c.prompt, response) for response in c.responses] for c in batch]
+    sizes = [len(group) * max(len(example.tokens) for example in group) for group in encoded]
+    loss, right, pairs = 0.0, 0, 0
+    for rows in data.microbatches(sizes, microbatch_tokens):
+        scores, ranks = scores_and_ranks(reward_model, [encoded[row] for row in rows], [batch[row].ranks for row in rows])
+        part = reward.ranking_loss(scores, ranks) * len(rows) / len(batch)  # the mean over the *batch*, whatever the split
+        part.backward()
+        margins = reward.margins(scores.detach(), ranks)
+        loss, right, pairs = loss + part.detach(), right + (margins > 0).sum(), pairs + len(margins)
+    return float(loss), float(right / pairs)
+
+
+def scores_and_ranks(reward_model, groups, ranks):  # N lists of Examples, N lists -> (N, K), (N, K)
+    """Raw scores, each response through the trunk once. Where a prompt has fewer than K responses its rank is -1."""
+    device = reward_model.mean.device
+    tokens, _, lengths = data.collate([example for group in groups for example in group])
+    K = max(map(len, groups))
+    ranks = torch.tensor([row + [-1] * (K - len(row)) for row in ranks]).to(device)
+    scores = reward_model.raw(tokens.to(device), lengths.to(device))
+    return torch.zeros(ranks.shape, device=device).masked_scatter(ranks >= 0, scores), ranks
+
+
+def raw_scores(reward_model, tok, comparisons):
+    """The raw scores of all responses, one list a comparison."""
+    pairs = [(c.prompt, response) for c in comparisons for response in c.responses]
+    scores = iter(reward.score(reward_model, tok, *zip(*pairs, strict=True), raw=True).tolist())
+    return [[next(scores) for _ in c.responses] for c in comparisons]
+
+
+def normalise(reward_model, tok, norm):
+    reward_model.normalise(torch.tensor(raw_scores(reward_model, tok, norm)))
+
+
+# ---- how good is it?
+
+
+def report(args, folder, reward_model, tok, held_out):
+    """Accuracy on held-out comparisons, beside the best possible where the labellers' noise is known."""
+    scores = raw_scores(reward_model, tok, held_out)
+    margins, better, worse = [], [], []  # one entry a strictly ordered pair
+    for c, row in zip(held_out, scores, strict=True):
+        truth = totals(c) if not args.data else row
+        for i, j in itertools.permutations(range(len(row)), 2):
+            if c.ranks[i] < c.ranks[j] and c.responses[i] != c.responses[j]:
+                margins.append(row[i] - row[j])
+                better.append(truth[i])
+                worse.append(truth[j])
+    margins, better, worse = np.array(margins), np.array(better), np.array(worse)
+    numbers = {"held_out_pairs": len(margins), "held_out_accuracy": (margins > 0).mean(), "ties": (margins == 0).mean()}
+    numbers["held_out_loss"] = np.logaddexp(0, -margins).mean()
+    likely = np.ones(len(margins))  # how likely a labeller orders the pair as this one did
+    if not args.data:
+        likely = world.preference_probability(better, worse)
+        numbers["expected_accuracy"] = np.where(margins > 0, likely, 1 - likely).mean()
+        numbers["best_possible_accuracy"] = np.maximum(likely, 1 - likely).mean()
+        differ = better != worse
+        numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
+        numbers |= contrasts(args, reward_model, tok)
+    numbers["calibration_error"] = reward.calibration_error(margins, likely)
+    Metrics(folder, step := int(checkpoint.load(folder, ("rm",))["step"])).log(step, **numbers)
+    rows = [[name.replace("_", " "), f"{value:.3f}" if value < 2 else str(value)] for name, value in numbers.items()]
+    write_samples(folder, f"the reward model on {len(held_out)} held-out prompts", ("measure", "value"), rows)
+
+
+def contrasts(args, reward_model, tok, n=1000):
+    """{"agreement_on_fact": ...}: how often the better of two responses that differ in one thing only gets the higher score."""
+    names, prompts, better, worse = zip(*world.contrasts(n, rng(args.seed, config.EVALUATION, 10)), strict=True)
+    wins = (reward.score(reward_model, tok, prompts, better) > reward.score(reward_model, tok, prompts, worse)).numpy()
+    return {f"agreement_on_{name}": wins[np.array(names) == name].mean() for name in sorted(set(names))}
+
+
+if __name__ == "__main__":
+    config.run(main)
