@@ -49,9 +49,12 @@ class Config:
     kl_coef: float = flag(0.05, "reward paid per nat of KL from the reference", low=0)
     kl_target: float = flag(0.0, "KL per response, in nats, that kl_coef adapts to; 0 keeps kl_coef fixed", low=0)
     kl_horizon: float = flag(10_000, "responses over which kl_coef adapts", above=0)
-    missing_end_score: float = flag(math.nan, "score of a response without end [stored in the reward model; required with --reward]")
-    critic: str = flag("shared", "value head on the policy's trunk, or a network that starts as the reward model",
-                       choices=("shared", "separate"))
+    missing_end_score: float = flag(math.nan, "score of a response without end [the reward model's; required with --reward]")
+    critic: str = flag(
+        "shared",
+        "value head on the policy's trunk, or a network that starts as the reward model",
+        choices=("shared", "separate"),
+    )
     eval_every: int = flag(20, "updates between two evaluations on held-out prompts", low=1)
     eval_prompts: int = flag(256, "held-out prompts (at most a tenth of --data)", low=1)
     save_every: int = flag(20, "updates between two checkpoints", low=1)
@@ -83,9 +86,11 @@ def load_reward(args, tok, device, precision):
     """(replies' scores as a function of prompts and replies, the missing-end score, the reward model or None)"""
     if args.reward:
         if args.critic == "separate":
-            raise InputError("--critic separate starts as the reward model, and with --reward there is none; use --critic shared")
+            raise InputError(
+                "--critic separate starts as the reward model; with --reward there is none, so use --critic shared"
+            )
         if math.isnan(args.missing_end_score):
-            raise InputError("--reward needs --missing-end-score, the score of a response without end: well below any normal one")
+            raise InputError("--reward needs --missing-end-score, what a response without end gets: well below any other score")
         function = reward.load_function("--reward", args.reward)
         return lambda prompts, replies: call(args.reward, function, prompts, replies), args.missing_end_score, None
     reward_model, other, stored = reward.load_reward_model(args.rm or f"{args.out}/rm", device, precision)
@@ -132,7 +137,8 @@ def train(args, folder, actor, reference, tok, prompts, score, missing_end_score
             clock = [time.perf_counter()]
             kl_coef = controller.kl_coef
             model.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
-            asked = [prompts[i] for i in data.stream(len(prompts), step * args.batch_size, (step + 1) * args.batch_size, args.seed)]
+            span = step * args.batch_size, (step + 1) * args.batch_size
+            asked = [prompts[i] for i in data.stream(len(prompts), *span, args.seed)]
             samples, replies = sample(args, actor.gpt, tok, asked, step)
             clock.append(time.perf_counter())
             raw_scores = score(asked, replies).to(samples.tokens.device)
@@ -175,7 +181,8 @@ class Judge:
     """Evaluates a policy on held-out prompts, against the reference and under the same noise each time."""
 
     def __init__(self, args, folder, tok, prompts, score, reference):
-        self.args, self.folder, self.tok, self.prompts, self.score, self.reference = args, folder, tok, prompts, score, reference
+        self.args, self.folder, self.tok = args, folder, tok
+        self.prompts, self.score, self.reference = prompts, score, reference
         self.noise = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
         self.before = self.respond(reference)
         names = () if args.data else evaluate.AXES

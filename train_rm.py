@@ -23,7 +23,7 @@ from minirlhf.metrics import Metrics, write_samples
 
 @dataclass(frozen=True)
 class Config:
-    """Stage 2: train a reward model on ranked responses. Without --data, the world's labellers rank samples of the SFT model."""
+    """Stage 2: train a reward model on ranked responses. Without --data, the world's labellers rank the SFT model's samples."""
 
     out: str = flag("out", "folder of all stages; this one writes OUT/rm")
     sft: str = flag("", "checkpoint to sample from and to start from [OUT/sft]")
@@ -115,7 +115,8 @@ def norm_prompts(args, sft, tok, comparisons):
     fits = data.fits_context(tok, sft.config.context, args.max_new_tokens, drop_long=True)
     prompts = [comparison.prompt for comparison in comparisons if fits(comparison.prompt)][: args.norm_prompts]
     if not prompts:
-        raise InputError(f"no prompt leaves room for --max-new-tokens {args.max_new_tokens} in a context of {sft.config.context}")
+        room = f"--max-new-tokens {args.max_new_tokens} in a context of {sft.config.context}"
+        raise InputError(f"no prompt leaves room for {room}; lower the one or train_sft.py with a larger --context")
     return prompts
 
 
@@ -159,7 +160,7 @@ def train(args, folder, reward_model, tok, comparisons, norm):
 
 
 def accumulate(reward_model, tok, batch, microbatch_tokens):
-    """Backpropagate the ranking loss of a batch of comparisons, a microbatch at a time; all responses to a prompt stay together.
+    """Backpropagate the ranking loss of a batch, a microbatch at a time; all responses to a prompt stay together.
 
     Returns the loss and the share of ordered pairs that the model orders alike.
     """

@@ -126,7 +126,7 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
 
 def same_vocabulary(path, tokenizer, other_path, other):
     if tokenizer.fingerprint() != other.fingerprint():
-        raise InputError(f"{path} uses the tokenizer {tokenizer.name} and {other_path} uses {other.name}; they must be the same")
+        raise InputError(f"{path} uses the tokenizer {tokenizer.name}, {other_path} uses {other.name}; they must be the same")
 
 
 class Interrupt:
@@ -146,7 +146,8 @@ class Interrupt:
     def stop_if_asked(self, folder, done, steps):
         """Call after saving."""
         if self.asked:
-            print(f"{folder / 'checkpoint.pt'} holds {done} of {steps} steps; the same command with --resume goes on", file=sys.stderr)
+            where = folder / "checkpoint.pt"
+            print(f"{where} holds {done} of {steps} steps; the same command with --resume goes on", file=sys.stderr)
             raise KeyboardInterrupt
 
     def __exit__(self, *error):

@@ -206,7 +206,7 @@ def fits_context(tokenizer, context, new_tokens=0, drop_long=False):
 
 
 def windows(path, tokenizer, context):
-    """A plain text file -> Examples for language modelling: consecutive windows that fill the context, each after an end token."""
+    """A plain text file -> Examples for language modelling: windows that fill the context, each after an end token."""
     try:
         with open(path, encoding="utf-8") as file:
             ids = tokenizer.encode(file.read())

@@ -1,7 +1,7 @@
 """Compare any two checkpoints on held-out prompts, with the same noise for both and an interval around every claim.
 
-    python -m minirlhf.evaluate                                    out/ppo against out/sft, judged by the embedded world
-    python -m minirlhf.evaluate --data hh.jsonl --judge my:prefer  your prompts, your judge
+python -m minirlhf.evaluate                                    out/ppo against out/sft, judged by the embedded world
+python -m minirlhf.evaluate --data hh.jsonl --judge my:prefer  your prompts, your judge
 """
 
 import math
@@ -64,7 +64,7 @@ def judge(prompts, replies):
 
 
 def axes(judgements):
-    """{"helpful", "honest", "harmless", "total", "right"}: means over the prompts where each applies; right: nothing is wrong."""
+    """The AXES: each the mean over the prompts where it applies; "right" is the share with nothing wrong at all."""
     means = {}
     for axis in AXES[:-1]:
         values = [getattr(j, axis) for j in judgements if getattr(j, axis) is not None]
@@ -147,7 +147,7 @@ class Config:
     baseline: str = flag("out/sft", "checkpoint it is compared with, and the reference of its KL")
     reward_model: str = flag("out/rm", "reward model that scores both and chooses the best of n; none: do without")
     data: str = flag("", "prompts as JSON Lines, instead of the world's held-out ones")
-    judge: str = flag("", "module:function, (prompts, first, second) -> how likely first is better; else the world or the score")
+    judge: str = flag("", "module:function, (prompts, first, second) -> how likely first is better; else world or score")
     prompts: int = flag(512, "how many prompts", low=2)
     best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
@@ -221,7 +221,7 @@ def report(args, prompts, replies, kls, score, prefer):
     rows = []
     for name, replied in replies.items():
         judged = axes(judge(prompts, replied)) if not args.data else {}
-        scores = float(np.mean(score(prompts, [reply.text for reply in replied]))) if score else "-"
+        scores = float(score(prompts, [reply.text for reply in replied]).mean()) if score else "-"
         length = float(np.mean([len(reply.example.tokens) - reply.example.prompt_length for reply in replied]))
         rows.append([name, *judged.values(), scores, kls[name], length, float(np.mean([r.ended for r in replied]))])
     print("\n".join(["", *table(["", *names, "score", "kl", "length", "ended"], rows), ""]))

@@ -14,6 +14,7 @@ from minirlhf.config import InputError
 from minirlhf.model import GPT, GPTConfig
 
 SIZES = {"vocab_size": "vocab_size", "context": "n_positions", "layers": "n_layer", "heads": "n_head", "width": "n_embd"}
+AGAIN = "save the model again with GPT2LMHeadModel.save_pretrained"
 # The settings that change the logits, each with the one value that model.py computes, which is also what a missing one means.
 SETTINGS = {
     "activation_function": "gelu_new",
@@ -49,7 +50,7 @@ def load_gpt2(folder):
         raise InputError(f"{path}: lm_head.weight differs from wte.weight; only GPT-2 with a tied head can be loaded")
     for name, view in their_view(gpt).items():
         if name not in tensors:
-            raise InputError(f"{path}: {name} is missing; save the model again with GPT2LMHeadModel.save_pretrained")
+            raise InputError(f"{path}: {name} is missing; {AGAIN}")
         tensor = tensors.pop(name)
         if tensor.shape != view.shape:
             shapes = f"{name} has shape {tuple(tensor.shape)} where config.json says {tuple(view.shape)}"
@@ -107,7 +108,7 @@ def read_config(path):
     except OSError as error:
         raise InputError(f"{path}: cannot be read; give a folder saved by GPT2LMHeadModel.save_pretrained") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON; save the model again with GPT2LMHeadModel.save_pretrained") from error
+        raise InputError(f"{path}: not JSON; {AGAIN}") from error
     if not isinstance(settings, dict) or settings.get("model_type") != "gpt2":
         raise InputError(f'{path}: model_type is not "gpt2"; only GPT-2 can be loaded')
     for name, value in SETTINGS.items():
@@ -115,11 +116,11 @@ def read_config(path):
             raise InputError(f"{path}: {name} is {settings[name]!r}; only GPT-2 with {value!r} can be loaded")
     for name in SIZES.values():
         if not isinstance(settings.get(name), int) or settings[name] < 1:
-            raise InputError(f"{path}: {name} must be a positive whole number, got {settings.get(name)!r}")
+            raise InputError(f"{path}: {name} must be a positive whole number, got {settings.get(name)!r}; {AGAIN}")
     if settings.get("n_inner") not in (None, 4 * settings["n_embd"]):
         raise InputError(f"{path}: n_inner is {settings['n_inner']!r}; only GPT-2 with 4 x n_embd can be loaded")
     if settings["n_embd"] % settings["n_head"]:
-        raise InputError(f"{path}: n_embd {settings['n_embd']} must be a multiple of n_head {settings['n_head']}")
+        raise InputError(f"{path}: n_embd {settings['n_embd']} is no multiple of n_head {settings['n_head']}; {AGAIN}")
     return GPTConfig(**{ours: settings[theirs] for ours, theirs in SIZES.items()})
 
 
@@ -130,7 +131,7 @@ def read_tensors(folder):
         try:
             from safetensors.torch import load_file
         except ImportError as error:
-            raise InputError(f"{path}: reading it takes the safetensors package: pip install minirlhf[hf]") from error
+            raise InputError(f"{path}: reading it takes another package; pip install minirlhf[hf]") from error
     else:
         path = folder / "pytorch_model.bin"
         if not path.exists():
@@ -144,7 +145,7 @@ def read_tensors(folder):
     except Exception as error:  # each reader has a dozen of its own for a file cut short
         raise InputError(f"{path}: cannot be read; is the download complete? (a clone needs `git lfs pull`)") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise InputError(f"{path}: holds no weights by name; save the model again with GPT2LMHeadModel.save_pretrained")
+        raise InputError(f"{path}: holds no weights by name; {AGAIN}")
     masks = (".attn.bias", ".attn.masked_bias")  # the causal mask, which old versions stored with the weights
     return path, {name.removeprefix("transformer."): t for name, t in tensors.items() if not name.endswith(masks)}
 

@@ -198,7 +198,7 @@ def plan(lengths, epochs, minibatches, microbatch_tokens, rng):
 
 
 def forward(read, batch, rows, temperature):
-    """`read(tokens, mask, temperature)` on some rows of `batch` (Samples or a Rollout), as many columns as the longest needs."""
+    """`read(tokens, mask, temperature)` on some rows of Samples or a Rollout, as many columns as the longest needs."""
     T = int(batch.lengths[rows].max())
     mask = response_mask(batch.prompt_lengths[rows], batch.lengths[rows], T)
     return read(batch.tokens[rows, :T], mask, temperature)

@@ -223,7 +223,7 @@ def is_right(question, sentence):
     return None
 
 
-def tone(sentence, side):
+def is_polite(sentence, side):
     """Whether a sentence of manner is polite; None if it is not known on this side of a core."""
     return next((name == "polite" for name, sides in WORLD["manner"].items() if sentence in sides[side]), None)
 
@@ -236,7 +236,7 @@ def parse(question, response):
     before, after = sentences[:at], sentences[at + 1 :]
     offers = bool(rights[at]) and after in [[offer] for offer in question.entry["offer"]]
     # A second core has no tone either: the response may contradict itself, and scores nothing.
-    tones = [tone(sentence, "before") for sentence in before] + [offers or tone(text, "after") for text in after]
+    tones = [is_polite(text, "before") for text in before] + [offers or is_polite(text, "after") for text in after]
     if rights[at] is None or None in tones or max(len(before), len(after)) > 1:
         return False, False, False
     return rights[at], all(tones), offers
@@ -285,9 +285,7 @@ def contrasts(n, rng):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m minirlhf.world", description="Text of the embedded world.")
-    parser.add_argument(
-        "--documents", type=int, default=0, metavar="N", help="print N documents to learn language from"
-    )
+    parser.add_argument("--documents", type=int, default=0, metavar="N", help="print N texts to learn language from")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print N demonstrations and their judgements")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     args = parser.parse_args(argv)
