@@ -45,7 +45,7 @@ class RewardModel(nn.Module):
 
 
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
-    """Bradley-Terry: mean of -log sigmoid(chosen - rejected - margin) on raw scores. The margin is Llama 2's, a number or (N,)."""
+    """Bradley-Terry: mean of -log sigmoid(chosen - rejected - margin) on raw scores. margin is Llama 2's, one or (N,)."""
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
