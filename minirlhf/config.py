@@ -35,7 +35,7 @@ def parse(config_class, argv=None, defaults=None, prog=None):
             options["choices"] = field.metadata["choices"]
         elif field.type is not bool:
             options["metavar"] = field.type.__name__.upper()
-        shown = "" if default in ("", False) or default != default else f" [{default}]"
+        shown = "" if default is False or default == "" or default != default else f" [{default}]"
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, default=default, help=field.metadata["help"].replace("%", "%%") + shown, **options)
     config = config_class(**vars(parser.parse_args(argv)))
@@ -47,7 +47,7 @@ def parse(config_class, argv=None, defaults=None, prog=None):
 
 
 def out_of_range(value, limits):
-    """What `value` should have been ("at least 0"), or None if it is fine. NaN is never fine."""
+    """What `value` should have been ("at least 0"), or None if it is fine. NaN lies in no range."""
     if limits["low"] is not None and not value >= limits["low"]:
         return f"at least {limits['low']}"
     if limits["above"] is not None and not value > limits["above"]:

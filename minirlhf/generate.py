@@ -27,14 +27,16 @@ def generate(gpt, prompts, max_new_tokens, end_token, temperature=1.0, uniforms=
     """
     device = gpt.device
     lengths = [len(prompt) for prompt in prompts]
-    if min(lengths) == 0:
-        raise ValueError("an empty prompt gives the model nothing to continue: use one end token")
+    if min(lengths, default=0) == 0:
+        raise ValueError("an empty prompt, or none, gives the model nothing to continue: use one end token")
     if max(lengths) + max_new_tokens > gpt.config.context:
         raise ValueError(
             f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit a context of {gpt.config.context}"
         )
     if uniforms is None:
         uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator)
+    if uniforms.shape != (len(prompts), max_new_tokens):
+        raise ValueError(f"uniforms must be {(len(prompts), max_new_tokens)}, got {tuple(uniforms.shape)}")
     tokens = torch.full((len(prompts), max(lengths) + max_new_tokens), end_token)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)

@@ -236,7 +236,8 @@ def update(model, optimizer, rollout, steps, temperature=1.0, clip=0.2, value_cl
     Returns the stats of the whole update, every metric over response tokens only (on the device: reading them waits for it).
     """
     seen = torch.zeros(3, len(steps), *rollout.mask.shape, device=rollout.mask.device)  # logprobs, values, entropy by epoch
-    norms = []
+    norms, critic_norms = [], []
+    critic = [p for name, p in model.named_parameters() if not name.startswith("gpt.")]  # value head, separate trunk
     for epoch, minibatches in enumerate(steps):
         for minibatch in minibatches:
             tokens = sum(int((rollout.lengths[rows] - rollout.prompt_lengths[rows]).sum()) for rows in minibatch)
@@ -250,10 +251,12 @@ def update(model, optimizer, rollout, steps, temperature=1.0, clip=0.2, value_cl
                 vf_loss, _ = value_loss(values, old_values, returns, mask, value_clip, tokens)
                 (pg_loss + vf_coef * vf_loss).backward()
                 seen[:, epoch, rows, :columns] = torch.stack([logprobs, values, entropy]).detach()
+            critic_norms.append(torch.nn.utils.get_total_norm([p.grad for p in critic]))
             norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
             optimizer.step()
             optimizer.zero_grad()
-    return update_stats(seen, rollout, clip, value_clip, vf_coef) | {"grad_norm": torch.stack(norms).mean()}
+    stats = update_stats(seen, rollout, clip, value_clip, vf_coef)
+    return stats | {"grad_norm": torch.stack(norms).mean(), "critic_grad_norm": torch.stack(critic_norms).mean()}
 
 
 # ---- metrics

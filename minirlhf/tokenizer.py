@@ -45,19 +45,19 @@ class Tokenizer:
 
     def fingerprint(self):
         """A short name for the exact vocabulary, stored in checkpoints: two files called "tiny" may differ."""
-        pieces = b"".join(b"%d %s\n" % (i, base64.b64encode(piece)) for i, piece in sorted(self.pieces.items()))
-        return hashlib.sha256(pieces).hexdigest()[:16]
+        pieces = [(i, piece) for i, piece in sorted(self.pieces.items())]
+        return hashlib.sha256(repr((pieces, self.end_token, self.encoding._pat_str)).encode()).hexdigest()[:16]
 
 
 def get_tokenizer(name="tiny"):
     """The packaged tokenizer ("tiny") or tiktoken's encoding of that name. Raises InputError where there is none to be had."""
     if name == "tiny":
         return Tokenizer(tiktoken.Encoding(name, pat_str=PATTERN, **read_ranks(TINY.read_text())))
+    if name not in tiktoken.list_encoding_names():
+        raise InputError(f"--tokenizer {name}: tiktoken knows {', '.join(tiktoken.list_encoding_names())}")
     try:
         return Tokenizer(tiktoken.get_encoding(name))
-    except ValueError as error:
-        raise InputError(f"--tokenizer {name}: tiktoken knows {', '.join(tiktoken.list_encoding_names())}") from error
-    except OSError as error:  # requests' errors are OSErrors too
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; a ValueError is a file with the wrong hash
         raise InputError(
             f"--tokenizer {name}: tiktoken cannot download it here; set TIKTOKEN_CACHE_DIR to a folder that holds its files"
         ) from error
