@@ -8,6 +8,7 @@ The loop in `train` is the algorithm (Ziegler et al. 2019; Ouyang et al. 2022); 
 """
 
 import copy
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class Config:
     batch_size: int = flag(256, "responses a rollout", low=1)
     epochs: int = flag(2, "passes over a rollout", low=1)
     minibatches: int = flag(4, "optimiser steps a pass", low=1)
-    microbatch_tokens: int = flag(2048, "tokens that go through the model at once; memory grows with it, results do not", low=1)
-    max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
+    microbatch_tokens: int = flag(0, "tokens that go through the model at once: memory, not results; 0 suits the device", low=0)
+    max_new_tokens: int = flag(48, "the most tokens a response may have", low=1)
     temperature: float = flag(1.0, "of the policy, in sampling and in every log-probability", above=0)
     lr: float = flag(2e-4, "learning rate of the first update; it falls linearly, to lr / updates at the last", above=0)
     clip: float = flag(0.2, "how far the ratio may leave 1 before its gradient stops", above=0)
@@ -69,6 +70,7 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "ppo", argv)
     device = model.pick_device(args.device)
+    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     precision = model.pick_precision(args.precision, device)
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     reference.requires_grad_(False)
@@ -148,8 +150,9 @@ def train(args, folder, actor, reference, tok, prompts, score, missing_end_score
             told = ppo.score_tokens(actor, reference, samples, plan[0], args.temperature)
             rollout = ppo.make_rollout(samples, scores, *told, kl_coef, args.gamma, args.lam)
             clock.append(time.perf_counter())
-            coefficients = args.temperature, args.clip, args.value_clip, args.vf_coef, args.max_grad_norm
-            update = ppo.update(actor, optimizer, rollout, plan, *coefficients)
+            update = ppo.update(
+                actor, optimizer, rollout, plan, args.temperature, args.clip, args.value_clip, args.vf_coef, args.max_grad_norm
+            )
             stats = ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef)
             if args.kl_target:
                 controller.update(float(stats["kl"]), args.batch_size)

@@ -7,6 +7,7 @@ Two phases of one loop: language modelling on text of mixed quality (what the pa
 empty) writes out/pretrain; supervised fine-tuning, with the loss on the response and its end token only, writes out/sft.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -28,20 +29,20 @@ class Config:
     size: str = flag("tiny", "size of the model when it starts from scratch", choices=tuple(model.SIZES))
     context: int = flag(128, "the most tokens a prompt and its response may have, when it starts from scratch", low=8)
     tokenizer: str = flag("tiny", "tiny (512 ids, comes with the package) or any tiktoken encoding, such as gpt2")
-    documents: int = flag(44_800, "documents of the world's text to pretrain on, each seen once", low=1)
-    demonstrations: int = flag(7_680, "demonstrations drawn from the world", low=1)
+    documents: int = flag(48_000, "documents of the world's text to pretrain on, each seen once", low=1)
+    demonstrations: int = flag(12_800, "demonstrations drawn from the world", low=1)
     epochs: int = flag(1, "passes over the demonstrations", low=1)
-    batch_size: int = flag(64, "records an optimiser step", low=1)
-    microbatch_tokens: int = flag(2048, "tokens that go through the model at once; memory grows with it, results do not", low=1)
-    pretrain_lr: float = flag(2e-3, "peak learning rate of pretraining", above=0)
-    lr: float = flag(5e-4, "peak learning rate of fine-tuning", above=0)
+    batch_size: int = flag(32, "records an optimiser step", low=1)
+    microbatch_tokens: int = flag(0, "tokens that go through the model at once: memory, not results; 0 suits the device", low=0)
+    pretrain_lr: float = flag(3e-3, "peak learning rate of pretraining", above=0)
+    lr: float = flag(1e-3, "peak learning rate of fine-tuning", above=0)
     warmup: int = flag(20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0)
     weight_decay: float = flag(0.1, "AdamW's decay of the weight matrices", low=0)
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
     holdout: int = flag(256, "records kept aside to measure the loss on, at most a tenth of them all", low=0)
     eval_every: int = flag(100, "steps between two measurements of the held-out loss", low=1)
     save_every: int = flag(200, "steps between two checkpoints", low=1)
-    max_new_tokens: int = flag(32, "length of the sampled responses that are shown at the end", low=1)
+    max_new_tokens: int = flag(48, "length of the sampled responses that are shown at the end", low=1)
     drop_long: bool = flag(False, "leave out records that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
@@ -53,6 +54,7 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
     device = model.pick_device(args.device)
+    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     gpt, tok = start(args)
     text, demonstrations = load_text(args, tok, gpt), load_demonstrations(args, tok, gpt)
     stages = ("sft", "pretrain") if text else ("sft",)

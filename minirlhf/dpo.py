@@ -5,6 +5,7 @@ python -m minirlhf.dpo --data comparisons.jsonl  on your own
 """
 
 import copy
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ class Config:
     beta: float = flag(0.1, "strength of the pull to the reference", above=0)
     epochs: int = flag(1, "passes over the comparisons", low=1)
     batch_size: int = flag(16, "prompts an optimiser step; all strictly ordered pairs of a prompt stay together", low=1)
-    microbatch_tokens: int = flag(2048, "tokens that go through the model at once; memory grows with it, results do not", low=1)
+    microbatch_tokens: int = flag(0, "tokens that go through the model at once: memory, not results; 0 suits the device", low=0)
     lr: float = flag(1e-4, "peak learning rate", above=0)
     warmup: int = flag(20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0)
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
@@ -58,6 +59,7 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "dpo", argv)
     device = model.pick_device(args.device)
+    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     precision = model.pick_precision(args.precision, device)
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     fits = data.fits_context(tok, reference.config.context, drop_long=args.drop_long)

@@ -150,7 +150,7 @@ class Config:
     judge: str = flag("", "module:function, (prompts, first, second) -> how likely first is better; else world or score")
     prompts: int = flag(512, "how many prompts", low=2)
     best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
-    max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
+    max_new_tokens: int = flag(48, "the most tokens a response may have", low=1)
     temperature: float = flag(1.0, "of the samples", low=0)
     shown: int = flag(8, "prompts shown side by side", low=0)
     drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")

@@ -233,6 +233,11 @@ def pick_precision(name, device):
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
 
 
+def pick_microbatch(tokens, device):
+    """`--microbatch-tokens`, or 0 for what is fast: on a CPU what stays in its cache, on a GPU what keeps it busy."""
+    return tokens or (16_384 if device.type == "cuda" else 1024)
+
+
 def adamw(model, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0):
     """Fused AdamW. Only matrices decay: biases and layer norms have no reason to be small."""
     parameters = [p for p in model.parameters() if p.requires_grad]

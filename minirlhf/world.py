@@ -21,9 +21,9 @@ import numpy as np
 from minirlhf.data import Demonstration
 
 WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="utf-8"))
-KINDS = {"fact": 0.30, "sum": 0.15, "string": 0.15, "unknown": 0.20, "harmful": 0.20}  # shares among prompts
-STATEMENTS = {"fact": 0.8, "sum": 0.2}  # shares among statements without a prompt
-NUMBERS = range(1, 13)  # what sums add up
+KINDS = {"fact": 0.40, "sum": 0.05, "string": 0.05, "unknown": 0.25, "harmful": 0.25}  # shares among prompts
+STATEMENTS = {"fact": 0.9, "sum": 0.1}  # shares among statements without a prompt
+NUMBERS = range(1, 10)  # what sums add up
 DOCUMENT_CHARACTERS = 100  # without the last line; about 50 tokens in all
 CAREFUL = 0.6  # how often a demonstration is right, and how often it is polite
 
