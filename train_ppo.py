@@ -139,17 +139,23 @@ def train(args, folder, actor, reference, tok, prompts, score, missing_end_score
             clock = [time.perf_counter()]
             kl_coef = controller.kl_coef
             model.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
+
+            # Sample responses, and score them.
             span = step * args.batch_size, (step + 1) * args.batch_size
             asked = [prompts[i] for i in data.stream(len(prompts), *span, args.seed)]
             samples, replies = sample(args, actor.gpt, tok, asked, step)
             clock.append(time.perf_counter())
             raw_scores = score(asked, replies).to(samples.tokens.device)
             scores = ppo.missing_end_rule(raw_scores, samples.ended, missing_end_score)
+
+            # Ask policy, reference and value function about every token; from that follow rewards, returns, advantages.
             minibatches = rng(args.seed, config.MINIBATCHES, step)
             plan = ppo.plan(samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, minibatches)
             told = ppo.score_tokens(actor, reference, samples, plan[0], args.temperature)
             rollout = ppo.make_rollout(samples, scores, *told, kl_coef, args.gamma, args.lam)
             clock.append(time.perf_counter())
+
+            # Learn from them.
             update = ppo.update(
                 actor, optimizer, rollout, plan, args.temperature, args.clip, args.value_clip, args.vf_coef, args.max_grad_norm
             )

@@ -1,0 +1,155 @@
+"""The specification of the loop in dpo.py: preferences without a reward model. The loss itself: test_dpo.py."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import colour_prompt, generators, gradient, logged, same, saved
+
+from minirlhf import data, dpo
+from minirlhf.checkpoint import load_gpt
+from minirlhf.data import Comparison
+from minirlhf.evaluate import sequence_logprobs
+from minirlhf.tokenizer import get_tokenizer
+
+BATCH = [  # 1, 5 and 2 strictly ordered pairs
+    Comparison("name one", ["blue", "I would rather not"], [0, 1]),
+    Comparison("and?", ["red", "a", "blue and green", ""], [2, 0, 1, 1]),
+    Comparison("", ["yes", "no", "perhaps"], [0, 1, 1]),
+]
+SMALL = "--batch-size 10 --lr 0.001 --warmup 2 --beta 0.5".split()
+
+
+@pytest.fixture
+def policies(make_gpt):
+    policy, reference = make_gpt(vocab_size=512, seed=0, std=0.2), make_gpt(vocab_size=512, seed=1, std=0.2)
+    return policy, reference.requires_grad_(False)
+
+
+def run(out, *argv):
+    dpo.main(["--out", str(out), *argv])
+
+
+@pytest.fixture(scope="module")
+def six_steps(colour_run, colours, tmp_path_factory):
+    """OUT of six steps of DPO on 60 comparisons. Read only."""
+    out = tmp_path_factory.mktemp("dpo") / "out"
+    run(out, "--sft", str(colour_run / "sft"), "--data", str(colours / "comparisons.jsonl"), *SMALL)
+    return out
+
+
+def test_the_loss_is_the_mean_over_all_ordered_pairs(policies):
+    """Written out pair by pair from sequence log-probabilities, each response by itself, summed over its tokens."""
+    tok = get_tokenizer()
+    losses = []
+    for c in BATCH:
+        examples = [data.encode(tok, c.prompt, response) for response in c.responses]
+        own, ref = (torch.cat([sequence_logprobs(gpt, [e]) for e in examples]) for gpt in policies)
+        pairs = [(i, j) for i in range(len(own)) for j in range(len(own)) if c.ranks[i] < c.ranks[j]]
+        losses += [-F.logsigmoid(0.3 * ((own[i] - ref[i]) - (own[j] - ref[j]))) for i, j in pairs]
+    stats = dpo.accumulate(*policies, tok, BATCH, 0.3, 1000)
+    assert stats["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+    assert stats["accuracy"] == pytest.approx(sum(loss < math.log(2) for loss in losses) / 8)
+
+
+@pytest.mark.parametrize("microbatch_tokens", [1, 30, 60])
+def test_the_gradient_does_not_depend_on_the_microbatches(policies, microbatch_tokens):
+    """The parts hold 1, 2 and 5 pairs, so a mean of means would be another gradient (peers DPO-6)."""
+    tok = get_tokenizer()
+    stats = dpo.accumulate(*policies, tok, BATCH, 0.3, 1000)
+    whole = gradient(policies[0])
+    assert dpo.accumulate(*policies, tok, BATCH, 0.3, microbatch_tokens) == pytest.approx(stats, rel=1e-5)
+    assert torch.allclose(gradient(policies[0]), whole, rtol=0, atol=1e-6)
+
+
+def test_each_response_goes_through_each_trunk_once_and_the_reference_without_gradient(policies, rows_through_trunks):
+    dpo.accumulate(*policies, get_tokenizer(), BATCH, 0.3, 1000)
+    for gpt, with_gradient in zip(policies, (True, False), strict=True):
+        assert [(rows, grad) for trunk, rows, grad in rows_through_trunks if trunk is gpt] == [(9, with_gradient)]
+
+
+def test_it_starts_at_log_two_and_learns_to_prefer(six_steps, colour_run):
+    """The policy is the reference at first, so every margin is 0; on new prompts it then says b more often."""
+    losses = logged(six_steps / "dpo", "loss")
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6) and losses[-1] < 0.65
+    assert logged(six_steps / "dpo", "accuracy")[-1] == 1
+    assert logged(six_steps / "dpo", "chosen_reward")[0] == 0
+    (policy, tok), (sft, _) = load_gpt(six_steps / "dpo"), load_gpt(colour_run / "sft")
+    gains = {}
+    for colour in "brg":
+        examples = [data.encode(tok, colour_prompt(i), colour) for i in range(70, 80)]
+        gains[colour] = (sequence_logprobs(policy, examples) - sequence_logprobs(sft, examples)).mean()
+    assert gains["b"] > gains["r"] > gains["g"]
+
+
+def test_the_sft_model_is_left_alone(out, colours):
+    before = (out / "sft" / "checkpoint.pt").read_bytes()
+    run(out, "--data", str(colours / "comparisons.jsonl"), *SMALL)
+    assert (out / "sft" / "checkpoint.pt").read_bytes() == before
+
+
+def test_the_reference_of_every_step_is_the_sft_model(out, colours, monkeypatch):
+    """A reference that moves along makes each step start at log 2 again."""
+    states = []
+    accumulate = dpo.accumulate
+
+    def watched(policy, reference, *rest):
+        states.append({name: value.clone() for name, value in reference.state_dict().items()})
+        return accumulate(policy, reference, *rest)
+
+    monkeypatch.setattr(dpo, "accumulate", watched)
+    run(out, "--data", str(colours / "comparisons.jsonl"), *SMALL)
+    assert len(states) == 6 and all(same(state, saved(out / "sft")["model"]) for state in states)
+
+
+def test_by_default_it_learns_from_what_the_reward_model_collected(world_out):
+    run(world_out, "--batch-size", "10")
+    state = saved(world_out / "dpo")
+    assert (state["stage"], state["step"]) == ("dpo", 3)  # 24 comparisons, the last batch ragged
+    assert logged(world_out / "dpo", "step") == [0, 1, 2]
+
+
+def test_gradients_are_clipped_and_their_norm_before_that_is_logged(out, colours, gradient_norms):
+    run(out, "--data", str(colours / "comparisons.jsonl"), "--batch-size", "30", "--max-grad-norm", "0.1")
+    before = logged(out / "dpo", "grad_norm")
+    assert len(before) == 2 and min(before) > 0.2
+    assert gradient_norms == pytest.approx([0.1, 0.1], rel=1e-3)
+
+
+def test_three_steps_a_stop_and_three_more_are_six_steps_to_the_bit(six_steps, colour_run, colours, tmp_path, ctrl_c, capsys):
+    ctrl_c("dpo", 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "--sft", str(colour_run / "sft"), "--data", str(colours / "comparisons.jsonl"), *SMALL)
+    ctrl_c(None)
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'dpo' / 'checkpoint.pt'} holds 3 of 6 steps" in told and "--resume" in told
+    run(tmp_path, "--resume")
+    assert logged(tmp_path / "dpo") == logged(six_steps / "dpo")
+    assert same(saved(tmp_path / "dpo"), saved(six_steps / "dpo"))
+
+
+def test_a_seed_decides_everything_and_no_global_generator_is_touched(six_steps, colour_run, colours, tmp_path):
+    argv = ["--sft", str(colour_run / "sft"), "--data", str(colours / "comparisons.jsonl"), *SMALL]
+    before = generators()
+    run(tmp_path / "again", *argv)
+    run(tmp_path / "other", *argv, "--seed", "2")
+    assert generators() == before
+    assert same(saved(tmp_path / "again" / "dpo"), saved(six_steps / "dpo"))
+    assert logged(tmp_path / "again" / "dpo") == logged(six_steps / "dpo")
+    assert logged(tmp_path / "other" / "dpo") != logged(six_steps / "dpo")
+
+
+def test_bad_input_is_one_line(refused, out, tmp_path, six_steps, colour_run, colours):
+    """Ties only, no comparisons, no SFT model, one that is none, a run that is there."""
+    new = tmp_path / "new"
+    tied = tmp_path / "tied.jsonl"
+    tied.write_text(json.dumps({"prompt": "p", "responses": ["a", "b"], "ranks": [1, 1]}) + "\n")
+    sft = ["--out", str(new), "--sft", str(out / "sft")]
+    assert "tie" in refused(dpo.main, [*sft, "--data", str(tied)], new)
+    assert "comparisons.jsonl" in refused(dpo.main, sft, new)
+    assert "train_sft.py" in refused(dpo.main, ["--out", str(new)], new)
+    assert "stage rm" in refused(dpo.main, ["--out", str(new), "--sft", str(out / "rm")], new)
+    argv = ["--out", str(six_steps), "--sft", str(colour_run / "sft"), "--data", str(colours / "comparisons.jsonl")]
+    assert "--overwrite" in refused(dpo.main, argv, six_steps)

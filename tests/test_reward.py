@@ -1,0 +1,428 @@
+"""The specification of the reward model, in the order of reward.py."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train_rm
+from minirlhf import checkpoint, reward
+from minirlhf.config import InputError
+from minirlhf.data import Comparison, encode
+from minirlhf.reward import RewardModel, calibration_error, margins, preference_loss, ranking_loss
+from minirlhf.tokenizer import get_tokenizer
+
+LENGTHS = torch.tensor([4, 9, 7])
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_tokens(B=3, T=9, vocab_size=50, seed=0):
+    return torch.randint(vocab_size, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def numbers(*rows):
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return get_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def trained(make_gpt, tokenizer):
+    """A reward model over the packaged vocabulary whose scores are about 1 apart."""
+    model = RewardModel(make_gpt(tokenizer.vocab_size, context=64, std=0.3))
+    model.head.weight.data = normal(1, 16, seed=1)
+    return model
+
+
+# ---- the model
+
+
+def test_the_trunk_is_a_copy_of_the_sft_model(make_gpt):
+    """Equal at step 0, of no common storage: training the one leaves the other alone (ppo-details 25)."""
+    gpt = make_gpt()
+    model, before = RewardModel(gpt), copy.deepcopy(gpt.state_dict())
+    assert all(torch.equal(model.gpt.state_dict()[name], weight) for name, weight in before.items())
+    for parameter in model.parameters():
+        parameter.data += 1
+    assert all(torch.equal(gpt.state_dict()[name], weight) for name, weight in before.items())
+
+
+def test_the_heads_weights_have_variance_one_over_width_plus_one(make_gpt):
+    """Width 1024: standard deviation 1 / sqrt(1025) = .0312, so that unit-variance features give unit-variance scores. OpenRLHF
+    reads the variance as a standard deviation and starts at .00098; Hugging Face's .02 does not know the width."""
+    head = RewardModel(make_gpt(width=1024, layers=1)).head
+    assert 0.029 < head.weight.std().item() < 0.0335
+    assert (head.bias == 0).all()
+
+
+def test_the_score_is_the_head_of_the_state_at_the_last_real_token(make_gpt):
+    """Not the mean over the row, as in minChatGPT, where padding changed the score (MCG-1)."""
+    model, tokens = RewardModel(make_gpt()), random_tokens()
+    for b, n in enumerate(LENGTHS.tolist()):
+        alone = model.head.weight[0] @ model.gpt.hidden(tokens[b : b + 1, :n])[0, -1] + model.head.bias[0]
+        torch.testing.assert_close(model.raw(tokens, LENGTHS)[b], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pads", [1, 20])
+def test_the_score_does_not_see_what_is_appended(make_gpt, pads):
+    """0, 1 and 20 columns of other ids: minChatGPT's score went from .36 to .14 (MCG-1)."""
+    model, tokens = RewardModel(make_gpt()), random_tokens()
+    longer = torch.cat([tokens, random_tokens(T=pads, seed=1)], dim=1)
+    beyond = torch.arange(longer.size(1)) >= LENGTHS[:, None]
+    longer = torch.where(beyond, (longer + 11) % 50, longer)
+    torch.testing.assert_close(model(longer, LENGTHS), model(tokens, LENGTHS), rtol=1e-5, atol=1e-5)
+
+
+def test_the_score_changes_with_every_real_token_the_last_included(make_gpt):
+    model, tokens = RewardModel(make_gpt()), random_tokens()
+    scores = model(tokens, LENGTHS)
+    for back in (1, 2, 3, 4):
+        changed = tokens.clone()
+        changed[torch.arange(3), LENGTHS - back] = (changed[torch.arange(3), LENGTHS - back] + 1) % 50
+        assert (model(changed, LENGTHS) != scores).all()
+
+
+def test_scoring_twice_gives_the_same_bits(make_gpt):
+    """PaLM-rlhf's reward model draws its output: 3, 2, 4, 1, 3 for one input (PALM-7)."""
+    model, tokens = RewardModel(make_gpt()), random_tokens()
+    assert torch.equal(model(tokens, LENGTHS), model(tokens, LENGTHS))
+
+
+def test_head_and_trunk_are_both_trained(make_gpt):
+    """minChatGPT's LoRA froze the head at its random start (MCG-10)."""
+    model = RewardModel(make_gpt())
+    model.raw(random_tokens(), LENGTHS).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_normalised_scores_have_mean_zero_and_variance_one_within_a_prompt(make_gpt):
+    """Two prompts, (1, 3) and (10, 14): mean 7, variances within 2 and 8 (with K - 1), so the spread is sqrt(5). The variance
+    over all four is 36.7: what differs between prompts PPO cannot change."""
+    model = RewardModel(make_gpt())
+    model.normalise(numbers([1, 3], [10, 14]))
+    assert model.mean.item() == 7
+    assert model.spread.item() == pytest.approx(math.sqrt(5))
+    raw = 5 * normal(400, 4) + 30 * normal(400, 1, seed=1) + 2
+    model.normalise(raw)
+    scores = (raw - model.mean) / model.spread
+    torch.testing.assert_close(scores.mean(), torch.tensor(0.0), rtol=0, atol=1e-4)
+    torch.testing.assert_close(scores.var(dim=1).mean(), torch.tensor(1.0), rtol=1e-4, atol=1e-4)
+
+
+def test_normalising_shifts_and_scales_and_changes_no_preference(make_gpt):
+    model, tokens = RewardModel(make_gpt()), random_tokens()
+    assert torch.equal(model(tokens, LENGTHS), model.raw(tokens, LENGTHS))  # before
+    model.normalise(numbers([1, 3], [10, 14]))
+    raw, scores = model.raw(tokens, LENGTHS), model(tokens, LENGTHS)
+    torch.testing.assert_close(scores, (raw - 7) / math.sqrt(5))
+    assert torch.equal(scores.argsort(), raw.argsort())
+
+
+def test_scores_that_are_all_the_same_normalise_to_finite_ones(make_gpt):
+    model = RewardModel(make_gpt())
+    model.normalise(torch.full((3, 4), 2.0))
+    assert torch.isfinite(model(random_tokens(), LENGTHS)).all()
+
+
+# ---- losses
+
+
+def test_preference_loss_is_worked_by_hand():
+    """-log sigmoid(1) = log(1 + 1/e) = .313262; with a margin of 1/3 .414370; with a margin of 1 nothing is left: log 2."""
+    chosen, rejected = torch.tensor([1.5]), torch.tensor([0.5])
+    assert preference_loss(chosen, rejected).item() == pytest.approx(0.313262, abs=1e-6)
+    assert preference_loss(chosen, rejected, 1 / 3).item() == pytest.approx(0.414370, abs=1e-6)
+    assert preference_loss(chosen, rejected, 1.0).item() == pytest.approx(0.693147, abs=1e-6)
+
+
+def test_a_margin_may_differ_from_pair_to_pair():
+    chosen, rejected = torch.tensor([1.5, 1.5]), torch.tensor([0.5, 0.5])
+    loss = preference_loss(chosen, rejected, torch.tensor([0.0, 1.0]))
+    assert loss.item() == pytest.approx((0.313262 + 0.693147) / 2, abs=1e-6)
+
+
+def test_bradley_terry_loss_is_log_two_when_scores_tie():
+    assert preference_loss(normal(3), normal(3)).item() == pytest.approx(math.log(2))
+
+
+def test_ranking_three_is_worked_by_hand():
+    """1, .5, -.5 from best to worst: the mean of -log sigmoid of .5, 1.5 and 1 is .329584. minChatGPT divides by the number of
+    pairs twice (MCG-3)."""
+    loss = ranking_loss(numbers([1.0, 0.5, -0.5]), torch.tensor([[0, 1, 2]]))
+    assert loss.item() == pytest.approx(0.329584, abs=1e-6)
+
+
+def test_the_order_in_which_responses_stand_does_not_matter():
+    loss = ranking_loss(numbers([-0.5, 1.0, 0.5]), torch.tensor([[2, 0, 1]]))
+    assert loss.item() == pytest.approx(0.329584, abs=1e-6)
+
+
+def test_ranking_two_is_bradley_terry():
+    scores = normal(3, 2)
+    loss = ranking_loss(scores, torch.tensor([[0, 1], [1, 0], [0, 1]]))
+    chosen, rejected = scores[[0, 1, 2], [0, 1, 0]], scores[[0, 1, 2], [1, 0, 1]]
+    torch.testing.assert_close(loss, preference_loss(chosen, rejected))
+
+
+RAGGED_RANKS = torch.tensor([[2, 0, 1, -1], [0, 0, 1, 2], [1, 0, -1, -1]])
+
+
+def naive_ranking_loss(scores, ranks):
+    prompts = []
+    for row, order in zip(scores, ranks.tolist(), strict=True):
+        pairs = [(i, j) for i in range(len(order)) for j in range(len(order)) if 0 <= order[i] < order[j]]
+        if pairs:
+            prompts.append(sum(-F.logsigmoid(row[i] - row[j]) for i, j in pairs) / len(pairs))
+    return sum(prompts) / len(prompts)
+
+
+def test_ranking_loss_is_that_of_a_loop_over_prompts_and_pairs():
+    """3 responses; 4 of which two tie; 2. Loss and gradient."""
+    scores = normal(3, 4).requires_grad_()
+    loss, expected = ranking_loss(scores, RAGGED_RANKS), naive_ranking_loss(scores, RAGGED_RANKS)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(x, scores)[0] for x in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_equal_ranks_form_no_pair():
+    """0, 0, 1 leaves two pairs: the better two are not compared with one another."""
+    loss = ranking_loss(numbers([5.0, -5.0, 0.0]), torch.tensor([[0, 0, 1]]))
+    assert loss.item() == pytest.approx((math.log1p(math.exp(-5)) + math.log1p(math.exp(5))) / 2)
+
+
+def test_a_response_that_is_not_there_changes_nothing():
+    """Rank -1, whatever its score."""
+    scores = numbers([1.0, 0.5, -0.5, 1e9]).requires_grad_()
+    loss = ranking_loss(scores, torch.tensor([[0, 1, 2, -1]]))
+    assert loss.item() == pytest.approx(0.329584, abs=1e-6)
+    loss.backward()
+    assert scores.grad[0, 3] == 0
+
+
+def test_a_prompt_without_a_pair_leaves_the_mean():
+    """All tied, or one response: what is left is the loss of the others, not half of it."""
+    scores = normal(3, 3)
+    ranks = torch.tensor([[0, 1, 2], [1, 1, 1], [0, -1, -1]])
+    torch.testing.assert_close(ranking_loss(scores, ranks), ranking_loss(scores[:1], ranks[:1]))
+
+
+def test_without_any_pair_the_loss_is_zero_and_so_is_its_gradient():
+    scores = normal(3, 3).requires_grad_()
+    loss = ranking_loss(scores, torch.tensor([[0, 0, 0], [-1, -1, -1], [2, -1, -1]]))
+    loss.backward()
+    assert loss == 0 and (scores.grad == 0).all()
+
+
+def test_prompts_with_four_and_with_nine_responses_weigh_the_same():
+    """6 pairs and 36, all scores equal: the first prompt's gradients sum to as much as the second's. AlpacaFarm averages over
+    pairs, so that the second would weigh six times as much."""
+    scores = torch.zeros(2, 9, requires_grad=True)
+    ranks = torch.tensor([[0, 1, 2, 3, -1, -1, -1, -1, -1], list(range(9))])
+    ranking_loss(scores, ranks).backward()
+    best, other_best = scores.grad[0, 0], scores.grad[1, 0]
+    # The best of K is in K - 1 of K (K - 1) / 2 pairs, each of slope -1/2, and there are two prompts: -1 / K / 2.
+    assert [best.item(), other_best.item()] == pytest.approx([-1 / 8, -1 / 18])
+
+
+@pytest.mark.parametrize("gap", [60.0, 200.0, 1000.0])
+def test_loss_and_gradient_are_finite_at_any_margin(gap):
+    """log(sigmoid(.)) of a pair far apart is -inf; minChatGPT's gradient is NaN even if the order is right (MCG-3)."""
+    for scores in (numbers([gap, -gap]), numbers([-gap, gap])):
+        scores.requires_grad_()
+        loss = ranking_loss(scores, torch.tensor([[0, 1]]))
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(scores.grad).all()
+    assert loss.item() == pytest.approx(2 * gap)
+    assert preference_loss(torch.tensor([-gap]), torch.tensor([gap])).item() == pytest.approx(2 * gap)
+
+
+def test_adding_a_number_to_the_scores_of_a_prompt_changes_no_loss():
+    scores, shift = normal(3, 4), torch.tensor([[3.0], [-2.0], [0.5]])
+    torch.testing.assert_close(
+        ranking_loss(scores + shift, RAGGED_RANKS), ranking_loss(scores, RAGGED_RANKS), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_margins_are_better_minus_worse_for_every_strictly_ordered_pair():
+    """[1, 4, 2] ranked 2, 0, 1: 4 - 1, 4 - 2, 2 - 1. The tied and the absent are in none."""
+    scores = numbers([1, 4, 2, 100], [7, 8, 3, 0])
+    ranks = torch.tensor([[2, 0, 1, -1], [0, 0, 1, -1]])
+    assert sorted(margins(scores, ranks).tolist()) == [1, 2, 3, 4, 5]
+
+
+def test_each_response_goes_through_the_trunk_once(trained, tokenizer, monkeypatch):
+    """4 + 2 + 3 responses, 9 rows, though they form 6 + 1 + 2 pairs (ppo-details 31)."""
+    rows, hidden = [], trained.gpt.hidden
+    monkeypatch.setattr(trained.gpt, "hidden", lambda tokens: rows.append(len(tokens)) or hidden(tokens))
+    batch = [
+        Comparison("a", ["one", "two", "three and more", "four"], [0, 1, 2, 3]),
+        Comparison("some prompt", ["yes", "no"], [1, 0]),
+        Comparison("b", ["x", "y", "z"], [0, 1, 1]),
+    ]
+    train_rm.accumulate(trained, tokenizer, batch, microbatch_tokens=30)
+    assert sum(rows) == 9 and len(rows) > 1
+
+
+@pytest.mark.parametrize("microbatch_tokens", [1, 60, 10_000])
+def test_the_gradient_is_that_of_a_loop_over_prompts_whatever_the_microbatches(trained, tokenizer, microbatch_tokens):
+    """The mean over the batch's prompts, also where they have 3, 2 and 4 responses and are scored apart."""
+    batch = [
+        Comparison("why", ["because", "no idea, really no idea", "as"], [1, 0, 2]),
+        Comparison("a somewhat longer prompt", ["yes", "no"], [0, 1]),
+        Comparison("b", ["one", "two and three", "four", "five"], [0, 1, 1, 0]),
+    ]
+    model = copy.deepcopy(trained)
+    total = 0.0
+    for c in batch:
+        encoded = [encode(tokenizer, c.prompt, response).tokens for response in c.responses]
+        scores = torch.stack([model.raw(torch.tensor([tokens]), torch.tensor([len(tokens)]))[0] for tokens in encoded])
+        total = total + naive_ranking_loss(scores[None], torch.tensor([c.ranks])) / 3
+    gradients = torch.autograd.grad(total, list(model.parameters()))
+    loss, _ = train_rm.accumulate(model, tokenizer, batch, microbatch_tokens)
+    assert loss == pytest.approx(total.item(), abs=1e-5)
+    for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+# ---- how sure is it?
+
+
+def test_calibration_error_is_zero_where_the_model_is_as_sure_as_people():
+    """Of 4 pairs that it orders with 75% (margin log 3), people order 3 so."""
+    assert calibration_error(np.full(4, math.log(3)), np.array([1, 1, 1, 0])) == pytest.approx(0)
+    gaps = np.linspace(-4, 4, 33)
+    assert calibration_error(gaps, 1 / (1 + np.exp(-gaps))) == pytest.approx(0, abs=1e-12)
+
+
+def test_calibration_error_is_worked_by_hand():
+    """Sure of 75% and always right: .25 off. Sure of 75% but only half right: .25 off. Two at 75% that are right and two at 95%
+    of which one is: (2 * .25 + 2 * .45) / 4 = .35; in one bin the two errors would cancel to .1."""
+    three_to_one, nineteen_to_one = math.log(3), math.log(19)
+    assert calibration_error(np.full(4, three_to_one), np.ones(4)) == pytest.approx(0.25)
+    assert calibration_error(np.full(4, three_to_one), np.array([1, 0, 1, 0])) == pytest.approx(0.25)
+    both = np.array([three_to_one, three_to_one, nineteen_to_one, nineteen_to_one])
+    assert calibration_error(both, np.array([1, 1, 1, 0])) == pytest.approx(0.35)
+
+
+def test_calibration_error_turns_a_pair_so_that_the_model_is_sure_of_it():
+    """Margin -log 3 of a pair that people order so: 75% sure of the other order, wrongly. The same as +log 3, label 0."""
+    assert calibration_error(np.array([-math.log(3)]), np.array([1.0])) == pytest.approx(0.75)
+    assert calibration_error(np.array([math.log(3)]), np.array([0.0])) == pytest.approx(0.75)
+
+
+def test_calibration_error_takes_certainty():
+    """Certain and right: 0. Certain and wrong: 1, not left out."""
+    certain = np.array([1000.0, -1000.0])
+    assert calibration_error(certain, np.array([1.0, 0.0])) == pytest.approx(0)
+    assert calibration_error(certain, np.array([0.0, 1.0])) == pytest.approx(1)
+
+
+# ---- scores of texts, and checkpoints
+
+
+def test_scores_of_texts_are_read_at_the_end_token_of_each(trained, tokenizer):
+    """Alone, row by row: prompt and response joined as ids, then the end token (ppo-details 28). Sorted into microbatches and
+    back."""
+    trained.mean.fill_(0.4)
+    trained.spread.fill_(2.0)
+    prompts, responses = ["why", "a longer prompt", "b"], ["because it is so", "no", "yes, of course"]
+    raw = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids = tokenizer.encode(prompt) + tokenizer.encode(response) + [tokenizer.end_token]
+        raw.append(trained.head(trained.gpt.hidden(torch.tensor([ids]))[0, -1]).item())
+    assert reward.score(trained, tokenizer, prompts, responses, raw=True).tolist() == pytest.approx(raw, abs=1e-4)
+    normalised = [(x - 0.4) / 2 for x in raw]
+    assert reward.score(trained, tokenizer, prompts, responses).tolist() == pytest.approx(normalised, abs=1e-4)
+    examples = [encode(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
+    one_by_one = reward.score_examples(trained, examples, max_tokens=1)
+    assert one_by_one.tolist() == pytest.approx(normalised, abs=1e-4) and not one_by_one.requires_grad
+    trained.normalise(numbers([0, 1]))
+
+
+def test_a_saved_reward_model_scores_as_before_with_its_normalisation(trained, tokenizer, tmp_path):
+    """minChatGPT's scores doubled on reloading (MCG-11). The loaded model is frozen, and knows its missing-end score."""
+    trained.mean.fill_(0.4)
+    trained.spread.fill_(2.0)
+    checkpoint.save(tmp_path, "rm", trained.gpt.config, tokenizer, 7, model=trained, missing_end_score=-2.5)
+    loaded, other, missing_end_score = reward.load_reward_model(tmp_path)
+    tokens = random_tokens(vocab_size=512)
+    assert torch.equal(loaded(tokens, LENGTHS), trained(tokens, LENGTHS))
+    assert not torch.equal(loaded(tokens, LENGTHS), loaded.raw(tokens, LENGTHS))
+    assert missing_end_score == -2.5 and other.fingerprint() == tokenizer.fingerprint()
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_language_model_is_refused_as_a_reward_model_and_the_other_way_round(trained, tokenizer, tmp_path):
+    checkpoint.save(tmp_path / "sft", "sft", trained.gpt.config, tokenizer, 1, model=trained.gpt)
+    with pytest.raises(InputError, match="stage sft, but rm is needed"):
+        reward.load_reward_model(tmp_path / "sft")
+    checkpoint.save(tmp_path / "rm", "rm", trained.gpt.config, tokenizer, 1, model=trained, missing_end_score=-3.0)
+    with pytest.raises(InputError, match="stage rm, but"):
+        checkpoint.load_gpt(tmp_path / "rm")
+    with pytest.raises(InputError, match="does not exist"):
+        reward.load_reward_model(tmp_path / "nowhere")
+
+
+def test_a_function_is_found_by_module_and_name():
+    assert reward.load_function("--reward", "math:sqrt") is math.sqrt
+
+
+@pytest.mark.parametrize("name", ["no_such_module_here:f", "math:no_such_function", "math", ":f", "math:", ""])
+def test_a_function_that_is_not_there_is_an_error_that_names_the_option(name):
+    with pytest.raises(InputError, match=r"--reward .*module:function"):
+        reward.load_function("--reward", name)
+
+
+# ---- learning
+
+
+def test_scores_are_recovered_from_bradley_terry_labels():
+    """20 responses with known scores; people prefer i to j with probability sigmoid(s_i - s_j). What minimises the ranking loss
+    gives the scores back, up to a constant, and orders as many pairs as can be: E[max(p, 1 - p)]."""
+    generator = torch.Generator().manual_seed(0)
+    truth, N = normal(20, seed=3), 20_000
+    pairs = torch.stack([torch.randperm(20, generator=generator)[:2] for _ in range(N)])
+    p = torch.sigmoid(truth[pairs[:, 0]] - truth[pairs[:, 1]])
+    first_wins = torch.rand(N, generator=generator) < p
+    ranks = torch.stack([~first_wins, first_wins], dim=1).long()
+    scores = torch.zeros(20, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scores], max_iter=50)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = ranking_loss(scores[pairs], ranks)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = scores.detach()
+    assert (found - found.mean() - truth + truth.mean()).abs().max() < 0.15
+    accuracy = (margins(found[pairs], ranks) > 0).float().mean()
+    assert abs(accuracy - torch.maximum(p, 1 - p).mean()) < 0.01
+    told = (found[pairs[:, 0]] - found[pairs[:, 1]]).numpy()
+    assert calibration_error(told, first_wins.numpy().astype(float)) < 0.02
+
+
+def test_a_reward_model_learns_how_much_more_people_like_a_response(trained, tokenizer):
+    """Through the trunk: of two words people prefer "good" to "bad" nine times in ten, whatever the prompt. The margin comes to
+    log 9 = 2.2, so that the model is as sure as they agree."""
+    model, liked = copy.deepcopy(trained), np.arange(400) % 10 > 0
+    comparisons = [Comparison("abcdefg"[i % 7], ["good", "bad"], [0, 1] if good else [1, 0]) for i, good in enumerate(liked)]
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(40):
+        _, accuracy = train_rm.accumulate(model, tokenizer, comparisons, 4096)
+        optimizer.step()
+        optimizer.zero_grad()
+    good, bad = (reward.score(model, tokenizer, list("abcdefg"), [word] * 7, raw=True) for word in ("good", "bad"))
+    assert ((good - bad) - math.log(9)).abs().max() < 0.5
+    assert accuracy == pytest.approx(0.9)
