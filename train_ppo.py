@@ -12,6 +12,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,17 +70,22 @@ class Config:
 
 def main(argv=None):
     args = checkpoint.configure(Config, "ppo", argv)
+    if args.minibatches > args.batch_size:
+        raise InputError(f"--minibatches {args.minibatches} must be at most --batch-size {args.batch_size}")
+    if args.kl_target and args.kl_horizon < args.batch_size:
+        raise InputError(f"--kl-horizon {args.kl_horizon:g} must be at least --batch-size {args.batch_size}")
     device = model.pick_device(args.device)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     precision = model.pick_precision(args.precision, device)
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     reference.requires_grad_(False)
     score, missing_end_score, reward_model = load_reward(args, tok, device, precision)
-    prompts, held_out = load_prompts(args, tok, reference.config.context)
+    context = min(gpt.config.context for gpt in [reference, *([reward_model.gpt] if reward_model else [])])
+    prompts, held_out = load_prompts(args, tok, context)
+    judge = Judge(args, tok, held_out, score, reference)  # asks a user's own function before anything is written
     (folder,) = checkpoint.start_run(args, tok, "ppo")
     policy = copy.deepcopy(reference).requires_grad_()
     actor = ppo.ActorCritic(policy, reward_model if args.critic == "separate" else None).to(device)
-    judge = Judge(args, folder, tok, held_out, score, reference)
     train(args, folder, actor, reference, tok, prompts, score, missing_end_score, judge)
     print(f"the policy is in {folder}; compare it with any other: python -m minirlhf.evaluate --help")
 
@@ -98,18 +104,20 @@ def load_reward(args, tok, device, precision):
     reward_model, other, stored = reward.load_reward_model(args.rm or f"{args.out}/rm", device, precision)
     checkpoint.same_vocabulary("the policy", tok, "the reward model", other)
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
-    return (
-        lambda prompts, replies: reward.score_examples(reward_model, [reply.example for reply in replies]),
-        missing_end_score,
-        reward_model,
-    )
+    return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
 
 
 def call(name, function, prompts, replies):
     """A user's reward function on prompts and texts, its answer checked."""
-    scores = np.asarray(function(prompts, [reply.text for reply in replies]), dtype=np.float32)
-    if scores.shape != (len(prompts),) or not np.isfinite(scores).all():
-        raise InputError(f"--reward {name} must return {len(prompts)} finite numbers, one a response; got {scores!r:.80}")
+    answer = function(prompts, [reply.text for reply in replies])
+    try:
+        scores = np.asarray(answer, dtype=np.float32)
+        fine = scores.shape == (len(prompts),) and np.isfinite(scores).all()
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        got = " ".join(repr(answer).split())
+        raise InputError(f"--reward {name} must return {len(prompts)} finite numbers, one a response; got {got:.80}")
     return torch.from_numpy(scores)
 
 
@@ -122,59 +130,66 @@ def load_prompts(args, tok, context):
         return prompts[n:] or prompts, prompts[:n]
     prompts = world.prompts(args.prompts, rng(args.seed, config.PROMPTS, 2))
     held_out = world.prompts(args.eval_prompts, rng(args.seed, config.EVALUATION), split="test")
-    return prompts, held_out
+    return list(filter(fits, prompts)), list(filter(fits, held_out))
 
 
 def train(args, folder, actor, reference, tok, prompts, score, missing_end_score, judge):
-    """Sample, score, reward, estimate advantages, update; then tell how it went."""
+    """Sample and score, then learn from it; then tell how it went."""
     optimizer = model.adamw(actor, args.lr, betas=(0.9, 0.999), eps=1e-5)
     parts = {"model": actor.gpt, "value_head": actor.value_head, "optimizer": optimizer}
     parts |= {"critic": actor.critic} if actor.critic else {}
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
-    controller = ppo.AdaptiveKL(state.get("kl_coef", args.kl_coef), args.kl_target, args.kl_horizon)
+    kl_coef = state.get("kl_coef", args.kl_coef) if args.kl_target else args.kl_coef
+    controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
     metrics = Metrics(folder, state["step"])
     bar = tqdm(range(state["step"], args.updates), desc="ppo", initial=state["step"], total=args.updates)
     with checkpoint.Interrupt() as interrupt:
         for step in bar:
-            clock = [time.perf_counter()]
-            kl_coef = controller.kl_coef
             model.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
-
-            # Sample responses, and score them.
-            span = step * args.batch_size, (step + 1) * args.batch_size
-            asked = [prompts[i] for i in data.stream(len(prompts), *span, args.seed)]
-            samples, replies = sample(args, actor.gpt, tok, asked, step)
-            clock.append(time.perf_counter())
-            raw_scores = score(asked, replies).to(samples.tokens.device)
-            scores = ppo.missing_end_rule(raw_scores, samples.ended, missing_end_score)
-
-            # Ask policy, reference and value function about every token; from that follow rewards, returns, advantages.
-            minibatches = rng(args.seed, config.MINIBATCHES, step)
-            plan = ppo.plan(samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, minibatches)
-            told = ppo.score_tokens(actor, reference, samples, plan[0], args.temperature)
-            rollout = ppo.make_rollout(samples, scores, *told, kl_coef, args.gamma, args.lam)
-            clock.append(time.perf_counter())
-
-            # Learn from them.
-            update = ppo.update(
+            asked = data.stream(len(prompts), step * args.batch_size, (step + 1) * args.batch_size, args.seed)
+            asked = [prompts[i] for i in asked]
+            kl_coef = controller.kl_coef
+            rollout, plan, stats = collect(args, actor, reference, tok, score, missing_end_score, kl_coef, asked, step)
+            start = time.perf_counter()
+            stats |= ppo.update(
                 actor, optimizer, rollout, plan, args.temperature, args.clip, args.value_clip, args.vf_coef, args.max_grad_norm
             )
-            stats = ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef)
             if args.kl_target:
                 controller.update(float(stats["kl"]), args.batch_size)
-            clock.append(time.perf_counter())
 
             # ---- bookkeeping
             done = step + 1
-            judged = judge(done, actor.gpt) if done % args.eval_every == 0 or done == args.updates else {}
-            times = dict(zip(("rollout_s", "scoring_s", "update_s"), np.diff(clock), strict=True))
-            lr, episodes = optimizer.param_groups[0]["lr"], done * args.batch_size
-            speed = int(samples.lengths.sum()) / (clock[-1] - clock[0])
-            metrics.log(step, **stats, **update, **judged, **times, lr=lr, episodes=episodes, tokens_per_s=speed)
+            stats |= {"update_s": time.perf_counter() - start, "lr": optimizer.param_groups[0]["lr"]}
+            seconds = stats["rollout_s"] + stats["scoring_s"] + stats["update_s"]
+            stats |= {"tokens_per_s": int(rollout.lengths.sum()) / seconds, "episodes": done * args.batch_size}
+            if done % args.eval_every == 0 or done == args.updates:
+                stats |= judge(done, actor.gpt, folder)
+            metrics.log(step, **stats)
             bar.set_postfix(score=f"{stats['score']:.2f}", kl=f"{stats['kl']:.2f}", ended=f"{stats['ended']:.2f}")
             if done % args.save_every == 0 or done == args.updates or interrupt.asked:
                 checkpoint.save(folder, "ppo", actor.gpt.config, tok, done, kl_coef=controller.kl_coef, **parts)
             interrupt.stop_if_asked(folder, done, args.updates)
+
+
+def collect(args, actor, reference, tok, score, missing_end_score, kl_coef, asked, step):
+    """Sample a response to each prompt, score it, and ask policy, reference and value function about every token.
+
+    Returns the Rollout, the plan of the update (its first epoch decides how the tokens are asked about), and stats.
+    """
+    clock = [time.perf_counter()]
+    samples, replies = sample(args, actor.gpt, tok, asked, step)
+    clock.append(time.perf_counter())
+
+    raw_scores = score(asked, replies).to(samples.tokens.device)
+    scores = ppo.missing_end_rule(raw_scores, samples.ended, missing_end_score)
+    shuffle = rng(args.seed, config.MINIBATCHES, step)
+    plan = ppo.plan(samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle)
+    told = ppo.score_tokens(actor, reference, samples, plan[0], args.temperature)
+    rollout = ppo.make_rollout(samples, scores, *told, kl_coef, args.gamma, args.lam)
+    clock.append(time.perf_counter())
+
+    times = dict(zip(("rollout_s", "scoring_s"), np.diff(clock), strict=True))
+    return rollout, plan, ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef) | times
 
 
 def sample(args, gpt, tok, asked, step):
@@ -189,8 +204,8 @@ def sample(args, gpt, tok, asked, step):
 class Judge:
     """Evaluates a policy on held-out prompts, against the reference and under the same noise each time."""
 
-    def __init__(self, args, folder, tok, prompts, score, reference):
-        self.args, self.folder, self.tok = args, folder, tok
+    def __init__(self, args, tok, prompts, score, reference):
+        self.args, self.tok = args, tok
         self.prompts, self.score, self.reference = prompts, score, reference
         self.noise = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
         self.before = self.respond(reference)
@@ -201,7 +216,7 @@ class Judge:
     def respond(self, gpt):
         return evaluate.respond(gpt, self.tok, self.prompts, self.noise, self.args.temperature)
 
-    def __call__(self, done, gpt):
+    def __call__(self, done, gpt, folder):
         """Print a row and a table of samples; return the numbers for metrics.jsonl."""
         replies = self.respond(gpt)
         kls = evaluate.kl(gpt, self.reference, replies, self.args.temperature)
@@ -209,7 +224,7 @@ class Judge:
         shown = zip(self.prompts[:5], self.before, replies, scores.tolist(), kls.tolist(), strict=False)
         rows = [(prompt, before.text, after.text, score, kl) for prompt, before, after, score, kl in shown]
         header = ("prompt", "SFT response", "policy response", "score", "kl")
-        write_samples(self.folder, f"after {done} updates", header, rows)
+        write_samples(folder, f"after {done} updates", header, rows)
         return {"eval_" + name: value for name, value in numbers.items()}
 
     def tell(self, done, replies, kls):

@@ -57,18 +57,19 @@ def main(argv=None):
     precision = model.pick_precision(args.precision, device)
     sft, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     comparisons = load_comparisons(args, sft, tok)
-    (folder,) = checkpoint.start_run(args, tok, "rm")
-    comparisons = comparisons or collect(args, folder, sft, tok)
     if args.data:
         n = max(1, min(args.held_out, len(comparisons) // 10))
-        held_out, comparisons = comparisons[:n], comparisons[n:]
+        held_out, comparisons = comparisons[:n], informative(comparisons[n:])
         prompts = norm_prompts(args, sft, tok, comparisons)
+    (folder,) = checkpoint.start_run(args, tok, "rm")
+    if args.data:
         norm = sample(args, sft, tok, prompts, step=2, progress="SFT samples that the scores are normalised on")
     else:
+        comparisons = comparisons or collect(args, folder, sft, tok)
         held_out = rank(args, sft, tok, args.held_out, "test", "held-out responses to rank")
         norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
     with torch.random.fork_rng(devices=[]):  # the head's random weights, without touching the global generator
-        torch.manual_seed(int(rng(args.seed, config.INIT, 1).integers(2**62)))
+        torch.default_generator.manual_seed(int(rng(args.seed, config.INIT, 1).integers(2**62)))
         reward_model = reward.RewardModel(sft).to(device)
     train(args, folder, reward_model, tok, comparisons, norm)
     report(args, folder, reward_model, tok, held_out)
@@ -83,7 +84,22 @@ def load_comparisons(args, sft, tok):
     collected = Path(args.out) / "rm" / "comparisons.jsonl"
     if args.data:
         return data.read_comparisons(args.data, data.fits_context(tok, sft.config.context, drop_long=args.drop_long))
+    fits = data.fits_context(tok, sft.config.context, args.max_new_tokens)
+    for split, n in (("train", args.prompts), ("test", args.held_out)):
+        all(map(fits, draw_prompts(args, n, split)))  # an error now, and not after hours
     return data.read_comparisons(collected) if args.resume and collected.exists() else None
+
+
+def informative(comparisons):
+    """Those with a better and a worse response: where everything ties there is nothing to learn."""
+    kept = [c for c in comparisons if len(set(c.ranks)) > 1]
+    if not kept:
+        raise InputError("every comparison is a tie; nothing can be learned from them")
+    return kept
+
+
+def draw_prompts(args, n, split):
+    return world.prompts(n, rng(args.seed, config.PROMPTS, ("train", "test").index(split)), split)
 
 
 def collect(args, folder, sft, tok):
@@ -96,7 +112,7 @@ def collect(args, folder, sft, tok):
 def rank(args, sft, tok, n, split, progress):
     """n prompts with K responses each, and a labeller's ranking of them."""
     step = ("train", "test").index(split)
-    prompts = world.prompts(n, rng(args.seed, config.PROMPTS, step), split)
+    prompts = draw_prompts(args, n, split)
     labeller = rng(args.seed, config.LABELS, step)
     unranked = sample(args, sft, tok, prompts, step, progress)
     return [dataclasses.replace(c, ranks=world.rank(totals(c), labeller)) for c in unranked]
@@ -108,7 +124,12 @@ def sample(args, sft, tok, prompts, step, progress):
     uniforms = rng(args.seed, config.RESPONSES, step).random((len(repeated), args.max_new_tokens), dtype=np.float32)
     texts = [reply.text for reply in evaluate.respond(sft, tok, repeated, uniforms, progress=progress)]
     groups = [texts[i : i + args.responses] for i in range(0, len(texts), args.responses)]
-    return [Comparison(prompt, group, [0] * len(group)) for prompt, group in zip(prompts, groups, strict=True)]
+    unranked = [Comparison(prompt, group, [0] * len(group)) for prompt, group in zip(prompts, groups, strict=True)]
+    # Text that is encoded again may take more ids than were sampled (bytes that are no UTF-8 do), and then not fit any more.
+    kept = list(filter(data.fits_context(tok, sft.config.context, drop_long=True), unranked))
+    if not kept:
+        raise InputError("no sampled response can be read back as text that fits the context; train the SFT model for longer")
+    return kept
 
 
 def norm_prompts(args, sft, tok, comparisons):
@@ -130,9 +151,6 @@ def totals(comparison):
 
 def train(args, folder, reward_model, tok, comparisons, norm):
     """Minimise the ranking loss on raw scores. Every checkpoint is normalised, so that any of them can be used."""
-    comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]  # where everything ties there is nothing to learn
-    if not comparisons:
-        raise InputError("every comparison is a tie; nothing can be learned from them")
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
     optimizer = model.adamw(reward_model, args.lr, weight_decay=args.weight_decay)
     first = checkpoint.restore(folder, "rm", args.resume, model=reward_model, optimizer=optimizer)["step"]
@@ -221,7 +239,8 @@ def report(args, folder, reward_model, tok, held_out):
         numbers["expected_accuracy"] = np.where(margins > 0, likely, 1 - likely).mean()
         numbers["best_possible_accuracy"] = np.maximum(likely, 1 - likely).mean()
         differ = better != worse
-        numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
+        if differ.any():
+            numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
         numbers |= contrasts(args, reward_model, tok)
     numbers["calibration_error"] = reward.calibration_error(margins, likely)
     Metrics(folder, step := int(checkpoint.load(folder, ("rm",))["step"])).log(step, **numbers)

@@ -80,7 +80,7 @@ def start(args):
             )
         return gpt, tok
     with torch.random.fork_rng(devices=[]):  # the modules draw from torch's global generator: lend it a seed, then restore it
-        torch.manual_seed(int(rng(args.seed, config.INIT).integers(2**62)))
+        torch.default_generator.manual_seed(int(rng(args.seed, config.INIT).integers(2**62)))
         return model.GPT(model.GPTConfig.sized(args.size, tok.vocab_size, args.context)), tok
 
 
@@ -91,7 +91,7 @@ def load_text(args, tok, gpt):
     if args.data or args.init:
         return []
     documents = world.documents(args.documents, rng(args.seed, config.DOCUMENTS))
-    return [data.encode(tok, "", document) for document in documents]
+    return fitting(args, gpt, [data.encode(tok, "", document) for document in documents])
 
 
 def load_demonstrations(args, tok, gpt):
@@ -100,7 +100,17 @@ def load_demonstrations(args, tok, gpt):
         records = data.read_demonstrations(args.data, fits)
     else:
         records = world.demonstrations(args.demonstrations, rng(args.seed, config.DEMONSTRATIONS))
-    return [data.encode(tok, record.prompt, record.response) for record in records]
+    return fitting(args, gpt, [data.encode(tok, record.prompt, record.response) for record in records])
+
+
+def fitting(args, gpt, examples):
+    """The examples that fit the context: all of them, unless --drop-long."""
+    kept = [example for example in examples if len(example.tokens) <= gpt.config.context]
+    if len(kept) < len(examples) and not args.drop_long:
+        longest = max(len(example.tokens) for example in examples)
+        room = f"the context of {gpt.config.context}"
+        raise InputError(f"a text of {longest} tokens does not fit {room}; raise --context or pass --drop-long")
+    return kept
 
 
 def train(args, stage, folder, gpt, tok, examples, epochs, lr):
@@ -166,7 +176,7 @@ def show_samples(args, folder, gpt, tok):
     """A few held-out prompts with the policy's responses, on the console and in samples.txt."""
     if args.data:
         fits = data.fits_context(tok, gpt.config.context, args.max_new_tokens, drop_long=True)
-        prompts = data.read_prompts(args.data, fits)[:8]
+        prompts = [prompt for prompt in data.read_prompts(args.data) if fits(prompt)][:8]
     else:
         prompts = world.prompts(256, rng(args.seed, config.EVALUATION), split="test")
     replies = evaluate.respond(gpt, tok, prompts, evaluate.noise(args.seed, len(prompts), args.max_new_tokens))

@@ -7,7 +7,6 @@ step and a few numbers are everything that the future depends on.
 import dataclasses
 import json
 import os
-import pickle
 import platform
 import signal
 import sys
@@ -29,11 +28,14 @@ def write_atomically(path, write):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path, text):
@@ -44,6 +46,7 @@ def configure(config_class, stage, argv):
     """Parse the command line of a stage. With --resume the flags of the saved run are the defaults."""
     config = parse(config_class, argv)
     if not config.resume:
+        refuse_existing(config, Path(config.out) / stage)  # before anything slow
         return config
     path = Path(config.out) / stage / "config.json"
     if not path.exists():
@@ -52,13 +55,17 @@ def configure(config_class, stage, argv):
     return parse(config_class, argv, defaults=saved | {"resume": False, "overwrite": False})
 
 
+def refuse_existing(args, folder):
+    if (folder / "config.json").exists() and not (args.resume or args.overwrite):
+        raise InputError(f"{folder} already holds a run; continue it with --resume, replace it with --overwrite")
+
+
 def start_run(args, tokenizer, *stages):
     """The folders of a run's stages, ready to be written to. A run that is already there is an error, found before anything
     is touched, unless --resume or --overwrite says what is to become of it."""
     folders = [Path(args.out) / stage for stage in stages]
     for folder in folders:
-        if (folder / "config.json").exists() and not (args.resume or args.overwrite):
-            raise InputError(f"{folder} already holds a run; continue it with --resume, replace it with --overwrite")
+        refuse_existing(args, folder)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     for stage, folder in zip(stages, folders, strict=True):
         if not args.resume:
@@ -94,12 +101,13 @@ def load(path, stages, device="cpu"):
     path = Path(path)
     path = path / "checkpoint.pt" if path.is_dir() or not path.suffix else path
     if not path.exists():
-        script = {"sft": "train_sft.py", "rm": "train_rm.py", "ppo": "train_ppo.py"}.get(stages[-1])
+        scripts = {"pretrain": "train_sft.py", "sft": "train_sft.py", "rm": "train_rm.py", "ppo": "train_ppo.py"}
+        script = scripts.get(path.parent.name)
         raise InputError(f"{path} does not exist; " + (f"run {script} first" if script else "check the path"))
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = dict(torch.load(path, map_location=device, weights_only=True))
         stage = state["stage"]
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever damaged bytes lead the loader to: it has no error of its own
         raise InputError(f"{path} is not a checkpoint of minirlhf, or is damaged; train it again") from error
     if stage not in stages:
         raise InputError(f"{path} is a checkpoint of stage {stage}, but {' or '.join(stages)} is needed here")

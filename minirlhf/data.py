@@ -93,7 +93,7 @@ def numbered_lines(path):
     try:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
@@ -199,7 +199,8 @@ def fits_context(tokenizer, context, new_tokens=0, drop_long=False):
         else:
             need = max(len(encode(tokenizer, record.prompt, response).tokens) for response in responses)
         if need > context and not drop_long:
-            raise ValueError(f"{need} tokens do not fit the context of {context}; raise --context or pass --drop-long")
+            remedy = "train_sft.py --context sets it, --drop-long leaves out what does not fit"
+            raise InputError(f"{need} tokens do not fit the context of {context}; {remedy}")
         return need <= context
 
     return fits

@@ -6,6 +6,7 @@ python -m minirlhf.evaluate --data hh.jsonl --judge my:prefer  your prompts, you
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -57,10 +58,14 @@ def unpack(samples, tokenizer):
 # ---- the embedded world's judge
 
 
+def finished(replies):
+    """The texts as a judge sees them: a response that did not come to its end counts as an empty one."""
+    return [reply.text if reply.ended else "" for reply in replies]
+
+
 def judge(prompts, replies):
-    """The world's judgements. A response that did not come to its end is judged as an empty one."""
-    pairs = zip(prompts, replies, strict=True)
-    return [world.judge(prompt, reply.text if reply.ended else "") for prompt, reply in pairs]
+    """The world's judgements of replies."""
+    return [world.judge(prompt, text) for prompt, text in zip(prompts, finished(replies), strict=True)]
 
 
 def axes(judgements):
@@ -128,10 +133,10 @@ def best_of_n_kl(n):
 
 
 def best_of_n(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature=1.0):
-    """The reply that `score(prompts, texts) -> (N,)` likes best among n, for each prompt; unfinished ones only if all are."""
+    """The reply that `score(prompts, replies) -> (N,)` likes best among n, for each prompt; unfinished ones only if all are."""
     repeated = [prompt for prompt in prompts for _ in range(n)]
     replies = respond(gpt, tokenizer, repeated, noise(seed, len(repeated), max_new_tokens, step=1), temperature, f"best of {n}")
-    scores = np.asarray(score(repeated, [reply.text for reply in replies]), dtype=np.float64)
+    scores = np.asarray(score(repeated, replies), dtype=np.float64)
     scores = np.where([reply.ended for reply in replies], scores, -np.inf).reshape(-1, n)
     return [replies[row * n + column] for row, column in enumerate(scores.argmax(1))]
 
@@ -166,8 +171,11 @@ def main(argv=None):
     policy, tokenizer = checkpoint.load_gpt(args.policy, device=device, precision=precision)
     baseline, other = checkpoint.load_gpt(args.baseline, device=device, precision=precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.baseline, other)
-    score = load_score(args, tokenizer, device, precision)
-    prompts = load_prompts(args, tokenizer, min(policy.config.context, baseline.config.context))
+    reward_model = load_reward_model(args, tokenizer, device, precision)
+    score = reward_model and partial(score_replies, reward_model)
+    prefer = load_judge(args, score)
+    trunks = [policy, baseline, *([reward_model.gpt] if reward_model else [])]
+    prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
     uniforms = noise(args.seed, len(prompts), args.max_new_tokens)
     replies = {
         "baseline": respond(baseline, tokenizer, prompts, uniforms, args.temperature, "baseline"),
@@ -180,35 +188,41 @@ def main(argv=None):
             baseline, tokenizer, score, prompts, args.best_of, args.max_new_tokens, args.seed, args.temperature
         )
         kls[name] = best_of_n_kl(args.best_of)
-    prefer = load_judge(args, score)
     report(args, prompts, replies, kls, score, prefer)
 
 
-def load_score(args, tokenizer, device, precision):
-    """(prompts, texts) -> scores of the reward model, or None."""
+def load_reward_model(args, tokenizer, device, precision):
     if args.reward_model == "none":
         return None
     reward_model, other, _ = reward.load_reward_model(args.reward_model, device, precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.reward_model, other)
-    return lambda prompts, texts: reward.score(reward_model, tokenizer, prompts, texts)
+    return reward_model
+
+
+def score_replies(reward_model, prompts, replies):  # -> (N,) on the CPU
+    """Normalised scores of the very ids that were sampled: text that is encoded again may come out as other ids."""
+    return reward.score_examples(reward_model, [reply.example for reply in replies])
 
 
 def load_prompts(args, tokenizer, context):
+    fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
     if args.data:
-        fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
         return data.read_prompts(args.data, fits)[: args.prompts]
-    return world.prompts(args.prompts, rng(args.seed, config.EVALUATION), split="test")
+    return [prompt for prompt in world.prompts(args.prompts, rng(args.seed, config.EVALUATION), split="test") if fits(prompt)]
 
 
 def world_total(prompts, texts):
+    """The judge as a reward function: `--reward minirlhf.evaluate:world_total` trains on the truth itself."""
     return [world.judge(prompt, text).total for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def load_judge(args, score):
+    """`prefer(prompts, replies, replies)`, see `win_rate`."""
     if args.judge:
-        return reward.load_function("--judge", args.judge)
+        function = reward.load_function("--judge", args.judge)
+        return lambda prompts, first, second: function(prompts, finished(first), finished(second))
     if not args.data:
-        return by_score(world_total)
+        return by_score(lambda prompts, replies: world_total(prompts, finished(replies)))
     if not score:
         raise InputError("nothing can judge your prompts; give --judge module:function or --reward-model")
     return by_score(score)
@@ -216,19 +230,19 @@ def load_judge(args, score):
 
 def report(args, prompts, replies, kls, score, prefer):
     """Print the table, the win rates, and samples side by side."""
-    texts = {name: [reply.text if reply.ended else "" for reply in rows] for name, rows in replies.items()}
     names = list(AXES) if not args.data else []
     rows = []
     for name, replied in replies.items():
         judged = axes(judge(prompts, replied)) if not args.data else {}
-        scores = float(score(prompts, [reply.text for reply in replied]).mean()) if score else "-"
+        scores = float(score(prompts, replied).mean()) if score else "-"
         length = float(np.mean([len(reply.example.tokens) - reply.example.prompt_length for reply in replied]))
         rows.append([name, *judged.values(), scores, kls[name], length, float(np.mean([r.ended for r in replied]))])
     print("\n".join(["", *table(["", *names, "score", "kl", "length", "ended"], rows), ""]))
-    for name in texts:
-        rate, half = win_rate(prefer, prompts, texts[name], texts["baseline"])
+    for name in replies:
+        rate, half = win_rate(prefer, prompts, replies[name], replies["baseline"])
         print(f"{name} beats the baseline: {100 * rate:.1f}% +- {100 * half:.1f} of {len(prompts)} prompts (ties count half)")
-    shown = [[prompt, *(texts[name][i] for name in ("baseline", "policy"))] for i, prompt in enumerate(prompts[: args.shown])]
+    shown = zip(prompts[: args.shown], replies["baseline"], replies["policy"], strict=False)
+    shown = [(prompt, before.text, after.text) for prompt, before, after in shown]
     print("\n".join(["", *table(["prompt", "baseline", "policy"], shown)]))
 
 

@@ -1,6 +1,7 @@
 """metrics.jsonl is the interface: one line a step, which plots, tests and resume read. And the table on the console."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class Metrics:
         os.replace(temporary, self.path)
 
     def log(self, step, **numbers):
-        record = {"step": step} | {name: round_float(float(x)) for name, x in numbers.items() if x is not None}
+        record = {"step": step} | {name: number(float(x)) for name, x in numbers.items() if x is not None}
         with open(self.path, "a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -36,8 +37,8 @@ def read_metrics(folder):
     return [json.loads(line) for line in read_lines(Path(folder) / "metrics.jsonl")]
 
 
-def round_float(x):
-    return float(f"{x:.7g}")  # float32 has no more digits
+def number(x):
+    return float(f"{x:.7g}") if math.isfinite(x) else None  # float32 has no more digits, and JSON no NaN
 
 
 def row(*cells, width=11):

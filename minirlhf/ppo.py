@@ -135,9 +135,9 @@ def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):  # (B,
     """Half the squared error, the worse of the value and the value clipped to within `clip` of the old one (as in Ziegler et
     al.'s code): the sum over the mask divided by `tokens`, as in `policy_loss`."""
     tokens = mask.sum() if tokens is None else tokens
-    near = old_values + (values - old_values).clamp(-clip, clip)
-    unclipped, clipped = (values - returns) ** 2, (near - returns) ** 2
-    loss = 0.5 * torch.where(mask, torch.maximum(unclipped, clipped), 0.0).sum() / tokens
+    near = values.clamp(old_values - clip, old_values + clip)
+    unclipped, clipped = (torch.where(mask, x - returns, 0.0) ** 2 for x in (values, near))  # masked first: NaN times 0 is NaN
+    loss = 0.5 * torch.maximum(unclipped, clipped).sum() / tokens
     with torch.no_grad():
         stats = {
             "value_clip_fraction": masked_mean((clipped > unclipped).float(), mask),
@@ -278,7 +278,7 @@ def update_stats(seen, rollout, clip, value_clip, vf_coef):
 def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
     """What was sampled, before learning from it. Per-response numbers are sums over its tokens, averaged over responses."""
     mask = rollout.mask
-    kl = (rollout.logprobs - rollout.ref_logprobs).sum(1)
+    kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)
     length = mask.sum(1).float()
     returns_var = masked_var(rollout.returns, mask)
     return {
@@ -292,7 +292,7 @@ def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
         "kl_coef": kl_coef,
         "non_score_reward": -kl_coef * kl.mean(),
         "rlhf_reward": scores.mean() - kl_coef * kl.mean(),
-        "sampled_entropy": -rollout.logprobs.sum(1).mean(),
+        "sampled_entropy": -torch.where(mask, rollout.logprobs, 0.0).sum(1).mean(),
         "ended": ended.float().mean(),
         "length": length.mean(),
         "length_min": length.min(),

@@ -58,8 +58,8 @@ def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
     """
     there = ranks >= 0
     ordered = (ranks[:, :, None] < ranks[:, None, :]) & there[:, :, None] & there[:, None, :]  # (B, K, K): first is better
-    losses = -F.logsigmoid(scores[:, :, None] - scores[:, None, :])
-    losses = torch.where(ordered, losses, 0.0).sum((1, 2)) / ordered.sum((1, 2)).clamp(min=1)  # (B,)
+    margins = torch.where(ordered, scores[:, :, None] - scores[:, None, :], 0.0)
+    losses = torch.where(ordered, -F.logsigmoid(margins), 0.0).sum((1, 2)) / ordered.sum((1, 2)).clamp(min=1)  # (B,)
     return losses.sum() / ordered.any(2).any(1).sum().clamp(min=1)
 
 
@@ -112,6 +112,9 @@ def load_function(option, name):
     """ "module:function", given as `option` -> the function."""
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise TypeError(f"{function} is not a function")
+        return found
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(f"{option} {name}: {error}; write module:function, importable from this folder") from error

@@ -10,6 +10,7 @@ from minirlhf import checkpoint, evaluate, world
 from minirlhf.data import Example, encode_prompt
 from minirlhf.evaluate import Reply, axes, best_of_n, best_of_n_kl, by_score, interval, kl, noise, respond, win_rate
 from minirlhf.generate import Samples
+from minirlhf.reward import RewardModel
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import Judgement
 
@@ -196,8 +197,8 @@ def test_best_of_n_picks_the_highest_score_of_each_prompts_own_finished_replies(
     """32 replies to each of three prompts, found again one prompt at a time. The score is the length in characters."""
     n, uniforms = 32, noise(5, 96, 6, step=1)
 
-    def score(prompts, texts):
-        return [len(text) for text in texts]
+    def score(prompts, replies):
+        return [len(reply.text) for reply in replies]
 
     chosen = best_of_n(gpt, tokenizer, score, PROMPTS, n, 6, seed=5)
     cut_off_would_win = 0
@@ -213,6 +214,16 @@ def test_best_of_n_gives_an_unfinished_reply_where_there_is_no_other(other, toke
     """Of one token, none of which ends."""
     (chosen,) = best_of_n(other, tokenizer, lambda prompts, texts: np.zeros(len(texts)), ["why"], 3, 1, seed=1)
     assert not chosen.ended
+
+
+def test_scores_are_of_the_ids_that_were_sampled(gpt, tokenizer):
+    """ppo-details 8, tokens travel and not text: half a character decodes to a sign that is three other bytes."""
+    model = RewardModel(gpt)
+    half = [65, 0xE2, tokenizer.end_token]
+    reply = Reply(tokenizer.decode(half[1:]), Example(half, 1), True)
+    assert tokenizer.encode(reply.text) != half[1:2]
+    expected = model(torch.tensor([half]), torch.tensor([3]))
+    assert torch.equal(evaluate.score_replies(model, ["A"], [reply]), expected.detach())
 
 
 # ---- the command

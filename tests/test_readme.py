@@ -13,7 +13,7 @@ from minirlhf.metrics import read_metrics
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TOY = {  # what makes each command small; everything else stays as the README has it
-    "train_sft": "--documents 64 --demonstrations 64 --batch-size 32 --holdout 8 --context 64 --size tiny --tokenizer tiny",
+    "train_sft": "--documents 64 --demonstrations 64 --holdout 8 --context 96 --tokenizer tiny --max-new-tokens 6",
     "train_rm": "--prompts 12 --held-out 6 --norm-prompts 4 --max-new-tokens 6",
     "train_ppo": "--updates 2 --batch-size 8 --epochs 1 --minibatches 2 --eval-prompts 6 --eval-every 2 --max-new-tokens 6",
     "minirlhf.evaluate": "--prompts 6 --best-of 2 --max-new-tokens 6",
@@ -24,7 +24,9 @@ TOY = {  # what makes each command small; everything else stays as the README ha
 
 def commands():
     """[module, arguments] of every `python ...` the README shows, in its order."""
-    shown = re.findall(r"^(?:\.venv/bin/)?python (?:-m )?(\S+?)(?:\.py)?( .*)?$", "\n".join(re.findall(r"```\n(.*?)```", README, re.S)), re.M)
+    shown = re.findall(
+        r"^(?:\.venv/bin/)?python (?:-m )?(\S+?)(?:\.py)?( .*)?$", "\n".join(re.findall(r"```\n(.*?)```", README, re.S)), re.M
+    )
     inline = re.findall(r"`python -m (minirlhf\.\w+)( [^`]*)?`", README)
     return [(module, shlex.split(arguments)) for module, arguments in shown + inline]
 
@@ -49,7 +51,7 @@ def workplace(tmp_path_factory):
 
 
 def test_every_command_of_the_readme_runs(workplace):
-    """In order, offline, at toy size. minChatGPT's fourth step cannot run and its fifth names the wrong script (peers MCG-16)."""
+    """In order, offline, at toy size. minChatGPT's fourth step cannot run, and its fifth names the wrong script (MCG-16)."""
     assert {module for module, _ in commands()} - {"venv"} == set(TOY)
     for stage in ("pretrain", "sft", "rm", "ppo", "dpo", "mine/sft", "mine/rm", "mine/ppo"):
         assert (workplace / "out" / stage / "checkpoint.pt").exists(), stage

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import WORLD_RM, colour_prompt, few, generators, gradient, logged, same, saved
 
 import train_rm
-from minirlhf import data, world
+from minirlhf import data, evaluate, world
 from minirlhf.checkpoint import load_gpt
 from minirlhf.data import Comparison
 from minirlhf.reward import RewardModel, load_reward_model, score
@@ -298,6 +298,16 @@ def test_a_seed_decides_everything_and_no_global_generator_is_touched(world_run,
 
 
 # ---- bad input
+
+
+def test_responses_that_do_not_fit_once_they_are_text_are_left_out(world_run, monkeypatch):
+    """Sampled bytes that are no UTF-8 become a sign of three bytes each: what fitted as ids may not fit as text."""
+    gpt, tok = load_gpt(world_run / "sft")
+    args = train_rm.Config(responses=2, max_new_tokens=4)
+    texts = iter(["fine", "fine", "fine", "\ufffd" * gpt.config.context])
+    monkeypatch.setattr(evaluate, "respond", lambda *_, **__: [evaluate.Reply(text, None, True) for text in texts])
+    kept = train_rm.sample(args, gpt, tok, ["one\n", "two\n"], 0, None)
+    assert [comparison.prompt for comparison in kept] == ["one\n"]
 
 
 def test_comparisons_that_all_tie_are_refused(refused, out, tmp_path):

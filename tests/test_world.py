@@ -65,9 +65,7 @@ def test_the_text_does_not_depend_on_pythons_hash_seed(capsys):
 def test_the_world_has_sixty_sentence_patterns_and_all_of_it_is_plain_ascii():
     """Patterns of responses, manner and last lines; the wordings of prompts come on top."""
     section = WORLD["kinds"]
-    responses = [
-        t for e in world.ENTRIES for key in ("say", "brief", "right", "wrong", "offer") for t in e.get(key, [])
-    ]
+    responses = [t for e in world.ENTRIES for key in ("say", "brief", "right", "wrong", "offer") for t in e.get(key, [])]
     patterns = dict.fromkeys(responses + sentences(WORLD["manner"]) + sentences(WORLD["giveaway"]))
     assert len(patterns) >= 60
     assert all(text.isascii() for text in sentences(section) + list(patterns))
@@ -108,9 +106,7 @@ def test_every_prompt_is_understood_as_the_question_it_was_drawn_from_and_as_no_
         assert world.kind(prompt) == question.entry["kind"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "\n", "Hello\n", "What is the capital of Peru?", "What is the capital of Mars?\n"]
-)
+@pytest.mark.parametrize("text", ["", "\n", "Hello\n", "What is the capital of Peru?", "What is the capital of Mars?\n"])
 def test_a_text_which_is_no_prompt_of_the_world_is_refused(text):
     with pytest.raises(ValueError, match="not a prompt"):
         world.kind(text)
@@ -391,9 +387,9 @@ def test_contrasts_differ_in_the_named_axis_and_in_no_other():
     assert list(dict.fromkeys(name for name, *_ in pairs)) == list(axis)
     for name, prompt, better, worse in pairs:
         high, low = judge(prompt, better), judge(prompt, worse)
-        assert [
-            field for field in ("helpful", "honest", "harmless") if getattr(high, field) != getattr(low, field)
-        ] == [axis[name]]
+        assert [field for field in ("helpful", "honest", "harmless") if getattr(high, field) != getattr(low, field)] == [
+            axis[name]
+        ]
         assert getattr(high, axis[name]) == 1 and getattr(low, axis[name]) == 0
 
 
