@@ -28,7 +28,7 @@ class Config:
     out: str = flag("out", "folder of all stages; this one writes OUT/rm")
     sft: str = flag("", "checkpoint to sample from and to start from [OUT/sft]")
     data: str = flag("", "comparisons as JSON Lines (plain or gzip): ranked responses, chosen/rejected, HH-RLHF dialogues")
-    prompts: int = flag(6_144, "prompts whose responses the world's labellers rank", low=1)
+    prompts: int = flag(4_096, "prompts whose responses the world's labellers rank", low=1)
     responses: int = flag(4, "K, responses sampled for each prompt and ranked together", low=2)
     max_new_tokens: int = flag(48, "the most tokens a sampled response may have", low=1)
     epochs: int = flag(1, "passes over the comparisons", low=1)

@@ -24,9 +24,9 @@ TOY = {  # what makes each command small; everything else stays as the README ha
 
 def commands():
     """[module, arguments] of every `python ...` the README shows, in its order."""
-    shown = re.findall(
-        r"^(?:\.venv/bin/)?python (?:-m )?(\S+?)(?:\.py)?( .*)?$", "\n".join(re.findall(r"```\n(.*?)```", README, re.S)), re.M
-    )
+    blocks = re.split(r"^```(\w*)$", README, flags=re.M)  # text, language, block, "", text, language, block, ...
+    plain = "\n".join(block for language, block in zip(blocks[1::4], blocks[2::4], strict=True) if not language)
+    shown = re.findall(r"^(?:\.venv/bin/)?python (?:-m )?(\S+?)(?:\.py)?( .*)?$", plain, re.M)
     inline = re.findall(r"`python -m (minirlhf\.\w+)( [^`]*)?`", README)
     return [(module, shlex.split(arguments)) for module, arguments in shown + inline]
 
@@ -35,7 +35,7 @@ def commands():
 def workplace(tmp_path_factory):
     """A folder in which every command of the README has been run once, at toy size, with the files it speaks of."""
     folder = tmp_path_factory.mktemp("readme")
-    records = [line for line in README.split("```json\n")[1].split("```")[0].splitlines()]
+    records = README.split("```json\n")[1].split("```")[0].splitlines()
     (folder / "demonstrations.jsonl").write_text("\n".join([records[0]] * 20))
     (folder / "comparisons.jsonl").write_text("\n".join(records[1:4] * 10))
     (folder / "prompts.jsonl").write_text("\n".join([records[4]] * 20))
