@@ -21,7 +21,7 @@ from tqdm import tqdm
 from minirlhf import checkpoint, config, data, evaluate, model, ppo, reward, world
 from minirlhf.config import InputError, flag, rng
 from minirlhf.generate import generate
-from minirlhf.metrics import Metrics, row, write_samples
+from minirlhf.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Config:
     rm: str = flag("", "reward model [OUT/rm]")
     reward: str = flag("", "module:function, (prompts, responses) -> scores, instead of the reward model")
     data: str = flag("", "prompts as JSON Lines (plain or gzip); HH-RLHF's dialogues will do")
-    prompts: int = flag(25_600, "prompts drawn from the world", low=1)
-    updates: int = flag(100, "rollouts, each followed by an update", low=1)
+    prompts: int = flag(10_240, "prompts drawn from the world", low=1)
+    updates: int = flag(40, "rollouts, each followed by an update", low=1)
     batch_size: int = flag(256, "responses a rollout", low=1)
     epochs: int = flag(2, "passes over a rollout", low=1)
     minibatches: int = flag(4, "optimiser steps a pass", low=1)
@@ -57,7 +57,7 @@ class Config:
         "value head on the policy's trunk, or a network that starts as the reward model",
         choices=("shared", "separate"),
     )
-    eval_every: int = flag(20, "updates between two evaluations on held-out prompts", low=1)
+    eval_every: int = flag(10, "updates between two evaluations on held-out prompts", low=1)
     eval_prompts: int = flag(256, "held-out prompts (at most a tenth of --data)", low=1)
     save_every: int = flag(20, "updates between two checkpoints", low=1)
     drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")
@@ -82,7 +82,7 @@ def main(argv=None):
     score, missing_end_score, reward_model = load_reward(args, tok, device, precision)
     context = min(gpt.config.context for gpt in [reference, *([reward_model.gpt] if reward_model else [])])
     prompts, held_out = load_prompts(args, tok, context)
-    judge = Judge(args, tok, held_out, score, reference)  # asks a user's own function before anything is written
+    judge = evaluate.Judge(args, tok, held_out, score, reference)  # asks a user's own function before anything is written
     (folder,) = checkpoint.start_run(args, tok, "ppo")
     policy = copy.deepcopy(reference).requires_grad_()
     actor = ppo.ActorCritic(policy, reward_model if args.critic == "separate" else None).to(device)
@@ -199,46 +199,6 @@ def sample(args, gpt, tok, asked, step):
     samples = generate(gpt, ids, args.max_new_tokens, tok.end_token, args.temperature, torch.from_numpy(uniforms))
     samples = samples._replace(prompt_lengths=samples.prompt_lengths.cpu(), lengths=samples.lengths.cpu())
     return samples, evaluate.unpack(samples, tok)
-
-
-class Judge:
-    """Evaluates a policy on held-out prompts, against the reference and under the same noise each time."""
-
-    def __init__(self, args, tok, prompts, score, reference):
-        self.args, self.tok = args, tok
-        self.prompts, self.score, self.reference = prompts, score, reference
-        self.noise = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
-        self.before = self.respond(reference)
-        names = () if args.data else evaluate.AXES
-        row("update", "score", "kl", "length", "ended", *names, *(["beats SFT"] if names else []))
-        self.tell(0, self.before, torch.zeros(len(prompts)))
-
-    def respond(self, gpt):
-        return evaluate.respond(gpt, self.tok, self.prompts, self.noise, self.args.temperature)
-
-    def __call__(self, done, gpt, folder):
-        """Print a row and a table of samples; return the numbers for metrics.jsonl."""
-        replies = self.respond(gpt)
-        kls = evaluate.kl(gpt, self.reference, replies, self.args.temperature)
-        numbers, scores = self.tell(done, replies, kls)
-        shown = zip(self.prompts[:5], self.before, replies, scores.tolist(), kls.tolist(), strict=False)
-        rows = [(prompt, before.text, after.text, score, kl) for prompt, before, after, score, kl in shown]
-        header = ("prompt", "SFT response", "policy response", "score", "kl")
-        write_samples(folder, f"after {done} updates", header, rows)
-        return {"eval_" + name: value for name, value in numbers.items()}
-
-    def tell(self, done, replies, kls):
-        scores = self.score(self.prompts, replies)
-        lengths = [len(reply.example.tokens) - reply.example.prompt_length for reply in replies]
-        numbers = {"score": float(scores.mean()), "kl": float(kls.mean()), "length": float(np.mean(lengths))}
-        numbers["ended"] = float(np.mean([reply.ended for reply in replies]))
-        if not self.args.data:
-            judgements, before = evaluate.judge(self.prompts, replies), evaluate.judge(self.prompts, self.before)
-            numbers |= evaluate.axes(judgements)
-            totals = [[j.total for j in side] for side in (judgements, before)]
-            numbers["win_rate"] = float(np.mean((1 + np.sign(np.subtract(*totals))) / 2))
-        row(done, *numbers.values())
-        return numbers, scores
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The trunk starts as the SFT model's. What was collected stays beside the checkpo
 """
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +37,7 @@ class Config:
     warmup: int = flag(20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0)
     weight_decay: float = flag(0.0, "AdamW's decay of the weight matrices", low=0)
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
-    held_out: int = flag(512, "prompts whose responses are held out to measure accuracy on (at most a tenth of --data)", low=1)
+    held_out: int = flag(256, "prompts whose responses are held out to measure accuracy on (at most a tenth of --data)", low=1)
     norm_prompts: int = flag(512, "prompts whose SFT responses set the scores' mean and spread", low=1)
     missing_end_score: float = flag(-3.0, "the normalised score PPO gives a response without end; stored with the model")
     save_every: int = flag(200, "steps between two checkpoints", low=1)
@@ -205,54 +204,19 @@ def scores_and_ranks(reward_model, groups, ranks):  # N lists of Examples, N lis
     return torch.zeros(ranks.shape, device=device).masked_scatter(ranks >= 0, scores), ranks
 
 
-def raw_scores(reward_model, tok, comparisons):
-    """The raw scores of all responses, one list a comparison."""
-    pairs = [(c.prompt, response) for c in comparisons for response in c.responses]
-    scores = iter(reward.score(reward_model, tok, *zip(*pairs, strict=True), raw=True).tolist())
-    return [[next(scores) for _ in c.responses] for c in comparisons]
-
-
 def normalise(reward_model, tok, norm):
-    reward_model.normalise(torch.tensor(raw_scores(reward_model, tok, norm)))
-
-
-# ---- how good is it?
+    reward_model.normalise(torch.tensor(reward.score_comparisons(reward_model, tok, norm)))
 
 
 def report(args, folder, reward_model, tok, held_out):
-    """Accuracy on held-out comparisons, beside the best possible where the labellers' noise is known."""
-    scores = raw_scores(reward_model, tok, held_out)
-    margins, better, worse = [], [], []  # one entry a strictly ordered pair
-    for c, row in zip(held_out, scores, strict=True):
-        truth = totals(c) if not args.data else row
-        for i, j in itertools.permutations(range(len(row)), 2):
-            if c.ranks[i] < c.ranks[j] and c.responses[i] != c.responses[j]:
-                margins.append(row[i] - row[j])
-                better.append(truth[i])
-                worse.append(truth[j])
-    margins, better, worse = np.array(margins), np.array(better), np.array(worse)
-    numbers = {"held_out_pairs": len(margins), "held_out_accuracy": (margins > 0).mean(), "ties": (margins == 0).mean()}
-    numbers["held_out_loss"] = np.logaddexp(0, -margins).mean()
-    likely = np.ones(len(margins))  # how likely a labeller orders the pair as this one did
+    """How good it is on held-out comparisons: on the console, in samples.txt and as the last line of metrics.jsonl."""
+    scores = reward.score_comparisons(reward_model, tok, held_out)
+    numbers = evaluate.ranking_numbers(held_out, scores, None if args.data else [totals(c) for c in held_out])
     if not args.data:
-        likely = world.preference_probability(better, worse)
-        numbers["expected_accuracy"] = np.where(margins > 0, likely, 1 - likely).mean()
-        numbers["best_possible_accuracy"] = np.maximum(likely, 1 - likely).mean()
-        differ = better != worse
-        if differ.any():
-            numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
-        numbers |= contrasts(args, reward_model, tok)
-    numbers["calibration_error"] = reward.calibration_error(margins, likely)
+        numbers |= evaluate.contrast_numbers(reward_model, tok, args.seed)
     Metrics(folder, step := int(checkpoint.load(folder, ("rm",))["step"])).log(step, **numbers)
     rows = [[name.replace("_", " "), f"{value:.3f}" if value < 2 else str(value)] for name, value in numbers.items()]
     write_samples(folder, f"the reward model on {len(held_out)} held-out prompts", ("measure", "value"), rows)
-
-
-def contrasts(args, reward_model, tok, n=1000):
-    """{"agreement_on_fact": ...}: how often the better of two responses that differ in one thing only gets the higher score."""
-    names, prompts, better, worse = zip(*world.contrasts(n, rng(args.seed, config.EVALUATION, 10)), strict=True)
-    wins = (reward.score(reward_model, tok, prompts, better) > reward.score(reward_model, tok, prompts, worse)).numpy()
-    return {f"agreement_on_{name}": wins[np.array(names) == name].mean() for name in sorted(set(names))}
 
 
 if __name__ == "__main__":

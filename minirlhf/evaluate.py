@@ -4,6 +4,7 @@ python -m minirlhf.evaluate                                    out/ppo against o
 python -m minirlhf.evaluate --data hh.jsonl --judge my:prefer  your prompts, your judge
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from minirlhf import checkpoint, config, data, model, reward, world
 from minirlhf.config import InputError, flag, rng
 from minirlhf.generate import generate
-from minirlhf.metrics import table
+from minirlhf.metrics import row, table, write_samples
 
 AXES = ("helpful", "honest", "harmless", "total", "right")  # what a judged response is summed up in
 ROWS = 512  # prompts that are sampled together
@@ -141,6 +142,80 @@ def best_of_n(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperatu
     return [replies[row * n + column] for row, column in enumerate(scores.argmax(1))]
 
 
+# ---- during training
+
+
+class Judge:
+    """Evaluates a policy on held-out prompts, against the reference and under the same noise each time."""
+
+    def __init__(self, args, tok, prompts, score, reference):
+        self.args, self.tok = args, tok
+        self.prompts, self.score, self.reference = prompts, score, reference
+        self.noise = noise(args.seed, len(prompts), args.max_new_tokens)
+        self.before = self.respond(reference)
+        names = () if args.data else AXES
+        row("update", "score", "kl", "length", "ended", *names, *(["beats SFT"] if names else []))
+        self.tell(0, self.before, torch.zeros(len(prompts)))
+
+    def respond(self, gpt):
+        return respond(gpt, self.tok, self.prompts, self.noise, self.args.temperature)
+
+    def __call__(self, done, gpt, folder):
+        """Print a row and a table of samples; return the numbers for metrics.jsonl."""
+        replies = self.respond(gpt)
+        kls = kl(gpt, self.reference, replies, self.args.temperature)
+        numbers, scores = self.tell(done, replies, kls)
+        shown = zip(self.prompts[:5], self.before, replies, scores.tolist(), kls.tolist(), strict=False)
+        rows = [(prompt, before.text, after.text, score, kl) for prompt, before, after, score, kl in shown]
+        header = ("prompt", "SFT response", "policy response", "score", "kl")
+        write_samples(folder, f"after {done} updates", header, rows)
+        return {"eval_" + name: value for name, value in numbers.items()}
+
+    def tell(self, done, replies, kls):
+        scores = self.score(self.prompts, replies)
+        lengths = [len(reply.example.tokens) - reply.example.prompt_length for reply in replies]
+        numbers = {"score": float(scores.mean()), "kl": float(kls.mean()), "length": float(np.mean(lengths))}
+        numbers["ended"] = float(np.mean([reply.ended for reply in replies]))
+        if not self.args.data:
+            judgements, before = judge(self.prompts, replies), judge(self.prompts, self.before)
+            numbers |= axes(judgements)
+            totals = [[j.total for j in side] for side in (judgements, before)]
+            numbers["win_rate"] = float(np.mean((1 + np.sign(np.subtract(*totals))) / 2))
+        row(done, *numbers.values())
+        return numbers, scores
+
+
+def ranking_numbers(comparisons, scores, totals=None):
+    """How raw scores, one list a comparison, order held-out comparisons: accuracy on strictly ordered pairs of different texts
+    (a tie of scores is wrong), loss, calibration. Where the judge's `totals` are known, so is how likely a labeller orders a
+    pair as this one did: hence the accuracy to expect with other labellers, and the best possible one."""
+    pairs = []  # margin, total of the better, total of the worse: as the labeller has it
+    for c, own, truth in zip(comparisons, scores, totals or scores, strict=True):
+        for i, j in itertools.permutations(range(len(own)), 2):
+            if c.ranks[i] < c.ranks[j] and c.responses[i] != c.responses[j]:
+                pairs.append((own[i] - own[j], truth[i], truth[j]))
+    if not pairs:
+        return {"held_out_pairs": 0}
+    margins, better, worse = np.array(pairs).T
+    numbers = {"held_out_pairs": len(margins), "held_out_accuracy": (margins > 0).mean(), "ties": (margins == 0).mean()}
+    numbers["held_out_loss"] = np.logaddexp(0, -margins).mean()
+    likely = np.ones(len(margins))
+    if totals:
+        likely = world.preference_probability(better, worse)
+        numbers["expected_accuracy"] = np.where(margins > 0, likely, 1 - likely).mean()
+        numbers["best_possible_accuracy"] = np.maximum(likely, 1 - likely).mean()
+        if (differ := better != worse).any():
+            numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
+    return numbers | {"calibration_error": reward.calibration_error(margins, likely)}
+
+
+def contrast_numbers(reward_model, tokenizer, seed, n=1000):
+    """{"agreement_on_fact": ...}: how often the better of two responses that differ in one thing only gets the higher score."""
+    names, prompts, better, worse = zip(*world.contrasts(n, rng(seed, config.EVALUATION, 10)), strict=True)
+    wins = reward.score(reward_model, tokenizer, prompts, better) > reward.score(reward_model, tokenizer, prompts, worse)
+    return {f"agreement_on_{name}": wins.numpy()[np.array(names) == name].mean() for name in sorted(set(names))}
+
+
 # ---- the command
 
 
@@ -153,7 +228,7 @@ class Config:
     reward_model: str = flag("out/rm", "reward model that scores both and chooses the best of n; none: do without")
     data: str = flag("", "prompts as JSON Lines, instead of the world's held-out ones")
     judge: str = flag("", "module:function, (prompts, first, second) -> how likely first is better; else world or score")
-    prompts: int = flag(512, "how many prompts", low=2)
+    prompts: int = flag(256, "how many prompts", low=2)
     best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
     max_new_tokens: int = flag(48, "the most tokens a response may have", low=1)
     temperature: float = flag(1.0, "of the samples", low=0)

@@ -98,6 +98,13 @@ def score_examples(model, examples, raw=False, max_tokens=8192):  # N Examples -
     return scores
 
 
+def score_comparisons(model, tokenizer, comparisons):
+    """The raw scores of all responses, one list a comparison."""
+    pairs = [(c.prompt, response) for c in comparisons for response in c.responses]
+    scores = iter(score(model, tokenizer, *zip(*pairs, strict=True), raw=True).tolist())
+    return [[next(scores) for _ in c.responses] for c in comparisons]
+
+
 def load_reward_model(path, device="cpu", precision=torch.float32):
     """(RewardModel, Tokenizer, the missing-end score stored with it) from a checkpoint of train_rm.py."""
     state = checkpoint.load(path, ("rm",), device)

@@ -216,7 +216,7 @@ def test_the_best_possible_accuracy_is_the_labellers_on_these_pairs(world_out, r
     """Totals 3, 1.5 and 0 of three responses: Bradley-Terry on differences of 1.5, 1.5 and 3, whatever the model says."""
     totals = {"a": 3.0, "b": 1.5, "c": 0.0}
     monkeypatch.setattr(world, "judge", lambda prompt, response: world.Judgement(1.0, None, None, totals[response]))
-    monkeypatch.setattr(train_rm, "contrasts", lambda *args: {})
+    monkeypatch.setattr(evaluate, "contrast_numbers", lambda *args: {})
     prompt = data.read_prompts(world_out / "rm" / "comparisons.jsonl")[0]
     held_out = [Comparison(prompt, ["c", "a", "b"], [1, 0, 2]), Comparison(prompt, ["b", "a"], [0, 0])]
     train_rm.report(train_rm.Config(), world_out / "rm", reward_model, get_tokenizer(), held_out)
