@@ -53,7 +53,7 @@ def workplace(tmp_path_factory):
 def test_every_command_of_the_readme_runs(workplace):
     """In order, offline, at toy size. minChatGPT's fourth step cannot run, and its fifth names the wrong script (MCG-16)."""
     assert {module for module, _ in commands()} - {"venv"} == set(TOY)
-    for stage in ("pretrain", "sft", "rm", "ppo", "dpo", "mine/sft", "mine/rm", "mine/ppo"):
+    for stage in ("pretrain", "sft", "rm", "ppo", "dpo", "mine/sft", "mine/rm", "mine/ppo", "hh/sft", "hh/rm", "hh/ppo"):
         assert (workplace / "out" / stage / "checkpoint.pt").exists(), stage
 
 
