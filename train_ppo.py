@@ -82,7 +82,8 @@ def main(argv=None):
     score, missing_end_score, reward_model = load_reward(args, tok, device, precision)
     context = min(gpt.config.context for gpt in [reference, *([reward_model.gpt] if reward_model else [])])
     prompts, held_out = load_prompts(args, tok, context)
-    judge = evaluate.Judge(args, tok, held_out, score, reference)  # asks a user's own function before anything is written
+    final = partial(final_scores, score, missing_end_score)
+    judge = evaluate.Judge(args, tok, held_out, final, reference)  # asks a user's own function before anything is written
     (folder,) = checkpoint.start_run(args, tok, "ppo")
     policy = copy.deepcopy(reference).requires_grad_()
     actor = ppo.ActorCritic(policy, reward_model if args.critic == "separate" else None).to(device)
@@ -107,6 +108,11 @@ def load_reward(args, tok, device, precision):
     return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
 
 
+def final_scores(score, missing_end_score, prompts, replies):
+    """Scores after the missing-end rule, as the policy is paid: a score read in mid-sentence means nothing."""
+    return ppo.missing_end_rule(score(prompts, replies), torch.tensor([r.ended for r in replies]), missing_end_score)
+
+
 def call(name, function, prompts, replies):
     """A user's reward function on prompts and texts, its answer checked."""
     answer = function(prompts, [reply.text for reply in replies])
@@ -128,9 +134,8 @@ def load_prompts(args, tok, context):
         prompts = data.read_prompts(args.data, fits)
         n = max(1, min(args.eval_prompts, len(prompts) // 10))
         return prompts[n:] or prompts, prompts[:n]
-    prompts = world.prompts(args.prompts, rng(args.seed, config.PROMPTS, 2))
-    held_out = world.prompts(args.eval_prompts, rng(args.seed, config.EVALUATION), split="test")
-    return list(filter(fits, prompts)), list(filter(fits, held_out))
+    prompts = filter(fits, world.prompts(args.prompts, rng(args.seed, config.PROMPTS, 2)))
+    return list(prompts), list(filter(fits, world.prompts(args.eval_prompts, rng(args.seed, config.EVALUATION), "test")))
 
 
 def train(args, folder, actor, reference, tok, prompts, score, missing_end_score, judge):

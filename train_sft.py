@@ -107,9 +107,8 @@ def fitting(args, gpt, examples):
     """The examples that fit the context: all of them, unless --drop-long."""
     kept = [example for example in examples if len(example.tokens) <= gpt.config.context]
     if len(kept) < len(examples) and not args.drop_long:
-        longest = max(len(example.tokens) for example in examples)
-        room = f"the context of {gpt.config.context}"
-        raise InputError(f"a text of {longest} tokens does not fit {room}; raise --context or pass --drop-long")
+        need = f"{max(len(example.tokens) for example in examples)} tokens do not fit the context of {gpt.config.context}"
+        raise InputError(f"{need}; raise --context or pass --drop-long")
     return kept
 
 

@@ -451,3 +451,10 @@ def test_evaluation_judges_the_worlds_held_out_prompts(world_run, capsys, monkey
     _, text = comparison(capsys, *names)
     assert splits == ["test"]
     assert text.splitlines()[1].split()[:4] == ["helpful", "honest", "harmless", "total"]
+
+
+def test_an_evaluation_pays_a_response_without_end_what_training_pays():
+    """A score read in mid-sentence means nothing: on real data with a weak model it read 61 where training gave -3."""
+    replies = [evaluate.Reply("done", None, True), evaluate.Reply("cut o", None, False)]
+    scores = train_ppo.final_scores(lambda prompts, replies: torch.tensor([0.5, 61.0]), -3.0, ["a", "b"], replies)
+    assert scores.tolist() == [0.5, -3.0]
