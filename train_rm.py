@@ -58,7 +58,7 @@ def main(argv=None):
     comparisons = load_comparisons(args, sft, tok)
     if args.data:
         n = max(1, min(args.held_out, len(comparisons) // 10))
-        held_out, comparisons = comparisons[:n], informative(comparisons[n:])
+        held_out, comparisons = comparisons[:n], data.informative(comparisons[n:])
         prompts = norm_prompts(args, sft, tok, comparisons)
     (folder,) = checkpoint.start_run(args, tok, "rm")
     if args.data:
@@ -87,14 +87,6 @@ def load_comparisons(args, sft, tok):
     for split, n in (("train", args.prompts), ("test", args.held_out)):
         all(map(fits, draw_prompts(args, n, split)))  # an error now, and not after hours
     return data.read_comparisons(collected) if args.resume and collected.exists() else None
-
-
-def informative(comparisons):
-    """Those with a better and a worse response: where everything ties there is nothing to learn."""
-    kept = [c for c in comparisons if len(set(c.ranks)) > 1]
-    if not kept:
-        raise InputError("every comparison is a tie; nothing can be learned from them")
-    return kept
 
 
 def draw_prompts(args, n, split):

@@ -170,6 +170,14 @@ def split_dialogues(chosen, rejected):
     return Comparison(shared[:cut], responses, [0, 1])
 
 
+def informative(comparisons):
+    """Those with a better and a worse response: where everything ties there is nothing to learn."""
+    kept = [c for c in comparisons if len(set(c.ranks)) > 1]
+    if not kept:
+        raise InputError("every comparison is a tie; nothing can be learned from them")
+    return kept
+
+
 def write_records(records):
     """Records -> JSON Lines, which the readers above read back."""
     return "".join(json.dumps({k: v for k, v in vars(r).items() if v is not None}) + "\n" for r in records)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from minirlhf import checkpoint, config, data, model
-from minirlhf.config import InputError, flag
+from minirlhf.config import flag
 from minirlhf.metrics import Metrics
 
 
@@ -64,9 +64,7 @@ def main(argv=None):
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     fits = data.fits_context(tok, reference.config.context, drop_long=args.drop_long)
     comparisons = data.read_comparisons(args.data or f"{args.out}/rm/comparisons.jsonl", fits)
-    comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]
-    if not comparisons:
-        raise InputError("every comparison is a tie; nothing can be learned from them")
+    comparisons = data.informative(comparisons)
     (folder,) = checkpoint.start_run(args, tok, "dpo")
     policy = copy.deepcopy(reference)
     train(args, folder, policy, reference.requires_grad_(False), tok, comparisons)
