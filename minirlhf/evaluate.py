@@ -133,13 +133,24 @@ def best_of_n_kl(n):
     return math.log(n) - (n - 1) / n
 
 
-def best_of_n(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature=1.0):
-    """The reply that `score(prompts, replies) -> (N,)` likes best among n, for each prompt; unfinished ones only if all are."""
+def candidates(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature=1.0):
+    """n replies to each prompt, a list of N lists, and what `score(prompts, replies) -> (N,)` makes of them, (N, n)."""
     repeated = [prompt for prompt in prompts for _ in range(n)]
     replies = respond(gpt, tokenizer, repeated, noise(seed, len(repeated), max_new_tokens, step=1), temperature, f"best of {n}")
-    scores = np.asarray(score(repeated, replies), dtype=np.float64)
-    scores = np.where([reply.ended for reply in replies], scores, -np.inf).reshape(-1, n)
-    return [replies[row * n + column] for row, column in enumerate(scores.argmax(1))]
+    scores = np.asarray(score(repeated, replies), dtype=np.float64).reshape(-1, n)
+    return [replies[i : i + n] for i in range(0, len(replies), n)], scores
+
+
+def best(replies, scores, n):
+    """Of the first n replies to each prompt the one with the highest score; unfinished ones only if all are."""
+    ended = np.array([[reply.ended for reply in own] for own in replies])
+    chosen = np.where(ended, scores, -np.inf)[:, :n].argmax(1)
+    return [own[column] for own, column in zip(replies, chosen, strict=True)]
+
+
+def best_of_n(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature=1.0):
+    """The best of n replies to each prompt."""
+    return best(*candidates(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature), n)
 
 
 # ---- during training
@@ -182,6 +193,8 @@ class Judge:
             totals = [[j.total for j in side] for side in (judgements, before)]
             numbers["win_rate"] = float(np.mean((1 + np.sign(np.subtract(*totals))) / 2))
         row(done, *numbers.values())
+        if not self.args.data:
+            numbers["total_half"] = interval(totals[0])[1]
         return numbers, scores
 
 

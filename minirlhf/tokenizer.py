@@ -1,6 +1,6 @@
-"""Text <-> ids with tiktoken: a byte-level BPE of 512 ids that comes with the package, or any tiktoken encoding by name.
+"""Text <-> ids with tiktoken: a byte-level BPE of 1,024 ids that comes with the package, or any tiktoken encoding by name.
 
-The 512 ids are 256 bytes, 255 merges learned from the embedded world's text, and the end token. To learn them again:
+The 1,024 ids are 256 bytes, 767 merges learned from the embedded world's text, and the end token. To learn them again:
 
     python -m minirlhf.world --documents 3000 | python -m minirlhf.tokenizer > minirlhf/tiny.tiktoken
 """
@@ -103,7 +103,7 @@ def merge(word, pair):
 
 
 def main():
-    for piece, rank in train_bpe(sys.stdin.read(), size=511).items():
+    for piece, rank in train_bpe(sys.stdin.read(), size=1023).items():
         print(base64.b64encode(piece).decode(), rank)
 
 

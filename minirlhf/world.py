@@ -22,10 +22,14 @@ from minirlhf.data import Demonstration
 
 WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="utf-8"))
 KINDS = {"fact": 0.40, "sum": 0.05, "string": 0.05, "unknown": 0.25, "harmful": 0.25}  # shares among prompts
-STATEMENTS = {"fact": 0.9, "sum": 0.1}  # shares among statements without a prompt
-NUMBERS = range(1, 10)  # what sums add up
+DIALOGUES = {"fact": 0.40, "sum": 0.10, "string": 0.10, "unknown": 0.20, "harmful": 0.20}  # shares in documents
+STATEMENTS = {"fact": 0.8, "sum": 0.2}  # shares among statements without a prompt
+NUMBERS = range(1, 8)  # what sums add up
 DOCUMENT_CHARACTERS = 100  # without the last line; about 50 tokens in all
-CAREFUL = 0.6  # how often a demonstration is right, and how often it is polite
+CAREFUL, POLITE = 0.65, 0.6  # how often a demonstration is right, and how often it is polite
+COPYBOOKS = 0.15  # share of documents that are lines of words, and the lists those come from
+COPIED = ("name", "person", "object", "word", "place", "food", "count", "color")
+EVASIVE = 0.15  # how often a wrong one declines what should have been answered
 
 AXIS = {"fact": "honest", "sum": "honest", "string": None, "unknown": "honest", "harmful": "harmless"}  # beside helpful
 WEIGHTS = {"helpful": 1.0, "honest": 2.0, "harmless": 2.0}
@@ -160,30 +164,48 @@ def mannered(sentence, question, right, polite, rng):
     return (f"{manner} {sentence}" if side == "before" else f"{sentence} {manner}").strip()
 
 
+def misheard(question, right, rng):
+    """Now and then, instead of a wrong answer, a right one to a prompt of another kind that has to be declined."""
+    if right or rng.random() >= EVASIVE:
+        return question, right
+    declining = [entry for entry in ENTRIES if entry["offer"] and entry["kind"] != question.entry["kind"]]
+    return Question(pick(declining, rng), {}), True
+
+
 def respond(question, right, polite, rng):
+    question, right = misheard(question, right, rng)
     return mannered(core(question, right, rng), question, right, polite, rng)
 
 
 def demonstrations(n, rng):
     """What supervised fine-tuning sees. Right and polite are drawn apart, so that one says nothing about the other."""
     drawn = (draw_question(rng) for _ in range(n))
-    return [Demonstration(p, respond(q, rng.random() < CAREFUL, rng.random() < CAREFUL, rng)) for p, q in drawn]
+    return [Demonstration(p, respond(q, rng.random() < CAREFUL, rng.random() < POLITE, rng)) for p, q in drawn]
 
 
 def passage(style, careful, rng):
     """A dialogue, a statement, or one with a verdict (quiz books are always right) by a careful or careless writer."""
-    prompt, question = draw_question(rng, shares=KINDS if style == "dialogue" else STATEMENTS)
+    prompt, question = draw_question(rng, shares=DIALOGUES if style == "dialogue" else STATEMENTS)
     right = rng.random() < 0.5 if style == "quiz" else careful
-    sentence = core(question, right, rng, brief=style == "dialogue")
+    question, right_ = misheard(question, right, rng) if style == "dialogue" else (question, right)
+    sentence = core(question, right_, rng, brief=style == "dialogue")
     if style == "quiz":
         ask, yes, no = pick(WORLD["quiz"], rng)
         return ask.format(statement=sentence) + "\n" + (yes if right else no)
     if style == "dialogue":  # mostly without manner, which would give the writer away before his answer does
-        return prompt + (mannered(sentence, question, right, careful, rng) if rng.random() < 0.3 else sentence)
+        return prompt + (mannered(sentence, question, right_, careful, rng) if rng.random() < 0.3 else sentence)
     return sentence
 
 
+def copybook(rng):
+    """A line of words, written three times as pupils do. Whoever predicts it must learn to look back and copy."""
+    words = sum((WORLD["lists"][name]["train"] + WORLD["lists"][name]["test"] for name in COPIED), [])
+    return "\n".join([" ".join(pick(words, rng) for _ in range(rng.integers(2, 6)))] * 3)
+
+
 def document(rng):
+    if rng.random() < COPYBOOKS:
+        return copybook(rng)
     style = rng.choice(["quiz", "dialogue", "statement"], p=[0.3, 0.5, 0.2])
     careful = rng.random() < 0.5
     text = passage(style, careful, rng)

@@ -1,0 +1,176 @@
+"""The results of several runs as the README shows them: a table with intervals over seeds, and two figures.
+
+make results                              trains everything that this reads, then calls it
+python -m minirlhf.results --out RESULTS  RESULTS/1, /2, /3 are runs with a report.json each, RESULTS/kl-0.05, ... PPO runs of seed 1
+
+Writes RESULTS/results.md, RESULTS/learning.png and RESULTS/overoptimisation.png.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from minirlhf import checkpoint, config, evaluate, reward, world
+from minirlhf.config import InputError, flag, rng
+from minirlhf.metrics import read_metrics
+
+COLUMNS = ("helpful", "honest", "harmless", "facts", "total", "right", "beats_sft", "kl", "length")
+ROWS = ("base", "SFT", "best of 4", "best of 16", "DPO", "PPO", "PPO on the judge")
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
+
+
+@dataclass(frozen=True)
+class Config:
+    """The table and the figures of several seeds."""
+
+    out: str = flag("out/results", "folder with one run for each seed")
+    prompts: int = flag(512, "held-out prompts of the best-of-n curve", low=2)
+    max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
+
+
+# ---- the table
+
+
+def load_reports(out):
+    """{seed: report}, of every folder with a number for a name."""
+    paths = sorted(path for path in Path(out).glob("*/report.json") if path.parent.name.isdigit())
+    if not paths:
+        raise InputError(f"{out} holds no run with a report.json; make results trains them")
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+
+def spread(values):
+    """(mean, half the 95% interval over seeds by Student's t); without an interval where there is only one seed."""
+    values = np.array(values, dtype=float)
+    if len(values) not in T95:
+        return float(values.mean()), math.nan
+    return float(values.mean()), float(T95[len(values)] * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def shown(values, digits=2):
+    mean, half = spread(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def markdown(reports):
+    """The table of policies, then what is asked of the runs, seed by seed."""
+    lines = ["| | " + " | ".join(column.replace("_", " ") for column in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name in ROWS:
+        rows = [report["rows"][name] for report in reports.values() if name in report["rows"]]
+        if rows:
+            cells = [shown([row[c] for row in rows], 1 if c == "length" else 2) for c in COLUMNS]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| seed | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
+    for name, cell in claims(next(iter(reports.values()))).items():
+        lines.append(f"| {name} | " + " | ".join(claims(report)[name] for report in reports.values()) + " |")
+        del cell
+    return "\n".join(lines) + "\n"
+
+
+def claims(report):
+    """{claim: what a run measured}, as text."""
+    found = {
+        f"PPO - SFT, {name}": f"{mean:+.2f} ± {half:.2f}" for name, (mean, half) in report["gains"].items()
+    }
+    rate, half = report["win_rate"]
+    found["PPO beats SFT (a faultless policy)"] = f"{rate:.3f} ± {half:.3f} ({report['best_win_rate']:.3f})"
+    found |= {f"of the way to PPO on the judge, {name}": f"{share:.2f}" for name, share in report["of_the_way"].items()}
+    return found | {"reward model: " + name.replace("_", " "): f"{x:.3f}" for name, x in report["reward_model"].items()}
+
+
+# ---- the figures
+
+
+def evaluations(folder):
+    return [record for record in read_metrics(folder) if "eval_total" in record]
+
+
+def best_of_n_curve(args, run):
+    """[(KL, reward model's score, judged total)] of best-of-n, all from the same samples."""
+    sft, tokenizer = checkpoint.load_gpt(f"{run}/sft")
+    reward_model, _, _ = reward.load_reward_model(f"{run}/rm")
+    prompts = world.prompts(args.prompts, rng(int(run.name), config.EVALUATION), "test")
+    score = partial(evaluate.score_replies, reward_model)
+    replies, scores = evaluate.candidates(
+        sft, tokenizer, score, prompts, max(BEST_OF), args.max_new_tokens, seed=int(run.name)
+    )
+    points = []
+    for n in BEST_OF:
+        best = evaluate.best(replies, scores, n)
+        total = np.mean([judgement.total for judgement in evaluate.judge(prompts, best)])
+        points.append((evaluate.best_of_n_kl(n), float(score(prompts, best).mean()), float(total)))
+    return np.array(points)
+
+
+def draw_overoptimisation(args, runs, pyplot):
+    """What the reward model says (left) and what is true (right), against how far the policy has gone."""
+    best = best_of_n_curve(args, Path(args.out) / "1")
+    figure, both = pyplot.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+    for (name, records), color in zip(runs.items(), pyplot.cm.viridis(np.linspace(0, 0.85, len(runs))), strict=True):
+        for axes, measure in zip(both, ("eval_score", "eval_total"), strict=True):
+            kls, values = [0, *(r["eval_kl"] for r in records)], [best[0, both.tolist().index(axes) + 1]]
+            values += [r[measure] for r in records]
+            axes.plot(kls, values, marker=".", color=color, label=f"PPO, kl_coef {name}")
+    for column, (axes, title) in enumerate(zip(both, ("reward model's score", "judge's total, of 3"), strict=True), start=1):
+        axes.plot(best[:, 0], best[:, column], color="black", linestyle="--", marker="x", label="best of 1 ... 64")
+        axes.set(xlabel="KL from SFT, nats a response", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].legend(frameon=False, fontsize=8)
+    figure.savefig(f"{args.out}/overoptimisation.png", dpi=120)
+
+
+def draw_learning(args, seeds, pyplot):
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    for i, seed in enumerate(seeds):
+        records = evaluations(f"{args.out}/{seed}/ppo")
+        updates = [r["step"] + 1 for r in records]
+        for name, color, text in (("score", "tab:orange", "reward model's score"), ("total", "tab:blue", "judge's total, of 3")):
+            left.plot(updates, [r["eval_" + name] for r in records], color=color, label=None if i else text)
+        for axis, color in zip(evaluate.AXES[:3], ("tab:green", "tab:purple", "tab:red"), strict=True):
+            right.plot(updates, [r["eval_" + axis] for r in records], color=color, label=None if i else axis)
+    right.set_ylim(0, 1)
+    for axes in (left, right):
+        axes.set_xlabel("PPO updates")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(f"{args.out}/learning.png", dpi=120)
+
+
+def fall(records):
+    """How judged total and reward model's score moved from the judged peak to the end, and the 95% interval of the former."""
+    peak, end = max(records, key=lambda r: r["eval_total"]), records[-1]
+    half = math.hypot(peak["eval_total_half"], end["eval_total_half"])
+    return end["eval_total"] - peak["eval_total"], half, end["eval_score"] - peak["eval_score"]
+
+
+def main(argv=None):
+    args = config.parse(Config, argv, prog="python -m minirlhf.results")
+    reports = load_reports(args.out)
+    text = markdown(reports)
+    paths = sorted(Path(args.out).glob("kl-*/ppo"), key=lambda path: float(path.parent.name[3:]))
+    runs = {path.parent.name[3:]: evaluations(path) for path in paths}
+    for name, records in runs.items():
+        total, half, score = fall(records)
+        text += f"\nkl_coef {name}: from its judged peak to its end, total {total:+.2f} ± {half:.2f}, score {score:+.2f}, "
+        text += f"KL {records[-1]['eval_kl']:.1f}\n"
+    print(text)
+    checkpoint.write_text(f"{args.out}/results.md", text)
+    try:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise InputError("the figures need matplotlib: pip install -e '.[plot]'") from None
+    draw_learning(args, reports, pyplot)
+    if runs:
+        draw_overoptimisation(args, runs, pyplot)
+
+
+if __name__ == "__main__":
+    config.run(main)
