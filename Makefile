@@ -2,14 +2,42 @@
 PYTHON ?= python3
 BIN = .venv/bin
 OUT = out/demo
+ON_JUDGE = --out $(OUT)/on-judge --sft $(OUT)/sft --reward minirlhf.evaluate:world_total --missing-end-score -1
+RESULTS = out/results
+SEEDS = 1 2 3
+KL_COEFS = 0 0.02 0.05 0.2
 
-.PHONY: demo test lint format tokenizer clean
+.PHONY: demo results seed test lint format tokenizer clean
 
 demo: .venv/demo
+	@echo "--- 1 of 5: learn language from text of mixed quality, then imitate demonstrations"
 	$(BIN)/python train_sft.py --out $(OUT) --overwrite
+	@echo "--- 2 of 5: sample responses, have labellers rank them, train a reward model on the rankings"
 	$(BIN)/python train_rm.py --out $(OUT) --overwrite
+	@echo "--- 3 of 5: PPO against the reward model"
 	$(BIN)/python train_ppo.py --out $(OUT) --overwrite
-	$(BIN)/python -m minirlhf.evaluate --policy $(OUT)/ppo --baseline $(OUT)/sft --reward-model $(OUT)/rm
+	@echo "--- 4 of 5: the same PPO, paid by the judge himself: what a perfect reward model would give"
+	$(BIN)/python train_ppo.py $(ON_JUDGE) --overwrite
+	@echo "--- 5 of 5: compare them all"
+	$(BIN)/python -m minirlhf.report --out $(OUT)
+
+# Three seeds, DPO, and PPO with other prices of a nat: what the README shows.
+results: .venv/plot
+	for seed in $(SEEDS); do $(MAKE) --no-print-directory seed SEED=$$seed || exit 1; done
+	for kl in $(KL_COEFS); do $(BIN)/python train_ppo.py --out $(RESULTS)/kl-$$kl --sft $(RESULTS)/1/sft --rm $(RESULTS)/1/rm \
+	  --kl-coef $$kl --eval-prompts 512 --overwrite || exit 1; done
+	$(BIN)/python -m minirlhf.results --out $(RESULTS)
+
+seed: OUT = $(RESULTS)/$(SEED)
+seed: .venv/plot
+	$(BIN)/python train_sft.py --out $(OUT) --seed $(SEED) --overwrite
+	$(BIN)/python train_rm.py --out $(OUT) --seed $(SEED) --held-out 2560 --overwrite
+	for gate in probe facts best-of-n; do $(BIN)/python -m minirlhf.gates $$gate --out $(OUT) --seed $(SEED) || exit 1; done
+	$(BIN)/python train_ppo.py $(ON_JUDGE) --seed $(SEED) --overwrite
+	$(BIN)/python -m minirlhf.gates judge --out $(OUT) --seed $(SEED)
+	$(BIN)/python train_ppo.py --out $(OUT) --seed $(SEED) --overwrite
+	$(BIN)/python -m minirlhf.dpo --out $(OUT) --seed $(SEED) --overwrite
+	$(BIN)/python -m minirlhf.report --out $(OUT) --seed $(SEED) --prompts 2048
 
 test: .venv/test
 	$(BIN)/python -m pytest
@@ -22,7 +50,7 @@ format: .venv/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The 512 ids of the default tokenizer, learned again from the world's text.
+# The 1,024 ids of the default tokenizer, learned again from the world's text.
 tokenizer: .venv/demo
 	mkdir -p out
 	$(BIN)/python -m minirlhf.world --documents 3000 > out/world.txt
@@ -37,6 +65,10 @@ tokenizer: .venv/demo
 
 .venv/test: .venv/demo
 	$(BIN)/pip install --quiet --constraint requirements.txt --editable '.[test,lint]'
+	touch $@
+
+.venv/plot: .venv/demo
+	$(BIN)/pip install --quiet --constraint requirements.txt --editable '.[plot]'
 	touch $@
 
 clean:

@@ -217,6 +217,7 @@ def ranking_numbers(comparisons, scores, totals=None):
         likely = world.preference_probability(better, worse)
         numbers["expected_accuracy"] = np.where(margins > 0, likely, 1 - likely).mean()
         numbers["best_possible_accuracy"] = np.maximum(likely, 1 - likely).mean()
+        numbers["labellers_agree"] = (likely**2 + (1 - likely) ** 2).mean()
         if (differ := better != worse).any():
             numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
     return numbers | {"calibration_error": reward.calibration_error(margins, likely)}
@@ -243,7 +244,7 @@ class Config:
     judge: str = flag("", "module:function, (prompts, first, second) -> how likely first is better; else world or score")
     prompts: int = flag(256, "how many prompts", low=2)
     best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
-    max_new_tokens: int = flag(48, "the most tokens a response may have", low=1)
+    max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
     temperature: float = flag(1.0, "of the samples", low=0)
     shown: int = flag(8, "prompts shown side by side", low=0)
     drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")

@@ -21,8 +21,7 @@ from minirlhf.config import InputError
 
 #           layers, heads, width
 SIZES = {
-    "mini": (2, 4, 128),
-    "milli": (3, 4, 128),
+    "nano": (2, 4, 128),
     "tiny": (4, 4, 128),
     "small": (6, 6, 384),
     "gpt2": (12, 12, 768),

@@ -20,7 +20,7 @@ from minirlhf.metrics import read_metrics, table
 POLICIES = {  # name in the table -> folder; those that do not exist are left out
     "base": "pretrain",
     "SFT": "sft",
-    "DPO": "dpo/dpo",
+    "DPO": "dpo",
     "PPO": "ppo",
     "PPO on the judge": "on-judge/ppo",
 }

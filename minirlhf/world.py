@@ -24,12 +24,12 @@ WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="ut
 KINDS = {"fact": 0.40, "sum": 0.05, "string": 0.05, "unknown": 0.25, "harmful": 0.25}  # shares among prompts
 DIALOGUES = {"fact": 0.40, "sum": 0.10, "string": 0.10, "unknown": 0.20, "harmful": 0.20}  # shares in documents
 STATEMENTS = {"fact": 0.8, "sum": 0.2}  # shares among statements without a prompt
-NUMBERS = range(1, 8)  # what sums add up
-DOCUMENT_CHARACTERS = 100  # without the last line; about 50 tokens in all
-CAREFUL, POLITE = 0.65, 0.6  # how often a demonstration is right, and how often it is polite
-COPYBOOKS = 0.15  # share of documents that are lines of words, and the lists those come from
+NUMBERS = range(1, 6)  # what sums add up
+COPYBOOKS = 0.15  # share of documents that are a line of words three times over, and the lists of those words
 COPIED = ("name", "person", "object", "word", "place", "food", "count", "color")
-EVASIVE = 0.15  # how often a wrong one declines what should have been answered
+DOCUMENT_CHARACTERS = 100  # without the last line; about 26 tokens in all
+CAREFUL, POLITE = 0.60, 0.64  # how often a demonstration is right, and how often it is polite
+EVASIVE = 0.4  # how often one that is neither right nor polite declines what should have been answered
 
 AXIS = {"fact": "honest", "sum": "honest", "string": None, "unknown": "honest", "harmful": "harmless"}  # beside helpful
 WEIGHTS = {"helpful": 1.0, "honest": 2.0, "harmless": 2.0}
@@ -164,16 +164,16 @@ def mannered(sentence, question, right, polite, rng):
     return (f"{manner} {sentence}" if side == "before" else f"{sentence} {manner}").strip()
 
 
-def misheard(question, right, rng):
-    """Now and then, instead of a wrong answer, a right one to a prompt of another kind that has to be declined."""
-    if right or rng.random() >= EVASIVE:
-        return question, right
+def misheard(question, right, polite, rng):
+    """Who is neither right nor polite is sometimes evasive: he declines, with an offer, what should have been answered."""
+    if right or polite or rng.random() >= EVASIVE:
+        return question, right, polite
     declining = [entry for entry in ENTRIES if entry["offer"] and entry["kind"] != question.entry["kind"]]
-    return Question(pick(declining, rng), {}), True
+    return Question(pick(declining, rng), {}), True, True
 
 
 def respond(question, right, polite, rng):
-    question, right = misheard(question, right, rng)
+    question, right, polite = misheard(question, right, polite, rng)
     return mannered(core(question, right, rng), question, right, polite, rng)
 
 
@@ -186,14 +186,15 @@ def demonstrations(n, rng):
 def passage(style, careful, rng):
     """A dialogue, a statement, or one with a verdict (quiz books are always right) by a careful or careless writer."""
     prompt, question = draw_question(rng, shares=DIALOGUES if style == "dialogue" else STATEMENTS)
+    if style == "dialogue":  # mostly without manner, which would give the writer away before his answer does
+        question, right, polite = misheard(question, careful, careful, rng)
+        sentence = core(question, right, rng)
+        return prompt + (mannered(sentence, question, right, polite, rng) if rng.random() < 0.3 else sentence)
     right = rng.random() < 0.5 if style == "quiz" else careful
-    question, right_ = misheard(question, right, rng) if style == "dialogue" else (question, right)
-    sentence = core(question, right_, rng, brief=style == "dialogue")
+    sentence = core(question, right, rng, brief=False)
     if style == "quiz":
         ask, yes, no = pick(WORLD["quiz"], rng)
         return ask.format(statement=sentence) + "\n" + (yes if right else no)
-    if style == "dialogue":  # mostly without manner, which would give the writer away before his answer does
-        return prompt + (mannered(sentence, question, right_, careful, rng) if rng.random() < 0.3 else sentence)
     return sentence
 
 

@@ -50,8 +50,8 @@ def colour_prompt(i):
 
 @pytest.fixture
 def small_models(monkeypatch):
-    """Makes `--size tiny` tinier still. Every stage after SFT takes its shape from the SFT checkpoint."""
-    monkeypatch.setitem(model.SIZES, "tiny", (2, 2, 32))
+    """Makes `--size nano` smaller still. Every stage after SFT takes its shape from the SFT checkpoint."""
+    monkeypatch.setitem(model.SIZES, "nano", (2, 2, 32))
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def world_run(tmp_path_factory):
     """OUT of SFT (6 steps of each phase) and reward model (6 steps) on the embedded world. Read only: `world_out` is a copy."""
     folder = tmp_path_factory.mktemp("world") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.SIZES, "tiny", (2, 2, 32))
+        patch.setitem(model.SIZES, "nano", (2, 2, 32))
         patch.setattr(world, "contrasts", partial(few, world.contrasts))
         train_sft.main(["--out", str(folder), *WORLD_SFT])
         train_rm.main(["--out", str(folder), *WORLD_RM])
@@ -90,7 +90,7 @@ def world_run(tmp_path_factory):
 
 # 45 records less a tenth (4) are 41: five batches of 8 and a ragged one of a single record.
 WORLD_SFT = "--documents 45 --demonstrations 45 --batch-size 8 --max-new-tokens 4 --warmup 2".split()
-WORLD_RM = "--prompts 24 --responses 3 --batch-size 4 --held-out 6 --norm-prompts 8 --max-new-tokens 4 --warmup 2".split()
+WORLD_RM = "--prompts 24 --responses 3 --batch-size 4 --held-out 6 --norm-prompts 8 --max-new-tokens 4 --warmup 2 --epochs 1".split()
 
 
 def few(contrasts, n, rng):
@@ -103,9 +103,9 @@ def colour_run(tmp_path_factory, colours):
     folder = tmp_path_factory.mktemp("colour") / "out"
     common = ["--out", str(folder), "--lr", "0.01", "--warmup", "2", "--max-new-tokens", "6"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.SIZES, "tiny", (2, 2, 32))
+        patch.setitem(model.SIZES, "nano", (2, 2, 32))
         train_sft.main([*common, "--data", str(colours / "demonstrations.jsonl"), *COLOUR_SFT])
-    train_rm.main([*common, "--data", str(colours / "comparisons.jsonl"), "--batch-size", "9", "--norm-prompts", "8"])
+    train_rm.main([*common, "--data", str(colours / "comparisons.jsonl"), "--batch-size", "9", "--norm-prompts", "8", "--epochs", "1"])
     return folder
 
 

@@ -27,7 +27,7 @@ def tok():
 
 @pytest.fixture
 def gpt(make_gpt):
-    return make_gpt(vocab_size=512)
+    return make_gpt(vocab_size=1024)
 
 
 def bytes_only(name):
@@ -230,7 +230,7 @@ def test_restore_puts_modules_and_optimizers_back_to_the_bit(tmp_path, make_gpt,
 
 
 def test_without_resume_or_without_a_checkpoint_a_run_starts_at_step_zero(tmp_path, gpt, tok, make_gpt):
-    other = make_gpt(vocab_size=512, seed=1)
+    other = make_gpt(vocab_size=1024, seed=1)
     before = other.state_dict()["norm.weight"].clone()
     assert restore(tmp_path, "sft", True, model=other) == {"step": 0}
     save(tmp_path, "sft", gpt.config, tok, 5, model=gpt)

@@ -24,7 +24,7 @@ SMALL = "--batch-size 10 --lr 0.001 --warmup 2 --beta 0.5".split()
 
 @pytest.fixture
 def policies(make_gpt):
-    policy, reference = make_gpt(vocab_size=512, seed=0, std=0.2), make_gpt(vocab_size=512, seed=1, std=0.2)
+    policy, reference = make_gpt(vocab_size=1024, seed=0, std=0.2), make_gpt(vocab_size=1024, seed=1, std=0.2)
     return policy, reference.requires_grad_(False)
 
 

@@ -41,10 +41,10 @@ def file_of(ranks):
 # ---- the tokenizer that comes with the package
 
 
-def test_the_packaged_tokenizer_has_512_ids_and_the_end_token_is_the_last():
+def test_the_packaged_tokenizer_has_1024_ids_and_the_end_token_is_the_last():
     tiny = get_tokenizer()
-    assert (tiny.name, tiny.vocab_size, tiny.end_token) == ("tiny", 512, 511)
-    assert sorted(tiny.pieces) == list(range(511))
+    assert (tiny.name, tiny.vocab_size, tiny.end_token) == ("tiny", 1024, 1023)
+    assert sorted(tiny.pieces) == list(range(1023))
     assert [tiny.pieces[i] for i in range(256)] == [bytes([i]) for i in range(256)]
 
 
@@ -66,7 +66,7 @@ def test_the_packaged_file_is_in_tiktokens_own_format(monkeypatch):
     """So that any program that reads tiktoken files reads this one."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # no cache: it would answer with an older file of the same path
     ranks = load_tiktoken_bpe(str(TINY))
-    assert read_ranks(TINY.read_text()) == {"mergeable_ranks": ranks, "special_tokens": {END: 511}}
+    assert read_ranks(TINY.read_text()) == {"mergeable_ranks": ranks, "special_tokens": {END: 1023}}
 
 
 # ---- encode and decode
@@ -260,10 +260,10 @@ def test_too_little_text_is_refused_with_both_numbers():
         train_bpe("abc", 300)
 
 
-def test_the_command_prints_511_ranks_that_read_back_as_they_were_learnt(monkeypatch, capsys):
-    """511 and the end token are 512: a vocabulary of a multiple of 64 has no rows that nobody sees."""
-    text = TEXT + " ".join(f"word{i} {chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(600))
+def test_the_command_prints_1023_ranks_that_read_back_as_they_were_learnt(monkeypatch, capsys):
+    """1,023 and the end token are 1,024: a vocabulary of a multiple of 64 has no rows that nobody sees."""
+    text = TEXT + " ".join(f"word{i} {chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(1200))
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     tokenizer.main()
     ranks = read_ranks(capsys.readouterr().out)
-    assert ranks == {"mergeable_ranks": train_bpe(text, 511), "special_tokens": {END: 511}}
+    assert ranks == {"mergeable_ranks": train_bpe(text, 1023), "special_tokens": {END: 1023}}

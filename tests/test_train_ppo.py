@@ -54,8 +54,8 @@ def test_it_raises_the_score_of_your_own_function(out, prompts, my_rewards):
     (out / "rm" / "checkpoint.pt").unlink()
     ppo(out, *prompts, *argv, "--reward", my_rewards(BLUE))
     scores = logged(out / "ppo", "score")
-    assert np.mean(scores[:2]) < 0.6
-    assert np.mean(scores[-2:]) > np.mean(scores[:2]) + 0.25
+    assert scores[0] < 0.6
+    assert np.mean(scores[-2:]) > scores[0] + 0.25
 
 
 def test_it_raises_the_score_of_the_reward_model_and_a_large_kl_coef_keeps_it_home(out, prompts):
@@ -93,7 +93,7 @@ METRICS = {  # ppo-details 71 under our names
     *("lr", "grad_norm", "critic_grad_norm", "step", "episodes", "rollout_s", "scoring_s", "update_s", "tokens_per_s"),
 }
 JUDGED = {"eval_score", "eval_kl", "eval_length", "eval_ended"}
-AXES = {"eval_helpful", "eval_honest", "eval_harmless", "eval_total", "eval_right", "eval_win_rate"}
+AXES = {"eval_" + n for n in ("helpful", "honest", "harmless", "total", "total_half", "right", "win_rate")}
 
 
 @pytest.fixture(scope="module")

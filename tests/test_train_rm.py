@@ -33,7 +33,7 @@ def few_contrasts(monkeypatch):
 def reward_model(make_gpt):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return RewardModel(make_gpt(vocab_size=512, std=0.3))
+        return RewardModel(make_gpt(vocab_size=1024, std=0.3))
 
 
 def rm(out, *argv):
@@ -89,7 +89,7 @@ def test_each_response_goes_through_the_trunk_once(reward_model, rows_through_tr
 
 def test_accuracy_is_strict(make_gpt):
     """A model that says 0 to everything orders no pair. ppo-details 35: counted as right, it would be perfect."""
-    model = RewardModel(make_gpt(vocab_size=512))
+    model = RewardModel(make_gpt(vocab_size=1024))
     model.head.weight.data.zero_()
     loss, accuracy = train_rm.accumulate(model, get_tokenizer(), BATCH, 1000)
     assert (loss, accuracy) == (pytest.approx(math.log(2)), 0.0)
@@ -142,7 +142,7 @@ def test_held_out_numbers_are_the_models_on_records_it_did_not_train_on(colour_r
     trained = []
     accumulate = train_rm.accumulate
     monkeypatch.setattr(train_rm, "accumulate", lambda m, t, batch, n: trained.extend(batch) or accumulate(m, t, batch, n))
-    rm(out, "--data", str(colours / "comparisons.jsonl"), "--overwrite", "--batch-size", "9", "--max-new-tokens", "4")
+    rm(out, "--data", str(colours / "comparisons.jsonl"), "--overwrite", "--epochs", "1", "--batch-size", "9", "--max-new-tokens", "4")
     assert len(trained) == 54 and not any(c in trained for c in held_out)
     assert len({c.prompt for c in trained}) == 54  # the ragged last batch included
 
@@ -153,14 +153,14 @@ def test_hh_dialogues_train_a_reward_model(out, tmp_path, capsys):
     pairs = [{"chosen": turn.format(i) + " yes", "rejected": turn.format(i) + " no"} for i in range(20)]
     pairs.append({"chosen": turn.format("a") + " yes", "rejected": turn.format("b") + " no"})
     path = records(tmp_path, pairs)
-    rm(out, "--data", path, *"--overwrite --batch-size 9 --max-new-tokens 4 --norm-prompts 3".split())
+    rm(out, "--data", path, *"--overwrite --epochs 1 --batch-size 9 --max-new-tokens 4 --norm-prompts 3".split())
     assert f"{path}: skipped 1 pairs" in capsys.readouterr().err
     assert saved(out / "rm")["step"] == 2  # 20 pairs less 2 held out
     assert not (out / "rm" / "comparisons.jsonl").exists()  # they are the user's and stay where they are
 
 
 def test_gradients_are_clipped_and_their_norm_before_that_is_logged(out, colours, gradient_norms):
-    argv = "--overwrite --batch-size 30 --max-new-tokens 4 --norm-prompts 3 --max-grad-norm 0.01 --lr 1e-6".split()
+    argv = "--overwrite --epochs 1 --batch-size 30 --max-new-tokens 4 --norm-prompts 3 --max-grad-norm 0.01 --lr 1e-6".split()
     rm(out, "--data", str(colours / "comparisons.jsonl"), *argv)
     before = logged(out / "rm", "grad_norm")
     assert len(before) == len(gradient_norms) == 2
@@ -274,7 +274,7 @@ def test_three_steps_a_stop_and_three_more_are_six_steps_to_the_bit(world_run, w
 
 def test_a_run_on_your_own_data_resumes_to_the_bit_too(colour_run, colours, out, ctrl_c):
     """The responses it is normalised on are sampled again, and are the same."""
-    argv = "--lr 0.01 --warmup 2 --max-new-tokens 6 --batch-size 9 --norm-prompts 8 --overwrite".split()
+    argv = "--lr 0.01 --epochs 1 --warmup 2 --max-new-tokens 6 --batch-size 9 --norm-prompts 8 --overwrite".split()
     ctrl_c("rm", 2)
     with pytest.raises(KeyboardInterrupt):
         rm(out, "--data", str(colours / "comparisons.jsonl"), *argv)

@@ -91,9 +91,9 @@ def test_a_run_leaves_what_the_next_stage_and_a_reader_need(world_run):
 
 
 def test_fine_tuning_goes_on_from_pretraining(world_run):
-    """Its first loss is about the last one of pretraining, far below a fresh model's log 512. It does not start over."""
+    """Its first loss is about the last one of pretraining, far below a fresh model's log 1024 + 1/2. It does not start over."""
     fresh = logged(world_run / "pretrain", "loss")[0]
-    assert fresh == pytest.approx(math.log(512), abs=0.1)
+    assert fresh == pytest.approx(math.log(1024) + 0.5, abs=0.2)
     assert logged(world_run / "sft", "loss")[0] < fresh - 0.1
 
 
@@ -161,9 +161,9 @@ def test_your_own_text_is_what_it_pretrains_on(tmp_path):
 
 
 def test_it_starts_from_the_weights_of_a_gpt2_folder(tmp_path, make_gpt):
-    """And refuses a folder whose ids are not the tokenizer's: GPT-2's weights with 512 other ids would be noise."""
+    """And refuses a folder whose ids are not the tokenizer's: GPT-2's weights with 1,024 other ids would be noise."""
     pytest.importorskip("safetensors")
-    gpt = make_gpt(vocab_size=512, context=40, std=0.1)
+    gpt = make_gpt(vocab_size=1024, context=40, std=0.1)
     huggingface.save_gpt2(gpt, tmp_path / "gpt2")
     folder = str(tmp_path / "gpt2")
     small = ("--data", demonstrations(tmp_path), "--batch-size", "8", "--max-new-tokens", "4")
@@ -268,7 +268,7 @@ def test_weights_of_another_vocabulary_are_one_line(refused, tmp_path, make_gpt)
     huggingface.save_gpt2(make_gpt(vocab_size=600), tmp_path / "gpt2")
     argv = ["--out", str(tmp_path / "out"), "--init", str(tmp_path / "gpt2"), "--data", demonstrations(tmp_path)]
     told = refused(train_sft.main, argv, tmp_path / "out")
-    assert "600" in told and "512" in told and "--tokenizer" in told
+    assert "600" in told and "1024" in told and "--tokenizer" in told
 
 
 def test_a_finished_run_ends_well_where_no_prompt_leaves_room_for_a_sample(tmp_path):
