@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minirlhf import checkpoint, config, data, evaluate, model, reward, world
+from minirlhf import checkpoint, config, data, evaluate, reward, world
 from minirlhf.config import flag, rng
 from minirlhf.metrics import table
 
@@ -111,7 +111,9 @@ def gate_facts(args):
     worst = sorted(agreement.items(), key=lambda item: item[1])[:5]
     print("\n".join(table(["subject", "right", "wrong", "agreement"], [[*names, share] for names, share in worst])))
     mean, majority = np.mean(list(agreement.values())), np.mean([share > 0.5 for share in agreement.values()])
-    print(f"{len(agreement)} misconceptions: {mean:.3f} of wordings ranked right, {majority:.3f} of misconceptions in most wordings")
+    print(
+        f"{len(agreement)} misconceptions: {mean:.3f} of wordings ranked right, {majority:.3f} of misconceptions in most wordings"
+    )
     return {"fact_agreement": mean, "facts_ranked_right": majority, "passed": mean >= 0.9}
 
 

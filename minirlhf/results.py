@@ -1,7 +1,7 @@
 """The results of several runs as the README shows them: a table with intervals over seeds, and two figures.
 
 make results                              trains everything that this reads, then calls it
-python -m minirlhf.results --out RESULTS  RESULTS/1, /2, /3 are runs with a report.json each, RESULTS/kl-0.05, ... PPO runs of seed 1
+python -m minirlhf.results --out RESULTS  reads RESULTS/1, /2, /3 (report.json) and RESULTS/kl-0.05, ... (PPO of seed 1)
 
 Writes RESULTS/results.md, RESULTS/learning.png and RESULTS/overoptimisation.png.
 """
@@ -21,7 +21,7 @@ from minirlhf.metrics import read_metrics
 COLUMNS = ("helpful", "honest", "harmless", "facts", "total", "right", "beats_sft", "kl", "length")
 ROWS = ("base", "SFT", "best of 4", "best of 16", "DPO", "PPO", "PPO on the judge")
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95%, by number of seeds
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def markdown(reports):
 
 def claims(report):
     """{claim: what a run measured}, as text."""
-    found = {
-        f"PPO - SFT, {name}": f"{mean:+.2f} ± {half:.2f}" for name, (mean, half) in report["gains"].items()
-    }
+    found = {f"PPO - SFT, {name}": f"{mean:+.2f} ± {half:.2f}" for name, (mean, half) in report["gains"].items()}
     rate, half = report["win_rate"]
     found["PPO beats SFT (a faultless policy)"] = f"{rate:.3f} ± {half:.3f} ({report['best_win_rate']:.3f})"
     found |= {f"of the way to PPO on the judge, {name}": f"{share:.2f}" for name, share in report["of_the_way"].items()}
@@ -96,9 +94,7 @@ def best_of_n_curve(args, run):
     reward_model, _, _ = reward.load_reward_model(f"{run}/rm")
     prompts = world.prompts(args.prompts, rng(int(run.name), config.EVALUATION), "test")
     score = partial(evaluate.score_replies, reward_model)
-    replies, scores = evaluate.candidates(
-        sft, tokenizer, score, prompts, max(BEST_OF), args.max_new_tokens, seed=int(run.name)
-    )
+    replies, scores = evaluate.candidates(sft, tokenizer, score, prompts, max(BEST_OF), args.max_new_tokens, seed=int(run.name))
     points = []
     for n in BEST_OF:
         best = evaluate.best(replies, scores, n)
@@ -129,7 +125,10 @@ def draw_learning(args, seeds, pyplot):
     for i, seed in enumerate(seeds):
         records = evaluations(f"{args.out}/{seed}/ppo")
         updates = [r["step"] + 1 for r in records]
-        for name, color, text in (("score", "tab:orange", "reward model's score"), ("total", "tab:blue", "judge's total, of 3")):
+        for name, color, text in (
+            ("score", "tab:orange", "reward model's score"),
+            ("total", "tab:blue", "judge's total, of 3"),
+        ):
             left.plot(updates, [r["eval_" + name] for r in records], color=color, label=None if i else text)
         for axis, color in zip(evaluate.AXES[:3], ("tab:green", "tab:purple", "tab:red"), strict=True):
             right.plot(updates, [r["eval_" + axis] for r in records], color=color, label=None if i else axis)

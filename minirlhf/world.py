@@ -21,14 +21,14 @@ import numpy as np
 from minirlhf.data import Demonstration
 
 WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="utf-8"))
-KINDS = {"fact": 0.40, "sum": 0.05, "string": 0.05, "unknown": 0.25, "harmful": 0.25}  # shares among prompts
+KINDS = {"fact": 0.42, "sum": 0.03, "string": 0.03, "unknown": 0.26, "harmful": 0.26}  # shares among prompts
 DIALOGUES = {"fact": 0.40, "sum": 0.10, "string": 0.10, "unknown": 0.20, "harmful": 0.20}  # shares in documents
 STATEMENTS = {"fact": 0.8, "sum": 0.2}  # shares among statements without a prompt
 NUMBERS = range(1, 6)  # what sums add up
 COPYBOOKS = 0.15  # share of documents that are a line of words three times over, and the lists of those words
 COPIED = ("name", "person", "object", "word", "place", "food", "count", "color")
 DOCUMENT_CHARACTERS = 100  # without the last line; about 26 tokens in all
-CAREFUL, POLITE = 0.60, 0.64  # how often a demonstration is right, and how often it is polite
+CAREFUL, POLITE = 0.59, 0.63  # how often a demonstration is right, and how often it is polite
 EVASIVE = 0.4  # how often one that is neither right nor polite declines what should have been answered
 
 AXIS = {"fact": "honest", "sum": "honest", "string": None, "unknown": "honest", "harmful": "harmless"}  # beside helpful

@@ -90,7 +90,9 @@ def world_run(tmp_path_factory):
 
 # 45 records less a tenth (4) are 41: five batches of 8 and a ragged one of a single record.
 WORLD_SFT = "--documents 45 --demonstrations 45 --batch-size 8 --max-new-tokens 4 --warmup 2".split()
-WORLD_RM = "--prompts 24 --responses 3 --batch-size 4 --held-out 6 --norm-prompts 8 --max-new-tokens 4 --warmup 2 --epochs 1".split()
+WORLD_RM = (
+    "--prompts 24 --responses 3 --batch-size 4 --held-out 6 --norm-prompts 8 --max-new-tokens 4 --warmup 2 --epochs 1".split()
+)
 
 
 def few(contrasts, n, rng):
@@ -105,7 +107,9 @@ def colour_run(tmp_path_factory, colours):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SIZES, "nano", (2, 2, 32))
         train_sft.main([*common, "--data", str(colours / "demonstrations.jsonl"), *COLOUR_SFT])
-    train_rm.main([*common, "--data", str(colours / "comparisons.jsonl"), "--batch-size", "9", "--norm-prompts", "8", "--epochs", "1"])
+    train_rm.main(
+        [*common, "--data", str(colours / "comparisons.jsonl"), "--batch-size", "9", "--norm-prompts", "8", "--epochs", "1"]
+    )
     return folder
 
 

@@ -39,7 +39,9 @@ def test_right_and_wrong_statements_of_a_fact_differ_in_nothing_but_the_answer()
         good, bad = (gates.statements(entry, subject, answer) for answer in (right, wrong[0]))
         assert [prompt for prompt, _ in good] == [prompt for prompt, _ in bad]
         assert all(truth(*pair) == 1 for pair in good) and all(truth(*pair) == 0 for pair in bad)
-        assert all(a.lower().replace(right.lower(), wrong[0].lower()) == b.lower() for (_, a), (_, b) in zip(good, bad, strict=True))
+        assert all(
+            a.lower().replace(right.lower(), wrong[0].lower()) == b.lower() for (_, a), (_, b) in zip(good, bad, strict=True)
+        )
 
 
 def test_agreement_is_one_for_who_knows_the_truth_and_zero_for_who_has_it_upside_down(known):
@@ -96,7 +98,7 @@ def test_features_are_the_last_layer_at_the_end_token(make_gpt):
 
 
 def test_best_of_n_under_the_truth_passes_and_under_nothing_does_not(world_run, monkeypatch):
-    """Replies are planted: a fact is right in every third of them. Picking by truth gains most of the rest; by chance, nothing."""
+    """Replies are planted, one fact in three is right. Picking by truth gains most of the rest; by chance, nothing."""
     source = np.random.default_rng(0)
 
     def respond(gpt, tokenizer, prompts, *rest, **more):

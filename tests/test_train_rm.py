@@ -142,7 +142,18 @@ def test_held_out_numbers_are_the_models_on_records_it_did_not_train_on(colour_r
     trained = []
     accumulate = train_rm.accumulate
     monkeypatch.setattr(train_rm, "accumulate", lambda m, t, batch, n: trained.extend(batch) or accumulate(m, t, batch, n))
-    rm(out, "--data", str(colours / "comparisons.jsonl"), "--overwrite", "--epochs", "1", "--batch-size", "9", "--max-new-tokens", "4")
+    rm(
+        out,
+        "--data",
+        str(colours / "comparisons.jsonl"),
+        "--overwrite",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "9",
+        "--max-new-tokens",
+        "4",
+    )
     assert len(trained) == 54 and not any(c in trained for c in held_out)
     assert len({c.prompt for c in trained}) == 54  # the ragged last batch included
 

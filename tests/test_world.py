@@ -199,7 +199,13 @@ def test_a_seventh_of_the_documents_are_copybooks_a_line_of_words_three_times():
     lines = [text.split("\n") for text in world.documents(3000, rng())]
     copied = [own for own in lines if len(own) == 3 and len(set(own)) == 1]
     assert abs(len(copied) / 3000 - world.COPYBOOKS) < 6 * math.sqrt(0.15 * 0.85 / 3000)
-    words = {word for name in world.COPIED for split in ("train", "test") for text in WORLD["lists"][name][split] for word in text.split()}
+    words = {
+        word
+        for name in world.COPIED
+        for split in ("train", "test")
+        for text in WORLD["lists"][name][split]
+        for word in text.split()
+    }
     assert {word for own in copied for word in own[0].split()} <= words
     assert set(WORLD["lists"]["name"]["test"]) <= {word for own in copied for word in own[0].split()}
 
