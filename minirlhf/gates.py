@@ -111,9 +111,8 @@ def gate_facts(args):
     worst = sorted(agreement.items(), key=lambda item: item[1])[:5]
     print("\n".join(table(["subject", "right", "wrong", "agreement"], [[*names, share] for names, share in worst])))
     mean, majority = np.mean(list(agreement.values())), np.mean([share > 0.5 for share in agreement.values()])
-    print(
-        f"{len(agreement)} misconceptions: {mean:.3f} of wordings ranked right, {majority:.3f} of misconceptions in most wordings"
-    )
+    told = f"{len(agreement)} misconceptions: {mean:.3f} of all wordings are ranked right"
+    print(f"{told}, and {majority:.3f} of the misconceptions in most of theirs")
     return {"fact_agreement": mean, "facts_ranked_right": majority, "passed": mean >= 0.9}
 
 
