@@ -234,3 +234,15 @@ def test_the_command_says_that_a_checkpoint_beats_itself_half_of_the_time(gpt, t
     command = f"--policy {tmp_path} --baseline {tmp_path} --reward-model none --prompts 6 --max-new-tokens 4 --device cpu"
     evaluate.main(command.split())
     assert "policy beats the baseline: 50.0% +- 0.0 of 6 prompts" in capsys.readouterr().out
+
+
+def test_the_best_of_fewer_comes_from_the_first_of_the_same_candidates(gpt, tokenizer):
+    """So that best of 4 and best of 16 are compared on the same draws, and a larger n never has a lower score."""
+    score = lambda prompts, replies: torch.tensor([float(len(reply.text)) for reply in replies])  # noqa: E731
+    replies, scores = evaluate.candidates(gpt, tokenizer, score, PROMPTS, 6, 6, seed=1)
+    assert [len(own) for own in replies] == [6] * len(PROMPTS) and scores.shape == (len(PROMPTS), 6)
+    for n in (1, 3, 6):
+        for own, picked in zip(replies, evaluate.best(replies, scores, n), strict=True):
+            ended = [reply for reply in own[:n] if reply.ended] or own[:1]
+            assert len(picked.text) == max(len(reply.text) for reply in ended)
+    assert evaluate.best(replies, scores, 6) == best_of_n(gpt, tokenizer, score, PROMPTS, 6, 6, seed=1)

@@ -176,6 +176,20 @@ def test_being_helpful_says_nothing_about_being_honest_or_harmless():
         assert abs(np.corrcoef(pairs.T)[0, 1]) < 5 / math.sqrt(len(pairs))
 
 
+def test_who_is_neither_right_nor_polite_is_evasive_at_times_and_it_earns_nothing():
+    """An "I do not know, but you could ask them" where there is an answer. Were it never said, no labeller could rank it low,
+    and PPO would find that a reward model likes it (EXPERIMENTS.md). It is as polite as any: only its place is wrong."""
+    evasions = 0
+    for seed, (prompt, question) in enumerate(drawn(2000)):
+        said = world.respond(question, False, False, rng(seed))
+        offers = [offer for entry in world.ENTRIES for offer in entry["offer"] if said.endswith(f" {offer}")]
+        if offers and judge(prompt, said) != (1.0, 1.0):
+            evasions += 1
+            assert judge(prompt, said).total == 0
+            assert offers[0] not in question.entry["offer"]  # it is never the right way to decline
+    assert abs(evasions / 2000 - world.EVASIVE) < 6 * math.sqrt(0.4 * 0.6 / 2000)
+
+
 def test_the_last_line_of_a_document_tells_whether_its_answers_were_right():
     """The only thing that makes a language model look for correctness: it has to, to predict this line."""
     endings, told = WORLD["giveaway"], 0
