@@ -17,6 +17,8 @@ TOY = {  # what makes each command small; everything else stays as the README ha
     "train_rm": "--prompts 12 --held-out 6 --norm-prompts 4 --max-new-tokens 6",
     "train_ppo": "--updates 2 --batch-size 8 --epochs 1 --minibatches 2 --eval-prompts 6 --eval-every 2 --max-new-tokens 6",
     "minirlhf.evaluate": "--prompts 6 --best-of 2 --max-new-tokens 6",
+    "minirlhf.report": "--prompts 10 --best-of 4 --max-new-tokens 4",
+    "minirlhf.gates": "--prompts 8 --best-of 2 --max-new-tokens 4",
     "minirlhf.dpo": "--batch-size 8",
     "minirlhf.world": "",
 }
