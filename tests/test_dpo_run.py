@@ -74,7 +74,8 @@ def test_it_starts_at_log_two_and_learns_to_prefer(six_steps, colour_run):
     """The policy is the reference at first, so every margin is 0; on new prompts it then says b more often."""
     losses = logged(six_steps / "dpo", "loss")
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6) and losses[-1] < 0.65
-    assert logged(six_steps / "dpo", "accuracy")[-1] == 1
+    accuracy = logged(six_steps / "dpo", "accuracy")
+    assert accuracy[0] == 0 and accuracy[-1] > 0.9  # a margin of 0 orders nothing; of the last twelve pairs at most one is open
     assert logged(six_steps / "dpo", "chosen_reward")[0] == 0
     (policy, tok), (sft, _) = load_gpt(six_steps / "dpo"), load_gpt(colour_run / "sft")
     gains = {}
