@@ -5,7 +5,7 @@ OUT = out/demo
 ON_JUDGE = --out $(OUT)/on-judge --sft $(OUT)/sft --reward minirlhf.evaluate:world_total --missing-end-score -1
 RESULTS = out/results
 SEEDS = 1 2 3
-KL_COEFS = 0 0.02 0.05 0.2
+KL_COEFS = 0 0.05 0.2
 
 .PHONY: demo results seed test lint format tokenizer clean
 

@@ -45,16 +45,16 @@ def load_reports(out):
 
 
 def spread(values):
-    """(mean, half the 95% interval over seeds by Student's t); without an interval where there is only one seed."""
+    """(mean, half the 95% interval over seeds by Student's t)"""
     values = np.array(values, dtype=float)
-    if len(values) not in T95:
-        return float(values.mean()), math.nan
     return float(values.mean()), float(T95[len(values)] * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def shown(values, digits=2):
-    mean, half = spread(values)
-    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+    """Mean and interval; the values themselves where there are only one or two, of which an interval says nothing."""
+    if len(values) < 3:
+        return ", ".join(f"{value:.{digits}f}" for value in values)
+    return "{:.{d}f} ± {:.{d}f}".format(*spread(values), d=digits)
 
 
 def markdown(reports):
@@ -66,9 +66,8 @@ def markdown(reports):
             cells = [shown([row[c] for row in rows], 1 if c == "length" else 2) for c in COLUMNS]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "| seed | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
-    for name, cell in claims(next(iter(reports.values()))).items():
+    for name in claims(next(iter(reports.values()))):
         lines.append(f"| {name} | " + " | ".join(claims(report)[name] for report in reports.values()) + " |")
-        del cell
     return "\n".join(lines) + "\n"
 
 
@@ -78,7 +77,12 @@ def claims(report):
     rate, half = report["win_rate"]
     found["PPO beats SFT (a faultless policy)"] = f"{rate:.3f} ± {half:.3f} ({report['best_win_rate']:.3f})"
     found |= {f"of the way to PPO on the judge, {name}": f"{share:.2f}" for name, share in report["of_the_way"].items()}
-    return found | {"reward model: " + name.replace("_", " "): f"{x:.3f}" for name, x in report["reward_model"].items()}
+    told = report["reward_model"]
+    above_chance = (told["expected_accuracy"] - 0.5) / (told["best_possible_accuracy"] - 0.5)
+    found["reward model: accuracy above chance, of the best possible"] = f"{above_chance:.3f}"
+    names = [name for name in told if name.startswith(("agreement", "calibration", "labellers"))]
+    found |= {"reward model: " + name.replace("_", " "): f"{told[name]:.3f}" for name in names}
+    return found | {"held-out pairs": f"{told['held_out_pairs']:.0f}"}
 
 
 # ---- the figures

@@ -12,11 +12,18 @@ from minirlhf import report, results
 
 
 def test_the_interval_over_seeds_is_students():
-    """1, 2, 3: standard deviation 1, t(2 degrees) = 4.303, half width 4.303 / sqrt 3 = 2.48. One seed has no interval."""
+    """1, 2, 3: standard deviation 1, t(2 degrees) = 4.303, half width 4.303 / sqrt 3 = 2.48. Two values stay as they are."""
     assert results.spread([1, 2, 3]) == pytest.approx((2.0, 4.303 / math.sqrt(3)))
-    mean, half = results.spread([2])
-    assert mean == 2 and math.isnan(half)
-    assert results.shown([1, 2, 3]) == "2.00 ± 2.48" and results.shown([2.0], 1) == "2.0"
+    assert results.shown([1, 2, 3]) == "2.00 ± 2.48"
+    assert results.shown([2.0], 1) == "2.0" and results.shown([2, 4]) == "2.00, 4.00"
+
+
+def test_the_reward_models_accuracy_is_told_above_chance():
+    """(.76 - .5) / (.80 - .5) = .867"""
+    told = {"expected_accuracy": 0.76, "best_possible_accuracy": 0.8, "held_out_pairs": 9.0}
+    report_ = {"gains": {}, "win_rate": (0.8, 0.1), "best_win_rate": 0.9, "of_the_way": {}, "reward_model": told}
+    assert results.claims(report_)["reward model: accuracy above chance, of the best possible"] == "0.867"
+    assert results.claims(report_)["PPO beats SFT (a faultless policy)"] == "0.800 ± 0.100 (0.900)"
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4])
@@ -60,10 +67,10 @@ def test_it_writes_the_table_and_both_figures(runs):
     assert "| SFT | " in text and "| seed | 1 | 2 |" in text and "kl_coef 0.5: from its judged peak" in text
 
 
-def test_the_table_has_the_mean_over_seeds(runs):
+def test_the_table_has_every_seed(runs):
     own = [json.loads((runs / seed / "report.json").read_text())["rows"]["PPO"]["total"] for seed in "12"]
     row = next(line for line in results.markdown(results.load_reports(runs)).splitlines() if line.startswith("| PPO |"))
-    assert row.split("|")[2 + results.COLUMNS.index("total")].split("±")[0].strip() == f"{sum(own) / 2:.2f}"
+    assert row.split("|")[2 + results.COLUMNS.index("total")].strip() == f"{own[0]:.2f}, {own[1]:.2f}"
 
 
 def test_the_curve_of_best_of_n_starts_at_the_sft_model_and_the_score_rises_with_n(runs, monkeypatch):
