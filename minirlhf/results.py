@@ -78,7 +78,8 @@ def claims(report):
     found["PPO beats SFT (a faultless policy)"] = f"{rate:.3f} ± {half:.3f} ({report['best_win_rate']:.3f})"
     found |= {f"of the way to PPO on the judge, {name}": f"{share:.2f}" for name, share in report["of_the_way"].items()}
     told = report["reward_model"]
-    above_chance = (told["expected_accuracy"] - 0.5) / (told["best_possible_accuracy"] - 0.5)
+    possible = told["best_possible_accuracy"] - 0.5
+    above_chance = (told["expected_accuracy"] - 0.5) / possible if possible else math.nan
     found["reward model: accuracy above chance, of the best possible"] = f"{above_chance:.3f}"
     names = [name for name in told if name.startswith(("agreement", "calibration", "labellers"))]
     found |= {"reward model: " + name.replace("_", " "): f"{told[name]:.3f}" for name in names}
