@@ -21,7 +21,7 @@ demo: .venv/demo
 	@echo "--- 5 of 5: compare them all"
 	$(BIN)/python -m minirlhf.report --out $(OUT)
 
-# Three seeds, DPO, and PPO with other prices of a nat: what the README shows.
+# Three seeds, DPO, and PPO with other prices of a nat: what the README shows. A gate that fails is told, and the run goes on.
 results: .venv/plot
 	for seed in $(SEEDS); do $(MAKE) --no-print-directory seed SEED=$$seed || exit 1; done
 	for kl in $(KL_COEFS); do $(BIN)/python train_ppo.py --out $(RESULTS)/kl-$$kl --sft $(RESULTS)/1/sft --rm $(RESULTS)/1/rm \
@@ -32,9 +32,9 @@ seed: OUT = $(RESULTS)/$(SEED)
 seed: .venv/plot
 	$(BIN)/python train_sft.py --out $(OUT) --seed $(SEED) --overwrite
 	$(BIN)/python train_rm.py --out $(OUT) --seed $(SEED) --held-out 2560 --overwrite
-	for gate in probe facts best-of-n; do $(BIN)/python -m minirlhf.gates $$gate --out $(OUT) --seed $(SEED) || exit 1; done
+	-for gate in probe facts best-of-n; do $(BIN)/python -m minirlhf.gates $$gate --out $(OUT) --seed $(SEED); done
 	$(BIN)/python train_ppo.py $(ON_JUDGE) --seed $(SEED) --overwrite
-	$(BIN)/python -m minirlhf.gates judge --out $(OUT) --seed $(SEED)
+	-$(BIN)/python -m minirlhf.gates judge --out $(OUT) --seed $(SEED)
 	$(BIN)/python train_ppo.py --out $(OUT) --seed $(SEED) --overwrite
 	$(BIN)/python -m minirlhf.dpo --out $(OUT) --seed $(SEED) --overwrite
 	$(BIN)/python -m minirlhf.report --out $(OUT) --seed $(SEED) --prompts 2048

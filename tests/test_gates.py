@@ -124,7 +124,7 @@ def test_the_gates_run_on_a_trained_run_and_a_toy_one_fails_them(world_run, worl
 
 
 def test_the_exit_code_says_whether_the_gate_was_passed(known, monkeypatch):
-    """So that `make results` stops there."""
+    """So that a script can stop there."""
     monkeypatch.setattr("sys.argv", ["gates", "facts"])
     for opinion, code in ((truth, 0), (lambda prompt, text: 0.0, 1)):
         known(opinion)
