@@ -192,7 +192,7 @@ def scores_and_ranks(reward_model, groups, ranks):  # N lists of Examples, N lis
     tokens, _, lengths = data.collate([example for group in groups for example in group])
     K = max(map(len, groups))
     ranks = torch.tensor([row + [-1] * (K - len(row)) for row in ranks]).to(device)
-    scores = reward_model.raw(tokens.to(device), lengths.to(device))
+    scores = reward_model.raw(tokens, lengths)
     return torch.zeros(ranks.shape, device=device).masked_scatter(ranks >= 0, scores), ranks
 
 

@@ -167,7 +167,7 @@ def summed_loss(gpt, examples):
     """The negative log-probability of the examples' responses, end tokens included, in nats."""
     tokens, prompt_lengths, lengths = data.collate(examples)
     mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
-    logprobs, _ = model.logprobs(gpt, tokens.to(gpt.device), mask)
+    logprobs, _ = model.logprobs(gpt, tokens, mask)
     return -logprobs.sum()
 
 

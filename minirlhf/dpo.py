@@ -111,21 +111,20 @@ def accumulate(policy, reference, tok, batch, beta, microbatch_tokens):
         share = len(better) / total
         (loss * share).backward()
         for name, value in (stats | {"loss": loss.detach()}).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * share
-    return sums
+            sums[name] = sums.get(name, 0.0) + value * share
+    return {name: float(value) for name, value in sums.items()}
 
 
 def pair_logprobs(policy, reference, groups, pairs):
     """Summed log-probabilities of all responses by policy and reference; the indices of each pair's better and worse one."""
     tokens, prompt_lengths, lengths = data.collate([example for group in groups for example in group])
     mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
-    tokens = tokens.to(policy.device)
     logprobs = model.logprobs(policy, tokens, mask)[0].sum(1)
     with torch.no_grad():
         ref_logprobs = model.logprobs(reference, tokens, mask)[0].sum(1)
     starts = itertools.accumulate(map(len, groups), initial=0)
     flat = [(start + i, start + j) for start, own in zip(starts, pairs, strict=False) for i, j in own]
-    better, worse = torch.tensor(flat, device=tokens.device).T
+    better, worse = torch.tensor(flat, device=logprobs.device).T
     return logprobs, ref_logprobs, better, worse
 
 

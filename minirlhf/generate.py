@@ -6,8 +6,10 @@ import torch
 
 from minirlhf.model import KVCache
 
-CHECK_EVERY = 8  # tokens between two looks at how many rows are alive: each look makes a GPU wait for its queue to empty
-BATCH_SIZES = tuple(2**k for k in range(15))  # a few fixed sizes, so that each size's step could be captured as a CUDA graph
+CHECK_EVERY = 4  # tokens between two looks at how many rows are alive: each look makes a GPU wait for its queue to empty
+BATCH_SIZES = tuple(
+    sorted({2**k for k in range(15)} | {3 * 2**k for k in range(13)})
+)  # a few fixed sizes, so that each size's step could be captured as a CUDA graph
 
 
 class Samples(NamedTuple):
@@ -54,7 +56,8 @@ def decode(gpt, tokens, prefill, prompt_lengths, uniforms, end_token, temperatur
     ended = torch.zeros_like(prompt_lengths, dtype=torch.bool)
     cache = KVCache(prompt_lengths, columns=tokens.size(1))
     rows = torch.arange(len(tokens), device=tokens.device)  # where each row of the shrinking batch lives in `tokens`
-    hidden = gpt.hidden(tokens[:, :prefill], cache)[rows, prompt_lengths - 1]  # (B, C) at the last prompt token
+    last = torch.arange(prefill, device=tokens.device) == prompt_lengths[:, None] - 1
+    hidden = gpt.hidden(tokens[:, :prefill], cache, wanted=last)[rows, prompt_lengths - 1]  # (B, C) at the last prompt token
     for step in range(uniforms.size(1)):
         alive = ~ended[rows]
         chosen = choose(gpt.head(hidden), uniforms[rows, step], temperature)  # (B,)
@@ -68,6 +71,7 @@ def decode(gpt, tokens, prefill, prompt_lengths, uniforms, end_token, temperatur
             rows, chosen = shrink(cache, rows, chosen, ended)
             if not len(rows):
                 break
+        cache.used = prefill + step + 1
         hidden = gpt.hidden(chosen[:, None], cache)[:, 0]
         cache.advance(~ended[rows])
     return tokens, new_tokens, ended
@@ -90,6 +94,9 @@ def shrink(cache, rows, chosen, ended):
     size = min((size for size in BATCH_SIZES if size >= count), default=len(rows)) if count else 0
     if size >= len(rows):
         return rows, chosen
-    kept = torch.argsort(~alive, stable=True)[:size]  # the living first
-    cache.keep(kept)
-    return rows[kept], chosen[kept]
+    # The living from beyond `size` take the places of the dead before it: hardly a row has to move.
+    source = size + alive[size:].nonzero().squeeze(1)
+    to = (~alive[:size]).nonzero().squeeze(1)[: len(source)]
+    cache.keep(size, to, source)
+    rows[to], chosen[to] = rows[source], chosen[source]
+    return rows[:size], chosen[:size]

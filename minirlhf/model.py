@@ -49,6 +49,11 @@ class GPTConfig:
         return GPTConfig(vocab_size, context, *SIZES[size])
 
 
+def to_device(x, device):
+    """From pinned memory a GPU fetches while it computes, and nobody waits."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)
+
+
 class KVCache:
     """The keys and values of ragged rows: row b's next token goes to column `positions[b]` and sees the columns up to it.
 
@@ -58,7 +63,8 @@ class KVCache:
 
     def __init__(self, prompt_lengths, columns):
         self.positions = prompt_lengths.clone()  # (B,)
-        self.columns = columns
+        self.rows = torch.arange(len(prompt_lengths), device=prompt_lengths.device)
+        self.columns = self.used = columns
         self.keys, self.values = [], []  # one (B, H, S, D) per layer, in the dtype that attention computes in
 
     def prefill(self, k, v):  # (B, H, T, D), (B, H, T, D)
@@ -68,21 +74,61 @@ class KVCache:
             store[-1][:, :, :T] = new
 
     def append(self, layer, k, v):  # (B, H, 1, D) x 2 -> (B, H, S, D) x 2
-        rows = torch.arange(len(k), device=k.device)
-        self.keys[layer][rows, :, self.positions] = k[:, :, 0]
-        self.values[layer][rows, :, self.positions] = v[:, :, 0]
-        return self.keys[layer], self.values[layer]
+        for store, new in (self.keys[layer], k), (self.values[layer], v):
+            store[self.rows, :, self.positions] = new[:, :, 0]
+        return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
 
     def visible(self):  # -> (B, 1, 1, S) bool
-        return (torch.arange(self.columns, device=self.positions.device) <= self.positions[:, None])[:, None, None]
+        return (torch.arange(self.used, device=self.positions.device) <= self.positions[:, None])[:, None, None]
 
     def advance(self, alive):  # (B,) bool
         self.positions += alive  # a finished row stays where it is, inside the buffer
 
-    def keep(self, rows):  # (N,) indices
-        self.positions = self.positions[rows]
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+    def keep(self, size, to, source):  # int, (N,), (N,)
+        """Go on with the first `size` rows, once the rows `source` have moved `to` places among them."""
+        for store in (self.positions, *self.keys, *self.values):
+            store[to] = store[source]
+        self.positions, self.rows = self.positions[:size], self.rows[:size]
+        self.keys = [keys[:size] for keys in self.keys]
+        self.values = [values[:size] for values in self.values]
+
+
+class Packed:
+    """The tokens of ragged rows that matter, one after another: nothing but attention is computed on padding.
+
+    `wanted (B, T)` says whose states somebody will read; all tokens left of those matter too. Two things make it fewer still.
+    What a row has in common with the row above it, from column 0 on, has the same states, because attention is causal, and is
+    there once: the prompt of several responses (not where the tokens are on a GPU already). And in the last block only the
+    wanted tokens go on after attention.
+    """
+
+    def __init__(self, tokens, wanted, device):  # (B, T), (B, T) bool; on the CPU, so that nobody waits for a GPU's answer
+        B, self.columns = tokens.shape
+        needed = wanted.flip(1).cummax(1).values.flip(1)
+        needed[0, 0] = True  # something must be there to be spread
+        own, row = needed.clone(), torch.arange(B, device="cpu")[:, None]
+        if tokens.device == own.device:
+            own[1:] &= ~((tokens[1:] == tokens[:-1]) & needed[:-1]).cumprod(1).bool()
+        owner = torch.where(own | ~needed, row, 0).cummax(0).values  # the row that has a row's tokens
+        number = (own.flatten().cumsum(0).view(B, -1) - 1).gather(0, owner).clamp(min=0).flatten()
+        places, wanted = own.flatten().nonzero().squeeze(1), wanted.flatten().nonzero().squeeze(1)
+        indices = places, wanted, number, number[wanted]
+        self.places, self.wanted, self.number, self.kept = (to_device(index, device) for index in indices)
+
+    def pack(self, x):  # (B, T, ...) -> (N, ...)
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def spread(self, x):  # (N, ...) -> (B, T, ...) with something finite in places that do not matter
+        return x.index_select(0, self.number).unflatten(0, (-1, self.columns))
+
+    def go_on(self, x, y, last):  # (N, C), (B, T, C) -> (N, C) x 2, or in the last block (M, C) x 2, M tokens wanted
+        if last:
+            return x.index_select(0, self.kept), y.flatten(0, 1).index_select(0, self.wanted)
+        return x, self.pack(y)
+
+    def unpack(self, x):  # (M, C) -> (B, T, C) with zeros where nothing is wanted
+        zeros = x.new_zeros(len(self.number), x.size(1))
+        return zeros.index_copy(0, self.wanted, x).unflatten(0, (-1, self.columns))
 
 
 class Attention(nn.Module):
@@ -92,15 +138,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x, cache=None, visible=None):  # (B, T, C) -> (B, T, C)
-        B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+    def forward(self, qkv, cache=None, visible=None):  # (B, T, 3C) -> (B, T, C)
+        B, T, _ = qkv.shape
+        q, k, v = qkv.view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         if visible is not None:
             k, v = cache.append(self.layer, k, v)
         elif cache is not None:
             cache.prefill(k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
-        return self.out(y.transpose(1, 2).reshape(B, T, C))
+        return y.transpose(1, 2).reshape(B, T, -1)
 
 
 class MLP(nn.Module):
@@ -121,8 +167,12 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x, cache=None, visible=None):  # (B, T, C) -> (B, T, C)
-        x = x + self.attention(self.norm1(x), cache, visible)
+    def forward(self, x, cache=None, visible=None, packed=None, last=False):  # (B, T, C), or (N, C) with `packed` -> the same
+        qkv = self.attention.qkv(self.norm1(x))
+        y = self.attention(packed.spread(qkv) if packed else qkv, cache, visible)
+        if packed:
+            x, y = packed.go_on(x, y, last)
+        x = x + self.attention.out(y)
         return x + self.mlp(self.norm2(x))
 
 
@@ -152,23 +202,35 @@ class GPT(nn.Module):
     def device(self):
         return self.norm.weight.device
 
-    def hidden(self, tokens, cache=None):  # (B, T) -> (B, T, C) after the final layer norm
-        """With an empty `cache` this is the prefill; afterwards T is 1 and each row continues at its own position."""
+    def hidden(self, tokens, cache=None, wanted=None):  # (B, T) -> (B, T, C) after the final layer norm
+        """With an empty `cache` this is the prefill; afterwards T is 1 and each row continues at its own position.
+
+        `wanted (B, T)` bool: the states that will be read. The others are zero, and cost no more than they must.
+        """
         decoding = cache is not None and bool(cache.keys)
         if tokens.size(1) > self.config.context:
             raise ValueError(f"{tokens.size(1)} tokens do not fit a context of {self.config.context}")
         positions = cache.positions[:, None] if decoding else torch.arange(tokens.size(1), device=tokens.device)
         visible = cache.visible() if decoding else None
+        packed = None
+        if wanted is not None:
+            packed = Packed(tokens, wanted.cpu(), self.device)
+            positions = packed.places % tokens.size(1)
+            tokens = packed.pack(to_device(tokens, self.device))
         # The autocast context is entered anew for every pass: weights it cast without gradient must not serve one with.
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             x = self.token_embedding(tokens) + self.position_embedding(positions)
             for block in self.blocks:
-                x = block(x, cache, visible)
-            return self.norm(x)
+                x = block(x, cache, visible, packed, last=block is self.blocks[-1])
+            x = self.norm(x)
+        return packed.unpack(x) if packed else x
 
     def head(self, hidden):  # (..., C) -> (..., V) float32
+        return self.padded_head(hidden)[..., : self.config.vocab_size]
+
+    def padded_head(self, hidden):  # (..., C) -> (..., V and the rows beyond it) float32
         """Tied to the token embedding. In float32: bf16 logits move log-probabilities by enough to clip a PPO ratio."""
-        return F.linear(hidden.float(), self.token_embedding.weight)[..., : self.config.vocab_size]
+        return F.linear(hidden.float(), self.token_embedding.weight)
 
     def forward(self, tokens):  # (B, T) -> (B, T, V)
         return self.head(self.hidden(tokens))
@@ -201,23 +263,53 @@ def logprobs(gpt, tokens, mask, temperature=1.0):  # (B, T), (B, T-1) -> (B, T-1
 
     Zero outside the mask. float32.
     """
-    return logprobs_of_hidden(gpt, gpt.hidden(tokens), tokens, mask, temperature)
+    return logprobs_of_hidden(gpt, gpt.hidden(tokens, wanted=F.pad(mask, (0, 1))), tokens, mask, temperature)
 
 
 def logprobs_of_hidden(gpt, hidden, tokens, mask, temperature=1.0):  # (B, T, C), (B, T), (B, T-1) -> (B, T-1), (B, T-1)
     """`logprobs` when the trunk has been run already. The head sees the response tokens alone: prompts and padding cost no
     vocabulary-sized matrix. A mask kept on the CPU spares a GPU the wait for its indices."""
     B, T = tokens.shape
-    rows, columns = (index.to(tokens.device, non_blocking=True) for index in mask.nonzero(as_tuple=True))
+    rows, columns = (to_device(index, hidden.device) for index in mask.nonzero(as_tuple=True))
     states = hidden.reshape(B * T, -1).index_select(0, rows * T + columns)  # (N, C), N response tokens
-    chosen = tokens.reshape(B * T).index_select(0, rows * T + columns + 1)  # (N,)
-    log_p = F.log_softmax(gpt.head(states) / temperature, dim=-1)  # (N, V)
-    with torch.no_grad():
-        entropy = -(log_p.exp() * log_p).sum(-1)
+    chosen = to_device(tokens, hidden.device).flatten().index_select(0, rows * T + columns + 1)  # (N,)
+    log_p, entropy = ChosenLogprobs.apply(gpt, states.float() / temperature, gpt.token_embedding.weight, chosen)
     zeros = log_p.new_zeros(B * (T - 1))
     place = rows * (T - 1) + columns
-    picked = zeros.index_copy(0, place, log_p.gather(1, chosen[:, None]).squeeze(1))
-    return picked.view(B, T - 1), zeros.index_copy(0, place, entropy).view(B, T - 1)
+    return zeros.index_copy(0, place, log_p).view(B, T - 1), zeros.index_copy(0, place, entropy).view(B, T - 1)
+
+
+class ChosenLogprobs(torch.autograd.Function):
+    """The log-softmax of the head's logits at the chosen ids, and the entropy of it all (without gradient): (N,) each.
+
+    Of an (N, V) matrix for every step from logits to log-probability and back, one is kept: the probabilities, because the
+    gradient of log p[chosen] with respect to the logits is one at the chosen id, minus p.
+    """
+
+    LOGITS = 2**24  # computed at a time: what else is as large as the vocabulary is bounded by this
+
+    @staticmethod
+    def forward(ctx, gpt, states, weight, chosen):
+        V = gpt.config.vocab_size
+        p = states.new_empty(len(states), len(weight))
+        logprobs, entropy = states.new_empty(2, len(states))
+        for start in range(0, len(states), max(1, ChosenLogprobs.LOGITS // V)):
+            part = slice(start, start + max(1, ChosenLogprobs.LOGITS // V))
+            logits = gpt.padded_head(states[part])
+            logits[:, V:] = -torch.inf
+            log_p = F.log_softmax(logits, dim=-1)
+            torch.exp(log_p, out=p[part])
+            logprobs[part] = log_p.gather(1, chosen[part, None]).squeeze(1)
+            entropy[part] = -torch.linalg.vecdot(p[part, :V], log_p[:, :V])
+        ctx.save_for_backward(states, weight, chosen, p)
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, gradient, _):  # (N,)
+        states, weight, chosen, p = ctx.saved_tensors
+        p.mul_(-gradient[:, None]).scatter_add_(1, chosen[:, None], gradient[:, None])  # now the gradient of the logits
+        return None, p @ weight, p.t() @ states, None
 
 
 def pick_device(name):
@@ -230,14 +322,17 @@ def pick_device(name):
 
 
 def pick_precision(name, device):
-    """The dtype of `--precision`; "auto" is bf16 on a GPU that has it, float32 elsewhere (on most CPUs bf16 is far slower)."""
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    """The dtype of `--precision`; "auto" is bf16 where the hardware multiplies in it, float32 elsewhere (far faster there)."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
 
 
 def pick_microbatch(tokens, device):
     """`--microbatch-tokens`, or 0 for what is fast: on a CPU what stays in its cache, on a GPU what keeps it busy."""
-    return tokens or (16_384 if device.type == "cuda" else 1024)
+    return tokens or (16_384 if device.type == "cuda" else 2048)
 
 
 def adamw(model, lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from minirlhf.data import microbatches
@@ -35,9 +36,10 @@ class ActorCritic(nn.Module):
             )
 
     def forward(self, tokens, mask, temperature=1.0):  # (B, T), (B, T-1) -> logprobs, values, entropy, each (B, T-1)
-        hidden = self.gpt.hidden(tokens)
+        wanted = F.pad(mask, (0, 1))  # the state that chooses, not the one that was chosen
+        hidden = self.gpt.hidden(tokens, wanted=wanted)
         logprobs, entropy = logprobs_of_hidden(self.gpt, hidden, tokens, mask, temperature)
-        states = self.critic.hidden(tokens) if self.critic else hidden
+        states = self.critic.hidden(tokens, wanted=wanted) if self.critic else hidden
         values = self.value_head(states[:, :-1])
         return logprobs, torch.where(mask.to(values.device), values, 0.0), entropy
 

@@ -30,7 +30,8 @@ class RewardModel(nn.Module):
 
     def raw(self, tokens, lengths):  # (B, T), (B,) -> (B,)
         """The score at the last real token, the end token of a finished response. What lies right of it changes nothing."""
-        hidden = self.gpt.hidden(tokens)
+        last = torch.arange(tokens.size(1), device=tokens.device) == lengths[:, None] - 1  # (B, T)
+        hidden = self.gpt.hidden(tokens, wanted=last)
         return self.head(hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1])
 
     def forward(self, tokens, lengths):  # (B, T), (B,) -> (B,)
@@ -89,12 +90,11 @@ def score(model, tokenizer, prompts, responses, raw=False):  # N texts, N texts 
 @torch.no_grad()
 def score_examples(model, examples, raw=False, max_tokens=8192):  # N Examples -> (N,) on the CPU
     """Scores read at each example's last token. Rows of similar length go through the model together."""
-    device = model.mean.device
     scores = torch.zeros(len(examples))
     for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
         tokens, _, lengths = collate([examples[row] for row in rows])
         read = model.raw if raw else model
-        scores[rows] = read(tokens.to(device), lengths.to(device)).cpu()
+        scores[rows] = read(tokens, lengths).cpu()
     return scores
 
 

@@ -228,9 +228,9 @@ def rows_through_trunks(monkeypatch):
     passes = []
     hidden = GPT.hidden
 
-    def watched(self, tokens, cache=None):
+    def watched(self, tokens, *cache, **wanted):
         passes.append((self, len(tokens), torch.is_grad_enabled()))
-        return hidden(self, tokens, cache)
+        return hidden(self, tokens, *cache, **wanted)
 
     monkeypatch.setattr(GPT, "hidden", watched)
     return passes

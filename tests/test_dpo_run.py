@@ -119,13 +119,13 @@ def test_by_default_it_learns_from_what_the_reward_model_collected(world_out):
 
 
 def test_microbatch_precision_and_device_are_what_the_command_says(out, colours, monkeypatch):
-    """--microbatch-tokens 77 --precision bf16, and without them what suits a CPU: 1024 tokens, float32. Policy and reference
+    """--microbatch-tokens 77 --precision bf16, and without them what suits a CPU: 2048 tokens, float32. Policy and reference
     alike, or the margin of an untrained policy would be noise; and only one of them is trained."""
     seen, loaded, load = [], [], checkpoint.load_gpt
     monkeypatch.setattr(dpo, "train", lambda args, folder, *models_and_data: seen.append((args, *models_and_data[:2])))
     monkeypatch.setattr(checkpoint, "load_gpt", lambda path, **options: loaded.append(options) or load(path, **options))
     asked = "--microbatch-tokens", "77", "--precision", "bf16"
-    for argv, tokens, precision in ((asked, 77, torch.bfloat16), ((), 1024, torch.float32)):
+    for argv, tokens, precision in ((asked, 77, torch.bfloat16), ((), 2048, torch.float32)):
         run(out, "--data", str(colours / "comparisons.jsonl"), "--device", "cpu", "--overwrite", *argv)
         args, policy, reference = seen.pop()
         assert args.microbatch_tokens == tokens

@@ -307,7 +307,7 @@ def test_compaction_does_not_change_anything(make_gpt, monkeypatch, rows):
     prompts = [[(row + i) % 6 for i in range(1 + row % 5)] for row in range(rows)]
     results, shrunk = [], []
     keep = KVCache.keep
-    monkeypatch.setattr(KVCache, "keep", lambda cache, kept: shrunk.append(len(kept)) or keep(cache, kept))
+    monkeypatch.setattr(KVCache, "keep", lambda cache, *moves: shrunk.append(moves[0]) or keep(cache, *moves))
     for check_every in (1000, 8, 3, 1):
         monkeypatch.setattr(sampler, "CHECK_EVERY", check_every)
         shrunk.clear()
@@ -320,7 +320,7 @@ def test_compaction_does_not_change_anything(make_gpt, monkeypatch, rows):
 
 def test_batch_sizes_come_from_a_short_list_and_only_shrink(make_gpt, monkeypatch):
     """Scripted, looking every 2 tokens: 7 rows of which 1, 1, 2, 0, 2 end by tokens 2, 4, 6, 8, 10 and one never does.
-    6, 5, 3, 3, 1 are alive; of the sizes 1, 2, 4, 8, ... that leaves 7, 7, 4, 4, 1 rows. Each size could be one CUDA
+    6, 5, 3, 3, 1 are alive; of the sizes 1, 2, 3, 4, 6, 8, 12, ... that leaves 6, 6, 3, 3, 1 rows. Each size could be one CUDA
     graph."""
     monkeypatch.setattr(sampler, "CHECK_EVERY", 2)
     gpt = scripted_gpt(make_gpt)
@@ -328,25 +328,29 @@ def test_batch_sizes_come_from_a_short_list_and_only_shrink(make_gpt, monkeypatc
     draws = [[3 if step == end else step % 3 for step in range(1, 15)] for end in ends]
     sizes = []
     hidden = gpt.hidden
-    monkeypatch.setattr(gpt, "hidden", lambda tokens, cache=None: sizes.append(len(tokens)) or hidden(tokens, cache))
+    monkeypatch.setattr(
+        gpt, "hidden", lambda tokens, *cache, **wanted: sizes.append(len(tokens)) or hidden(tokens, *cache, **wanted)
+    )
     samples = generate(gpt, [[0]] * 7, 14, end_token=3, uniforms=script(draws))
-    assert sizes == [7] * 6 + [4] * 4 + [1] * 4
-    assert BATCH_SIZES[:4] == (1, 2, 4, 8)
+    assert sizes == [7] * 2 + [6] * 4 + [3] * 4 + [1] * 4
+    assert BATCH_SIZES[:8] == (1, 2, 3, 4, 6, 8, 12, 16)
     assert (samples.lengths - samples.prompt_lengths).tolist() == [min(end, 14) for end in ends]
     assert responses(samples) == [row[:end] for row, end in zip(draws, ends, strict=True)]
 
 
 def test_sampling_stops_when_every_row_has_ended(make_gpt, monkeypatch):
-    """By token 3, and the next look is after token 8: 8 passes and not 30. Ziegler et al. and N+ (ppo.py:541) sample to the
+    """By token 3, and the next look is after token 4: 4 passes and not 30. Ziegler et al. and N+ (ppo.py:541) sample to the
     limit always."""
     gpt = scripted_gpt(make_gpt)
     passes = []
     hidden = gpt.hidden
-    monkeypatch.setattr(gpt, "hidden", lambda tokens, cache=None: passes.append(tokens) or hidden(tokens, cache))
+    monkeypatch.setattr(
+        gpt, "hidden", lambda tokens, *cache, **wanted: passes.append(tokens) or hidden(tokens, *cache, **wanted)
+    )
     draws = torch.zeros(3, 30, dtype=torch.long)
     draws[0, 0] = draws[1, 2] = draws[2, 1] = 3
     samples = generate(gpt, [[0], [1, 2], [1]], 30, end_token=3, uniforms=script(draws.tolist()))
-    assert len(passes) == sampler.CHECK_EVERY == 8
+    assert len(passes) == sampler.CHECK_EVERY == 4
     assert samples.ended.all() and samples.tokens.shape == (3, 5)
 
 
@@ -391,7 +395,9 @@ def test_the_first_pass_is_as_wide_as_the_longest_prompt_and_every_other_one_tok
     five times as much."""
     gpt, widths = make_gpt(vocab_size=12, std=0.3), []
     hidden = gpt.hidden
-    monkeypatch.setattr(gpt, "hidden", lambda tokens, cache=None: widths.append(tokens.size(1)) or hidden(tokens, cache))
+    monkeypatch.setattr(
+        gpt, "hidden", lambda tokens, *cache, **wanted: widths.append(tokens.size(1)) or hidden(tokens, *cache, **wanted)
+    )
     samples = generate(gpt, PROMPTS, 20, end_token=0, uniforms=uniforms_of(3, 20))
     assert widths[0] == 5 and set(widths[1:]) == {1}
     assert samples.lengths.max() > 5 + sampler.CHECK_EVERY

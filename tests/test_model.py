@@ -357,16 +357,88 @@ def test_only_rows_that_are_alive_move_on():
 
 
 def test_rows_that_are_kept_decode_as_if_the_others_had_never_been(make_gpt):
-    """Rows 2 and 0, in that order: keys, values and positions must all follow."""
+    """Row 2 takes the place of row 1, and two rows stay: keys, values and positions must all follow."""
     gpt = make_gpt()
     tokens = random_tokens()
     cache = KVCache(PROMPT_LENGTHS, columns=9)
     gpt.hidden(tokens[:, :6], cache)
-    kept = torch.tensor([2, 0])
-    cache.keep(kept)
-    assert cache.positions.tolist() == [6, 1]
+    kept = torch.tensor([0, 2])
+    cache.keep(2, torch.tensor([1]), torch.tensor([2]))
+    assert cache.positions.tolist() == [1, 6]
     step = gpt.head(gpt.hidden(tokens[kept, PROMPT_LENGTHS[kept]][:, None], cache))[:, 0]
     torch.testing.assert_close(step, gpt(tokens)[kept, PROMPT_LENGTHS[kept]], atol=1e-5, rtol=0)
+
+
+# ---- only what matters is computed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wanted_states_are_those_of_a_pass_over_everything(make_gpt, seed):
+    """Whatever is wanted, in whatever rows: ragged ones, rows of which nothing is wanted, rows that begin alike. What is not
+    wanted is zero. The gradients are those of the whole pass, too."""
+    gpt, generator = make_gpt(std=0.3), torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 2 + seed, (5, 9), generator=generator)  # few ids: rows share beginnings of all lengths
+    wanted = torch.rand(5, 9, generator=generator) < (0.1, 0.5)[seed % 2]
+    weights = torch.randn(5, 9, 16, generator=generator) * wanted[:, :, None]
+    states, expected = gpt.hidden(tokens, wanted=wanted), gpt.hidden(tokens)
+    torch.testing.assert_close(states[wanted], expected[wanted], atol=1e-5, rtol=0)
+    assert (states[~wanted] == 0).all()
+    parameters = list(gpt.parameters())
+    told, truth = (torch.autograd.grad((x * weights).sum(), parameters) for x in (states, expected))
+    for one, other in zip(told, truth, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def rows_multiplied(gpt):
+    """How many tokens go through each block's first and last matrix."""
+    rows = []
+    for block in gpt.blocks:
+        for layer in (block.attention.qkv, block.mlp.out):
+            layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].numel() // inputs[0].size(-1)))
+    return rows
+
+
+def test_padding_and_what_nobody_reads_is_not_computed(make_gpt):
+    """Prompts of 3, 1 and 6 tokens, responses of 3, 6 and 1: columns 0 to 4, 0 to 5 and 0 to 5 are needed to choose them, 17
+    tokens of 27; 10 states choose a token, and the last block goes on with those."""
+    gpt = make_gpt()
+    rows = rows_multiplied(gpt)
+    tokens = random_tokens()
+    tokens[:, 0] = torch.arange(3)
+    logprobs(gpt, tokens, response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+    assert rows == [17, 17, 17, 10]
+
+
+def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
+    """Four responses of 2 tokens to one prompt of 3: 3 + 4 * 2 tokens and not 20; a row that differs shares nothing."""
+    gpt = make_gpt()
+    rows = rows_multiplied(gpt)
+    tokens = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 5, 5], [1, 2, 3, 6, 5], [1, 2, 3, 7, 5], [2, 2, 3, 7, 5]])
+    wanted = torch.zeros(5, 5, dtype=torch.bool)
+    wanted[:, 4] = True
+    gpt.hidden(tokens, wanted=wanted)
+    assert rows == [16, 16, 16, 5]
+
+
+def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
+    """Of the formula that everybody writes, log_softmax(logits / temperature)[chosen]: for states and weights, with the logits
+    in one piece and in several; and the entropy is that of torch.distributions."""
+    gpt = make_gpt(std=0.5)
+    generator = torch.Generator().manual_seed(0)
+    states, chosen = torch.randn(7, 16, generator=generator), torch.randint(0, 13, (7,), generator=generator)
+    gradient, weight = torch.randn(7, generator=generator), gpt.token_embedding.weight
+    logits = gpt.head(states.requires_grad_())
+    naive = logits.log_softmax(-1)[torch.arange(7), chosen]
+    expected = torch.autograd.grad(naive, (states, weight), gradient)
+    for at_once in (2**24, 30, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model.ChosenLogprobs, "LOGITS", at_once)
+            told, entropy = model.ChosenLogprobs.apply(gpt, states, weight, chosen)
+        torch.testing.assert_close(told, naive)
+        torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=logits).entropy())
+        for one, other in zip(torch.autograd.grad(told, (states, weight), gradient), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        assert not entropy.requires_grad
 
 
 def test_a_model_makes_its_tensors_where_the_tokens_are(make_gpt):
@@ -464,10 +536,10 @@ def test_outside_the_mask_everything_is_zero_and_has_no_gradient(make_gpt):
     assert (chosen[~mask] == 0).all() and (entropy[~mask] == 0).all()
     assert (chosen[mask] < 0).all() and (entropy[mask] > 0).all()
     parameters = list(gpt.parameters())
-    outside = torch.autograd.grad(chosen[~mask].sum(), parameters, retain_graph=True)
+    outside = torch.autograd.grad(chosen[~mask].sum(), parameters)
     assert all((gradient == 0).all() for gradient in outside)
-    whole = torch.autograd.grad(chosen.sum(), parameters, retain_graph=True)
-    inside = torch.autograd.grad(chosen[mask].sum(), parameters)
+    whole = torch.autograd.grad(logprobs(gpt, tokens, mask)[0].sum(), parameters)
+    inside = torch.autograd.grad(logprobs(gpt, tokens, mask)[0][mask].sum(), parameters)
     for a, b in zip(whole, inside, strict=True):
         torch.testing.assert_close(a, b)
     assert not entropy.requires_grad
@@ -523,10 +595,10 @@ def test_the_head_sees_the_response_tokens_alone(make_gpt, monkeypatch):
     memory."""
     gpt = make_gpt()
     seen = []
-    head = gpt.head
-    monkeypatch.setattr(gpt, "head", lambda hidden: seen.append(tuple(hidden.shape)) or head(hidden))
+    log_softmax = F.log_softmax
+    monkeypatch.setattr(F, "log_softmax", lambda x, dim: seen.append(tuple(x.shape)) or log_softmax(x, dim))
     logprobs(gpt, random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9))
-    assert seen == [(10, 16)]
+    assert seen == [(10, 64)]  # the ids of this model, and the rows that fill its embedding up to 64
 
 
 def test_a_mask_on_the_cpu_serves_tokens_that_are_elsewhere(make_gpt):
@@ -642,10 +714,10 @@ def test_on_a_gpu_automatic_precision_is_bf16_unless_that_is_emulated(monkeypatc
         assert model.pick_precision("float32", gpu) == torch.float32
 
 
-def test_a_microbatch_has_1024_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_given():
+def test_a_microbatch_has_2048_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_given():
     """What stays in the cache of the one, and what keeps the other busy; memory, not results."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [model.pick_microbatch(0, device) for device in (cpu, gpu)] == [1024, 16384]
+    assert [model.pick_microbatch(0, device) for device in (cpu, gpu)] == [2048, 16384]
     assert [model.pick_microbatch(7, device) for device in (cpu, gpu)] == [7, 7]
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from spec.tensors import JUNK, LENGTHS, MASK, PROMPT_LENGTHS, SCORES, normal, spoil
 from torch import nn
 
@@ -507,7 +508,7 @@ def test_a_mask_that_was_made_on_the_cpu_is_brought_to_where_the_tokens_are(make
     """For the values, and for the rewards. The device "meta", on which nothing can be computed, stands in for a GPU."""
     actor, samples = ActorCritic(make_gpt()).to("meta"), make_samples()
     hidden = torch.zeros(3, T, 16, device="meta")
-    monkeypatch.setattr(actor.gpt, "hidden", lambda tokens: hidden)
+    monkeypatch.setattr(actor.gpt, "hidden", lambda tokens, wanted: hidden)
     assert [x.device.type for x in actor(samples.tokens.to("meta"), MASK)] == 3 * ["meta"]
     arrived = []
 
@@ -722,8 +723,9 @@ class Tabular(nn.Module):
         super().__init__()
         self.config = SimpleNamespace(vocab_size=VOCABULARY, context=8, width=VOCABULARY + 1)
         self.table = nn.Parameter(normal(2 * VOCABULARY**5, VOCABULARY + 1) * torch.tensor([1.0, 1, 1, 1, 0]))
+        self.token_embedding = SimpleNamespace(weight=torch.eye(VOCABULARY, VOCABULARY + 1))  # the head: a state is its logits
 
-    def hidden(self, tokens, cache=None):
+    def hidden(self, tokens, cache=None, wanted=None):
         """A prefix is a number in base 4 with a leading 1; decoding goes on from the one in the cache."""
         decoding = cache is not None and bool(cache.keys)
         prefix, prefixes = cache.keys[0] if decoding else torch.ones(len(tokens), dtype=torch.long), []
@@ -736,8 +738,10 @@ class Tabular(nn.Module):
             cache.keys = [prefixes.gather(1, last[:, None])[:, 0]]
         return self.table[prefixes]
 
-    def head(self, hidden):
-        return hidden[..., :VOCABULARY]
+    def padded_head(self, hidden):
+        return F.linear(hidden, self.token_embedding.weight)
+
+    head = padded_head
 
 
 def distance_after_ppo(beta, updates, seed=0, batch_size=512, lr=0.1):

@@ -141,8 +141,8 @@ SAMPLING = [
         name="temperature counts in sampling and nowhere else",
         seen="trlX, accelerate_ppo_trainer.py:445; PaLM-rlhf-pytorch, palm.py:435; rlhf-book, utils.py:264 (0.6)",
         function="model.logprobs_of_hidden",
-        right="gpt.head(states) / temperature",
-        wrong="gpt.head(states)",
+        right="states.float() / temperature",
+        wrong="states.float()",
         caught_by="test_the_sampler_draws_from_what_the_scorer_scores",
     ),
     Animal(
@@ -259,7 +259,7 @@ LOG_PROBABILITIES = [
     Animal(
         name="logits are rounded to bf16",
         seen="OpenRLHF before PR 634; minimind before PR 814",
-        function="model.GPT.head",
+        function="model.GPT.padded_head",
         right="F.linear(hidden.float(), self.token_embedding.weight)",
         wrong="F.linear(hidden.bfloat16(), self.token_embedding.weight.bfloat16()).float()",
         caught_by="test_log_probabilities_are_float32_when_the_trunk_computes_in_bf16",
@@ -277,16 +277,18 @@ LOG_PROBABILITIES = [
         name="entropy is that of another temperature",
         seen="OpenRLHF, models/actor.py:271 before PR 1319",
         function="model.logprobs_of_hidden",
-        right="entropy = -(log_p.exp() * log_p).sum(-1)",
-        wrong="entropy = torch.distributions.Categorical(logits=gpt.head(states)).entropy()",
+        right="zeros.index_copy(0, place, entropy)",
+        wrong="zeros.index_copy(0, place, torch.distributions.Categorical(logits=gpt.head(states)).entropy().detach())",
         caught_by="test_logprobs_are_those_of_a_token_by_token_loop_over_prefixes",
     ),
     Animal(
         name="every token's whole distribution is kept",
         seen="PaLM-rlhf-pytorch, ppo.py:624: 160 MB for one response",
         function="model.logprobs_of_hidden",
-        right="F.log_softmax(gpt.head(states) / temperature, dim=-1)",
-        wrong="F.log_softmax(gpt.head(hidden) / temperature, dim=-1)[rows, columns]",
+        right="log_p, entropy = ChosenLogprobs.apply(gpt, states.float() / temperature, gpt.token_embedding.weight, chosen)",
+        wrong="log_p = F.log_softmax(gpt.head(hidden) / temperature, dim=-1)[rows, columns]\n"
+        "    entropy = -(log_p.exp() * log_p).sum(-1).detach()\n"
+        "    log_p = log_p.gather(1, chosen[:, None]).squeeze(1)",
         caught_by="test_the_head_sees_the_response_tokens_alone",
     ),
     Animal(
