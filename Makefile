@@ -8,7 +8,7 @@ SEEDS = 1 2 3
 KL_COEFS = 0 0.05 0.1 0.2
 JOBS = 2
 
-.PHONY: demo results seed test spec mutants lint format tokenizer clean
+.PHONY: demo results seed test spec mutants bench lint format tokenizer clean
 
 demo: .venv/demo
 	@echo "--- 1 of 5: learn language from text of mixed quality, then imitate demonstrations"
@@ -51,6 +51,11 @@ spec: .venv/test
 mutants: .venv/mutants
 	$(BIN)/python tests/mutants.py --jobs $(JOBS)
 
+# How fast it is, beside transformers and TRL. NANOGPT=folder of a checkout adds nanoGPT.
+bench: .venv/bench
+	$(BIN)/python -m minirlhf.bench --workload tiny $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-tiny.json
+	$(BIN)/python -m minirlhf.bench --workload small $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-small.json
+
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,6 +83,10 @@ tokenizer: .venv/demo
 
 .venv/mutants: .venv/test
 	$(BIN)/pip install --quiet --constraint requirements.txt --editable '.[test,mutants]'
+	touch $@
+
+.venv/bench: .venv/demo
+	$(BIN)/pip install --quiet --constraint requirements.txt --editable '.[bench]'
 	touch $@
 
 .venv/plot: .venv/demo

@@ -46,7 +46,7 @@ class Config:
     drop_long: bool = flag(False, "leave out records that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = flag("auto", "of the trunk; auto is bf16 on a GPU", choices=("auto", "float32", "bf16"))
+    precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
     resume: bool = flag(False, "continue the run in OUT/sft with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
 

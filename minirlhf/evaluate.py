@@ -91,14 +91,14 @@ def describe(judgements):
 # ---- numbers
 
 
-def sequence_logprobs(gpt, examples, temperature=1.0, max_tokens=8192):
+def sequence_logprobs(gpt, examples, temperature=1.0, max_tokens=0):
     """The summed log-probability of each example's response, (N,), in nats."""
-    sums = torch.zeros(len(examples))
+    sums, max_tokens = torch.zeros(len(examples)), model.pick_microbatch(max_tokens, gpt.device)
     with torch.no_grad():
         for rows in data.microbatches([len(example.tokens) for example in examples], max_tokens):
             tokens, prompt_lengths, lengths = data.collate([examples[row] for row in rows])
             mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
-            sums[rows] = model.logprobs(gpt, tokens.to(gpt.device), mask, temperature)[0].sum(1).cpu()
+            sums[rows] = model.logprobs(gpt, tokens, mask, temperature)[0].sum(1).cpu()
     return sums
 
 
@@ -260,7 +260,7 @@ class Config:
     drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of the prompts and of the noise", low=0)
     device: str = flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
-    precision: str = flag("auto", "of the trunk; auto is bf16 on a GPU", choices=("auto", "float32", "bf16"))
+    precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
 
 
 def main(argv=None):

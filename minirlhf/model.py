@@ -64,7 +64,7 @@ class KVCache:
     def __init__(self, prompt_lengths, columns):
         self.positions = prompt_lengths.clone()  # (B,)
         self.rows = torch.arange(len(prompt_lengths), device=prompt_lengths.device)
-        self.columns = self.used = columns
+        self.columns = self.used = columns  # `used`: how many a row may have filled by now; nobody looks further
         self.keys, self.values = [], []  # one (B, H, S, D) per layer, in the dtype that attention computes in
 
     def prefill(self, k, v):  # (B, H, T, D), (B, H, T, D)

@@ -15,7 +15,7 @@ from torch import nn
 from minirlhf import checkpoint
 from minirlhf.config import InputError
 from minirlhf.data import collate, encode, microbatches
-from minirlhf.model import GPT, GPTConfig, ScalarHead
+from minirlhf.model import GPT, GPTConfig, ScalarHead, pick_microbatch
 
 
 class RewardModel(nn.Module):
@@ -88,9 +88,9 @@ def score(model, tokenizer, prompts, responses, raw=False):  # N texts, N texts 
 
 
 @torch.no_grad()
-def score_examples(model, examples, raw=False, max_tokens=8192):  # N Examples -> (N,) on the CPU
+def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (N,) on the CPU
     """Scores read at each example's last token. Rows of similar length go through the model together."""
-    scores = torch.zeros(len(examples))
+    scores, max_tokens = torch.zeros(len(examples)), pick_microbatch(max_tokens, model.mean.device)
     for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
         tokens, _, lengths = collate([examples[row] for row in rows])
         read = model.raw if raw else model

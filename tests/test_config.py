@@ -1,6 +1,9 @@
 """The specification of config.py: a frozen dataclass is a command line."""
 
 import dataclasses
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -207,3 +210,25 @@ def test_drawing_touches_no_global_generator():
     before = np.random.get_state()[1].copy()
     rng(0, config.INIT).normal(size=100)
     assert (np.random.get_state()[1] == before).all()
+
+
+# ---- memory
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="only glibc gives freed memory back at once")
+def test_memory_that_was_freed_is_used_again():
+    """64 MB filled and freed, over and over: 16,384 pages of 4 KB a time, which after some rounds come from what was freed."""
+    code = """if True:
+        import resource, sys, torch
+        from minirlhf import config
+        if sys.argv[1] == "keep":
+            config.keep_memory()
+        for _ in range(40):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.full((2**24,), 1.0)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    faults = []
+    for how in ("keep", "not"):
+        told = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout
+        faults.append(sum(map(int, told.split()[-10:])))
+    assert faults[0] < 20_000 < 160_000 < faults[1]

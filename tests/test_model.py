@@ -714,6 +714,15 @@ def test_on_a_gpu_automatic_precision_is_bf16_unless_that_is_emulated(monkeypatc
         assert model.pick_precision("float32", gpu) == torch.float32
 
 
+@pytest.mark.parametrize(("bf16", "amx"), [(False, False), (True, False), (False, True)])
+def test_auto_precision_is_bf16_on_a_cpu_that_multiplies_in_it(monkeypatch, bf16, amx):
+    """AVX512-BF16 or AMX. Without them bf16 is several times slower than float32."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert model.pick_precision("auto", torch.device("cpu")) == (torch.bfloat16 if bf16 or amx else torch.float32)
+    assert model.pick_precision("float32", torch.device("cpu")) == torch.float32
+
+
 def test_a_microbatch_has_2048_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_given():
     """What stays in the cache of the one, and what keeps the other busy; memory, not results."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
