@@ -75,9 +75,9 @@ def main(argv=None):
     if args.kl_target and args.kl_horizon < args.batch_size:
         raise InputError(f"--kl-horizon {args.kl_horizon:g} must be at least --batch-size {args.batch_size}")
     device = model.pick_device(args.device)
-    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     precision = model.pick_precision(args.precision, device)
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
+    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     reference.requires_grad_(False)
     score, missing_end_score, reward_model = load_reward(args, tok, device, precision)
     context = min(gpt.config.context for gpt in [reference, *([reward_model.gpt] if reward_model else [])])

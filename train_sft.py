@@ -54,8 +54,8 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
     device = model.pick_device(args.device)
-    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     gpt, tok = start(args)
+    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     text, demonstrations = load_text(args, tok, gpt), load_demonstrations(args, tok, gpt)
     stages = ("sft", "pretrain") if text else ("sft",)
     folder, *pretrain = checkpoint.start_run(args, tok, *stages)

@@ -59,9 +59,9 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "dpo", argv)
     device = model.pick_device(args.device)
-    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     precision = model.pick_precision(args.precision, device)
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
+    args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     fits = data.fits_context(tok, reference.config.context, drop_long=args.drop_long)
     comparisons = data.read_comparisons(args.data or f"{args.out}/rm/comparisons.jsonl", fits)
     comparisons = data.informative(comparisons)

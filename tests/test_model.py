@@ -420,6 +420,17 @@ def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
     assert rows == [16, 16, 16, 5]
 
 
+def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
+    """From far below 0, where nothing passes, to far above, where everything does; in bf16 it is torch's own."""
+    x, gradient = torch.linspace(-30, 30, 4001).requires_grad_(), torch.linspace(-2, 3, 4001)
+    ours, theirs = model.gelu(x), F.gelu(x, approximate="tanh")
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    one, other = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    half = x.detach().bfloat16()
+    assert torch.equal(model.gelu(half), F.gelu(half, approximate="tanh"))
+
+
 def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
     """Of the formula that everybody writes, log_softmax(logits / temperature)[chosen]: for states and weights, with the logits
     in one piece and in several; and the entropy is that of torch.distributions."""
@@ -727,7 +738,8 @@ def test_a_microbatch_has_2048_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_g
     """What stays in the cache of the one, and what keeps the other busy; memory, not results."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [model.pick_microbatch(0, device) for device in (cpu, gpu)] == [2048, 16384]
-    assert [model.pick_microbatch(7, device) for device in (cpu, gpu)] == [7, 7]
+    assert [model.pick_microbatch(0, device, 50_257) for device in (cpu, gpu)] == [994, 15918]  # .2 and 3.2 GB of logits
+    assert [model.pick_microbatch(7, device, 50_257) for device in (cpu, gpu)] == [7, 7]
 
 
 # ---- the optimiser
