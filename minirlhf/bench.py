@@ -31,7 +31,8 @@ from tqdm import tqdm
 from minirlhf import checkpoint, config, data, generate, huggingface, model, peers, ppo, reward
 from minirlhf.config import InputError, flag, rng
 from minirlhf.metrics import table
-from minirlhf.workload import END, LR, WORKLOADS, Job, batches, now, padded, random_gpt, sampled, timed
+from minirlhf.workload import END, LR, WORKLOADS, Job, batches, ceiling, flops, now, padded, random_gpt, sampled, timed
+from minirlhf.workload import workload as shapes
 
 TASKS = ("sampling", "sft", "dense", "rm", "ppo")
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -43,6 +44,8 @@ class Config:
     """Seconds, tokens a second and memory of our stages and of other people's, side by side."""
 
     workload: str = flag("tiny", "shapes: tiny is the demonstration's, gpt2 wants a GPU", choices=tuple(WORKLOADS))
+    rollouts: int = flag(0, "responses a rollout [the workload's]", low=0)
+    new_tokens: int = flag(0, "the most tokens a response may have, which is half that on average [the workload's]", low=0)
     tasks: str = flag(",".join(TASKS), "what is measured, separated by commas")
     runs: int = flag(5, "runs of each side, after one that is not counted", low=1)
     epochs: int = flag(4, "passes over a rollout; 4 is TRL's default", low=1)
@@ -56,7 +59,7 @@ class Config:
 
 
 def make_job(args, task, folder, device):
-    workload = WORKLOADS[args.workload]
+    workload = shapes(args.workload, args.rollouts, args.new_tokens)
     draw = rng(args.seed, config.PROMPTS)
     lengths = draw.integers(*workload.prompt_tokens, workload.prompts, endpoint=True)
     prompts = [draw.integers(1, workload.vocab_size, n).tolist() for n in lengths]
@@ -180,7 +183,7 @@ def cached(gpt, keys, values, tokens, positions):  # (B, T), (B, T) -> (B, T, C)
         k_store[rows, :, positions], v_store[rows, :, positions] = k, v
         y = F.scaled_dot_product_attention(q.transpose(1, 2), k_store, v_store, attn_mask=visible)
         x = x + block.attention.out(y.transpose(1, 2).reshape(B, T, -1))
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.mlp.out(F.gelu(block.mlp.hidden(block.norm2(x)), approximate="tanh"))
     return gpt.norm(x)
 
 
@@ -307,42 +310,6 @@ def receive(pipe):
         return "its process ended; is there enough memory?"
 
 
-# ---- arithmetic
-
-
-def flops(job, c, tokens):
-    """What a run of a task takes at the least, `tokens` being its response tokens: two operations a weight and real token
-    forward, twice that again backward; the trunk at every token, the head at response tokens. Attention is left out."""
-    if job.task in ("sampling", "ppo"):
-        prompts = sum(map(len, job.prompts))
-    elif job.task == "rm":
-        prompts = sum(group[0].prompt_length for batch in job.batches for group in batch)  # what a group shares, once
-    else:
-        prompts = sum(example.prompt_length for example in job.examples)
-    # ppo: the rollout; policy, reference and reward model (no head) score; then the epochs
-    learn = 3 * job.epochs
-    trunk, head = {"sampling": (1, 1), "rm": (3, 0), "ppo": (1 + 3 + learn, 1 + 2 + learn)}.get(job.task, (3, 3))
-    weights = 12 * c.layers * c.width**2
-    return 2 * (trunk * weights * (prompts + tokens) + head * c.width * c.vocab_size * tokens)
-
-
-def ceiling(c, device, precision, repeats=8):
-    """Operations a second of the model's own matrix products, one layer of each kind at a time, the best of several."""
-    N, C = model.pick_microbatch(0, device, c.vocab_size), c.width
-    total = seconds = 0.0
-    shapes = [(N, C, 3 * C, c.layers), (N, C, C, c.layers), (N, C, 4 * C, c.layers), (N, 4 * C, C, c.layers)]
-    for rows, inner, outer, times in [*shapes, (N // 2, C, c.vocab_size, 1)]:
-        dtype = torch.float32 if outer == c.vocab_size else precision
-        x, w = torch.randn(rows, inner, device=device, dtype=dtype), torch.randn(outer, inner, device=device, dtype=dtype)
-        best = math.inf
-        for _ in range(repeats):
-            start = now(device)
-            F.linear(x, w)
-            best = min(best, now(device) - start)
-        total, seconds = total + times * 2 * rows * inner * outer, seconds + times * best
-    return total / seconds
-
-
 # ---- what is shown
 
 
@@ -403,7 +370,7 @@ def main(argv=None):
         raise InputError(f"--nanogpt {args.nanogpt}: holds no model.py; give the folder of a checkout of nanoGPT")
     started, results = time.strftime("%Y-%m-%d %H:%M:%S"), {}
     with tempfile.TemporaryDirectory() as folder:
-        gpt = random_gpt(WORKLOADS[args.workload], args.seed)
+        gpt = random_gpt(shapes(args.workload, args.rollouts, args.new_tokens), args.seed)
         huggingface.save_gpt2(gpt, folder)
         names = ["float32", "bf16"] if args.precision == "bf16" else ["float32"]
         ceilings = {name: ceiling(gpt.config, device, PRECISIONS[name]) for name in names}

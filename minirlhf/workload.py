@@ -1,11 +1,13 @@
 """What minirlhf.bench measures: weights, prompts and records, the same for every side whatever library it is made of."""
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from minirlhf import config, data, model, tokenizer, world
 from minirlhf.config import rng
@@ -32,6 +34,13 @@ WORKLOADS = {
 }
 
 
+def workload(name, rollouts, new_tokens):
+    """A workload by name; with other numbers of responses and of their tokens, if those are not 0."""
+    chosen = WORKLOADS[name]
+    chosen = dataclasses.replace(chosen, prompts=rollouts or chosen.prompts)
+    return dataclasses.replace(chosen, new_tokens=new_tokens, mean=new_tokens / 2) if new_tokens else chosen
+
+
 # ---- weights and records
 
 
@@ -48,7 +57,8 @@ def chance_of_end(mean, new_tokens):
 def random_gpt(workload, seed):
     """GPT-2's initialisation, and a direction of the last layer that makes responses end at the rate wanted."""
     torch.manual_seed(seed)
-    gpt = model.GPT(model.GPTConfig.sized(workload.size, workload.vocab_size, 128))
+    context = max(128, workload.prompt_tokens[1] + workload.new_tokens)
+    gpt = model.GPT(model.GPTConfig.sized(workload.size, workload.vocab_size, context))
     for name, parameter in gpt.named_parameters():
         if "embedding" in name:
             parameter.normal_(std=0.02)
@@ -153,3 +163,39 @@ def padded(rows, fill, left=False):  # list of lists -> (B, T), (B, T) 1 where t
 def sampled(tokens):  # (B, T) responses -> how many tokens come before the first end token 0, it included
     ended = (tokens == 0).int().cumsum(1)
     return int(((ended == 0) | ((ended == 1) & (tokens == 0))).sum())
+
+
+# ---- arithmetic
+
+
+def flops(job, c, tokens):
+    """What a run of a task takes at the least, `tokens` being its response tokens: two operations a weight and real token
+    forward, twice that again backward; the trunk at every token, the head at response tokens. Attention is left out."""
+    if job.task in ("sampling", "ppo"):
+        prompts = sum(map(len, job.prompts))
+    elif job.task == "rm":
+        prompts = sum(group[0].prompt_length for batch in job.batches for group in batch)  # what a group shares, once
+    else:
+        prompts = sum(example.prompt_length for example in job.examples)
+    # ppo: the rollout; policy, reference and reward model (no head) score; then the epochs
+    learn = 3 * job.epochs
+    trunk, head = {"sampling": (1, 1), "rm": (3, 0), "ppo": (1 + 3 + learn, 1 + 2 + learn)}.get(job.task, (3, 3))
+    weights = 12 * c.layers * c.width**2
+    return 2 * (trunk * weights * (prompts + tokens) + head * c.width * c.vocab_size * tokens)
+
+
+def ceiling(c, device, precision, repeats=8):
+    """Operations a second of the model's own matrix products, one layer of each kind at a time, the best of several."""
+    N, C = model.pick_microbatch(0, device, c.vocab_size), c.width
+    total = seconds = 0.0
+    shapes = [(N, C, 3 * C, c.layers), (N, C, C, c.layers), (N, C, 4 * C, c.layers), (N, 4 * C, C, c.layers)]
+    for rows, inner, outer, times in [*shapes, (N // 2, C, c.vocab_size, 1)]:
+        dtype = torch.float32 if outer == c.vocab_size else precision
+        x, w = torch.randn(rows, inner, device=device, dtype=dtype), torch.randn(outer, inner, device=device, dtype=dtype)
+        best = math.inf
+        for _ in range(repeats):
+            start = now(device)
+            F.linear(x, w)
+            best = min(best, now(device) - start)
+        total, seconds = total + times * 2 * rows * inner * outer, seconds + times * best
+    return total / seconds

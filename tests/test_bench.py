@@ -170,10 +170,10 @@ def test_a_side_is_warmed_up_and_ends_with_its_memory():
 def test_the_arithmetic_of_every_task_by_hand():
     """Two layers of width 4: 12 * 2 * 16 weights in the trunk, 4 * 11 in the head. Prompts have 4 tokens, responses 5."""
     trunk, head = 2 * 384, 2 * 44
-    assert bench.flops(job("sampling"), SHAPE, 5) == trunk * 9 + head * 5
-    assert bench.flops(job("sft"), SHAPE, 5) == 3 * (trunk * 9 + head * 5)
-    assert bench.flops(job("rm"), SHAPE, 5) == 3 * trunk * 7  # the shared prompt once, and no vocabulary
-    assert bench.flops(job("ppo"), SHAPE, 5) == (1 + 3 + 6) * trunk * 9 + (1 + 2 + 6) * head * 5
+    assert workload.flops(job("sampling"), SHAPE, 5) == trunk * 9 + head * 5
+    assert workload.flops(job("sft"), SHAPE, 5) == 3 * (trunk * 9 + head * 5)
+    assert workload.flops(job("rm"), SHAPE, 5) == 3 * trunk * 7  # the shared prompt once, and no vocabulary
+    assert workload.flops(job("ppo"), SHAPE, 5) == (1 + 3 + 6) * trunk * 9 + (1 + 2 + 6) * head * 5
 
 
 def test_the_ratio_is_the_median_of_neighbouring_runs_a_token():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from spec.adapters.tables import Watched, in_place, places, width
 from torch import nn
 
@@ -38,13 +39,14 @@ class Table(nn.Module):
         for row, place, answer in zip(states, places(case), torch.cat([logits, case.values[:, :, None]], dim=2), strict=True):
             row[place] = answer
         self.states = nn.Parameter(states)
+        self.token_embedding = SimpleNamespace(weight=torch.eye(case.vocab_size, case.vocab_size + 1))  # drops the value
 
-    def hidden(self, tokens):
+    def hidden(self, tokens, wanted=None):
         which = (tokens[:, :1] == self.first).int().argmax(1)
         return self.states[which, : tokens.size(1)]
 
-    def head(self, hidden):
-        return hidden[..., :-1]
+    def padded_head(self, hidden):
+        return F.linear(hidden, self.token_embedding.weight)
 
 
 def longest(case):
