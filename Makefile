@@ -8,7 +8,7 @@ SEEDS = 1 2 3
 KL_COEFS = 0 0.05 0.1 0.2
 JOBS = 2
 
-.PHONY: demo results seed test spec mutants bench lint format tokenizer clean
+.PHONY: demo results seed test spec mutants bench trl lint format tokenizer clean
 
 demo: .venv/demo
 	@echo "--- 1 of 5: learn language from text of mixed quality, then imitate demonstrations"
@@ -55,6 +55,10 @@ mutants: .venv/mutants
 bench: .venv/bench
 	$(BIN)/python -m minirlhf.bench --workload tiny $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-tiny.json
 	$(BIN)/python -m minirlhf.bench --workload small $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-small.json
+
+# TRL's PPOTrainer from OUT/sft and OUT/rm, judged beside OUT/ppo.
+trl: .venv/bench
+	$(BIN)/python -m minirlhf.peers --out $(OUT) --prompts 2048
 
 lint: .venv/test
 	$(BIN)/ruff check .
