@@ -92,7 +92,8 @@ def describe(judgements):
 
 
 def sequence_logprobs(gpt, examples, temperature=1.0, max_tokens=0):
-    """The summed log-probability of each example's response, (N,), in nats."""
+    """The summed log-probability of each example's response, (N,), in nats; `max_tokens` tokens at once (0: what suits the
+    device)."""
     sums, max_tokens = torch.zeros(len(examples)), model.pick_microbatch(max_tokens, gpt.device, gpt.config.vocab_size)
     with torch.no_grad():
         for rows in data.microbatches([len(example.tokens) for example in examples], max_tokens):

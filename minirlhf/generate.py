@@ -7,9 +7,8 @@ import torch
 from minirlhf.model import KVCache
 
 CHECK_EVERY = 4  # tokens between two looks at how many rows are alive: each look makes a GPU wait for its queue to empty
-BATCH_SIZES = tuple(
-    sorted({2**k for k in range(15)} | {3 * 2**k for k in range(13)})
-)  # a few fixed sizes, so that each size's step could be captured as a CUDA graph
+# 1, 2, 3, 4, 6, 8, 12, ...: few enough that each size's step could be captured as a CUDA graph, at most a third of it idle
+BATCH_SIZES = tuple(sorted({2**k for k in range(15)} | {3 * 2**k for k in range(13)}))
 
 
 class Samples(NamedTuple):
@@ -43,9 +42,10 @@ def generate(gpt, prompts, max_new_tokens, end_token, temperature=1.0, uniforms=
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
     prompt_lengths = torch.tensor(lengths).to(device)
-    tokens, new_tokens, ended = decode(
-        gpt, tokens.to(device), max(lengths), prompt_lengths, uniforms.to(device), end_token, temperature
-    )
+    tokens, uniforms = tokens.to(device), uniforms.to(device)
+    # Autocast keeps its bf16 copies of weights until the outermost context ends: inside this one each is made once.
+    with torch.autocast(device.type, enabled=False):
+        tokens, new_tokens, ended = decode(gpt, tokens, max(lengths), prompt_lengths, uniforms, end_token, temperature)
     lengths = prompt_lengths + new_tokens
     return Samples(tokens[:, : int(lengths.max())], prompt_lengths, lengths, ended)
 

@@ -106,14 +106,16 @@ class Packed:
         B, self.columns = tokens.shape
         needed = wanted.flip(1).cummax(1).values.flip(1)
         needed[0, 0] = True  # something must be there to be spread
-        own, row = needed.clone(), torch.arange(B, device="cpu")[:, None]
+        own = needed.clone()  # what of that a row does not share with the row above it
         if tokens.device == own.device:
             own[1:] &= ~((tokens[1:] == tokens[:-1]) & needed[:-1]).cumprod(1).bool()
-        owner = torch.where(own | ~needed, row, 0).cummax(0).values  # the row that has a row's tokens
+        owner = torch.where(own | ~needed, torch.arange(B, device="cpu")[:, None], 0).cummax(0).values  # whose token it is
         number = (own.flatten().cumsum(0).view(B, -1) - 1).gather(0, owner).clamp(min=0).flatten()
-        places, wanted = own.flatten().nonzero().squeeze(1), wanted.flatten().nonzero().squeeze(1)
-        indices = places, wanted, number, number[wanted]
-        self.places, self.wanted, self.number, self.kept = (to_device(index, device) for index in indices)
+        wanted = wanted.flatten().nonzero().squeeze(1)
+        self.places = to_device(own.flatten().nonzero().squeeze(1), device)  # (N,) where in B*T the N tokens stand
+        self.number = to_device(number, device)  # (B*T,) which of the N serves a place
+        self.wanted = to_device(wanted, device)  # (M,) where in B*T the M wanted ones stand
+        self.kept = to_device(number[wanted], device)  # (M,) and which of the N they are
 
     def pack(self, x):  # (B, T, ...) -> (N, ...)
         return x.flatten(0, 1).index_select(0, self.places)
@@ -121,7 +123,8 @@ class Packed:
     def spread(self, x):  # (N, ...) -> (B, T, ...) with something finite in places that do not matter
         return x.index_select(0, self.number).unflatten(0, (-1, self.columns))
 
-    def go_on(self, x, y, last):  # (N, C), (B, T, C) -> (N, C) x 2, or in the last block (M, C) x 2, M tokens wanted
+    def go_on(self, x, y, last):  # (N, C), (B, T, C) -> (N, C) x 2, or in the last block (M, C) x 2
+        """The residual stream and attention's output, for the tokens that go through the rest of the block."""
         if last:
             return x.index_select(0, self.kept), y.flatten(0, 1).index_select(0, self.wanted)
         return x, self.pack(y)
@@ -156,8 +159,12 @@ class GELU(torch.autograd.Function):
     A, B = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
 
     @staticmethod
+    def share(x):  # sigmoid(u), what passes of x
+        return torch.addcmul(x.new_tensor(GELU.A), x, x, value=GELU.B).mul_(x).sigmoid_()
+
+    @staticmethod
     def forward(ctx, x):
-        share = torch.addcmul(x.new_tensor(GELU.A), x, x, value=GELU.B).mul_(x).sigmoid_()
+        share = GELU.share(x)
         ctx.save_for_backward(x, share)
         return x * share
 
@@ -171,7 +178,10 @@ class GELU(torch.autograd.Function):
 
 def gelu(x):
     """GPT-2's is the tanh one; the exact one gives other logits."""
-    return GELU.apply(x) if x.device.type == "cpu" and x.dtype == torch.float32 else F.gelu(x, approximate="tanh")
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.gelu(x, approximate="tanh")
+    # Sampling asks for few numbers at a time, for which autograd's book-keeping would take longer than the numbers.
+    return GELU.apply(x) if torch.is_grad_enabled() else x * GELU.share(x)
 
 
 class MLP(nn.Module):
@@ -192,7 +202,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x, cache=None, visible=None, packed=None, last=False):  # (B, T, C), or (N, C) with `packed` -> the same
+    def forward(self, x, cache=None, visible=None, packed=None, last=False):  # (B, T, C), or (N, C) if packed -> the same
         qkv = self.attention.qkv(self.norm1(x))
         y = self.attention(packed.spread(qkv) if packed else qkv, cache, visible)
         if packed:
@@ -311,15 +321,16 @@ class ChosenLogprobs(torch.autograd.Function):
     gradient of log p[chosen] with respect to the logits is one at the chosen id, minus p.
     """
 
-    LOGITS = 2**24  # computed at a time: what else is as large as the vocabulary is bounded by this
+    LOGITS = 2**24  # the most that are computed at a time: whatever else is as wide as the vocabulary is no larger than this
 
     @staticmethod
     def forward(ctx, gpt, states, weight, chosen):
         V = gpt.config.vocab_size
         p = states.new_empty(len(states), len(weight))
         logprobs, entropy = states.new_empty(2, len(states))
-        for start in range(0, len(states), max(1, ChosenLogprobs.LOGITS // V)):
-            part = slice(start, start + max(1, ChosenLogprobs.LOGITS // V))
+        at_once = max(1, ChosenLogprobs.LOGITS // V)
+        for start in range(0, len(states), at_once):
+            part = slice(start, start + at_once)
             logits = gpt.padded_head(states[part])
             logits[:, V:] = -torch.inf
             log_p = F.log_softmax(logits, dim=-1)

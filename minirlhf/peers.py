@@ -188,13 +188,8 @@ def drive(trainer, job):
 
 
 def settings(job, rows):
-    cpu = job.device.type == "cpu"
-    return {
-        "output_dir": f"{job.folder}/trl",
-        "max_steps": len(job.batches),
-        "per_device_train_batch_size": rows,
-        "use_cpu": cpu,
-    }
+    steps = {"max_steps": len(job.batches), "per_device_train_batch_size": rows}
+    return steps | {"output_dir": f"{job.folder}/trl", "use_cpu": job.device.type == "cpu"}
 
 
 def trl_sft(job):
@@ -247,15 +242,18 @@ def trl_ppo(job):
     from trl.experimental.ppo import ppo_trainer as module
 
     policy, reference, reward_model, value_model = (make(job.folder) for make in (causal, causal, scalar, scalar))
-    B, cpu = len(job.prompts), job.device.type == "cpu"
-    same_work = {"num_ppo_epochs": job.epochs, "num_mini_batches": job.minibatches, "temperature": 1.0}
-    same_work |= {
-        "response_length": job.workload.new_tokens,
+    B = len(job.prompts)
+    same_work = {
         "total_episodes": B,
-        "use_cpu": cpu,
+        "per_device_train_batch_size": B,  # all at once, here and while scoring
+        "local_rollout_forward_batch_size": B,
+        "num_ppo_epochs": job.epochs,
+        "num_mini_batches": job.minibatches,
+        "response_length": job.workload.new_tokens,
+        "temperature": 1.0,
+        "use_cpu": job.device.type == "cpu",
         "output_dir": f"{job.folder}/trl",
     }
-    same_work |= {"per_device_train_batch_size": B, "local_rollout_forward_batch_size": B}  # all at once
     trainer = ppo_trainer([policy, reference, reward_model, value_model], job.prompts, 0, **same_work, **PLAIN)
     clock, told, batch_generation, permutation = [], [], module.batch_generation, np.random.permutation
 
@@ -334,34 +332,43 @@ def to_scorer(reward_model):
     return model
 
 
+def hyper_parameters(args):
+    """Those of train_ppo.py in TRL's names, all rows of a rollout at once."""
+    size, plain = args.batch_size, {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    return plain | {
+        "seed": args.seed,
+        "total_episodes": args.updates * size,
+        "per_device_train_batch_size": size,
+        "local_rollout_forward_batch_size": size,
+        "num_ppo_epochs": args.epochs,
+        "num_mini_batches": args.minibatches,
+        "response_length": args.max_new_tokens,
+        "temperature": 1.0,
+        "learning_rate": args.lr,
+        "lr_scheduler_type": "linear",
+        "adam_epsilon": 1e-5,
+        "kl_coef": args.kl_coef,
+        "missing_eos_penalty": 3.0,  # taken off the score, where ours replaces it by -3
+        "vf_coef": 0.1,
+        "cliprange": 0.2,
+        "cliprange_value": 0.2,
+        "gamma": 1.0,
+        "lam": 0.95,
+    }
+
+
 def train(args, sft, tokenizer, reward_model):
     """(the policy that TRL makes of the SFT model, as a GPT of ours; seconds)"""
     asked = world.prompts(args.train_prompts, rng(args.seed, config.PROMPTS, 2))
     prompts = [data.encode_prompt(tokenizer, prompt) for prompt in asked]
     scorer = to_scorer(reward_model)
     models = [to_transformers(sft, causal), to_transformers(sft, causal), scorer, copy.deepcopy(scorer)]
-    ours = {"num_ppo_epochs": args.epochs, "num_mini_batches": args.minibatches, "kl_coef": args.kl_coef, "seed": args.seed}
-    ours |= {
-        "learning_rate": args.lr,
-        "lr_scheduler_type": "linear",
-        "adam_epsilon": 1e-5,
-        "response_length": args.max_new_tokens,
-    }
-    ours |= {
-        "total_episodes": args.updates * args.batch_size,
-        "per_device_train_batch_size": args.batch_size,
-        "temperature": 1.0,
-    }
-    ours |= {"local_rollout_forward_batch_size": args.batch_size}  # at once
-    ours |= {"vf_coef": 0.1, "cliprange": 0.2, "cliprange_value": 0.2, "gamma": 1.0, "lam": 0.95}  # our defaults, and TRL's
-    ours |= {"missing_eos_penalty": 3.0}  # taken off the score, where ours replaces it by -3
-    plain = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ppo_trainer(models, prompts, tokenizer.end_token, output_dir=folder, **ours, **plain)
+        trainer = ppo_trainer(models, prompts, tokenizer.end_token, output_dir=folder, **hyper_parameters(args))
         with tqdm(total=args.updates, desc="TRL's ppo") as bar:
             trainer.log = partial(tell, bar)
             start = time.perf_counter()
-            with contextlib.redirect_stdout(open(os.devnull, "w")):
+            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
                 trainer.train()
     return from_transformers(models[0]), time.perf_counter() - start
 

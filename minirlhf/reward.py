@@ -89,7 +89,8 @@ def score(model, tokenizer, prompts, responses, raw=False):  # N texts, N texts 
 
 @torch.no_grad()
 def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (N,) on the CPU
-    """Scores read at each example's last token. Rows of similar length go through the model together."""
+    """Scores read at each example's last token. Rows of similar length go through the model together, `max_tokens` tokens at
+    once (0: what suits the device)."""
     scores, max_tokens = torch.zeros(len(examples)), pick_microbatch(max_tokens, model.mean.device)
     for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
         tokens, _, lengths = collate([examples[row] for row in rows])

@@ -1,9 +1,11 @@
 """The specification of generate.py. The authority is a loop without a cache, without a batch, in float64."""
 
+import contextlib
 import importlib
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minirlhf.generate import BATCH_SIZES, Samples, choose, generate
 from minirlhf.model import KVCache, logprobs, response_mask
@@ -403,6 +405,23 @@ def test_the_first_pass_is_as_wide_as_the_longest_prompt_and_every_other_one_tok
     assert samples.lengths.max() > 5 + sampler.CHECK_EVERY
 
 
+def test_a_rollout_in_bf16_rounds_each_weight_once(make_gpt):
+    """And not once a token, which would read all weights in float32 every time."""
+    gpt, rounded = make_gpt(context=40, std=0.3), []
+    gpt.precision = torch.bfloat16
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and kwargs["dtype"] == torch.bfloat16:
+                rounded.append(args[0].data_ptr())
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        generate(gpt, PROMPTS, 20, end_token=0, uniforms=uniforms_of(3, 20))
+    names = [name for pointer in rounded for name, weight in gpt.named_parameters() if weight.data_ptr() == pointer]
+    assert sorted(names) == sorted(name for name, _ in gpt.named_parameters() if "blocks" in name and "norm" not in name)
+
+
 def test_prompts_and_uniforms_are_brought_to_where_the_model_is(make_gpt, monkeypatch):
     """They are made on the CPU, so that a seed gives the same samples everywhere. The device "meta" stands in for a GPU."""
     arrived = {}
@@ -412,6 +431,7 @@ def test_prompts_and_uniforms_are_brought_to_where_the_model_is(make_gpt, monkey
         raise NotImplementedError("meta computes nothing")
 
     monkeypatch.setattr(sampler, "decode", decode)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for "meta"
     with pytest.raises(NotImplementedError, match="computes nothing"):
         generate(make_gpt().to("meta"), PROMPTS, 4, end_token=0, uniforms=uniforms_of(3, 4))
     assert arrived == {"tokens": "meta", "prompt_lengths": "meta", "uniforms": "meta"}
