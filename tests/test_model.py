@@ -421,12 +421,15 @@ def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
 
 
 def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
-    """From far below 0, where nothing passes, to far above, where everything does; in bf16 it is torch's own."""
+    """From far below 0, where nothing passes, to far above, where everything does; in bf16 it is torch's own. Without gradient
+    it has the same bits, as PPO's first ratio needs it."""
     x, gradient = torch.linspace(-30, 30, 4001).requires_grad_(), torch.linspace(-2, 3, 4001)
     ours, theirs = model.gelu(x), F.gelu(x, approximate="tanh")
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
     one, other = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(model.gelu(x), ours)
     half = x.detach().bfloat16()
     assert torch.equal(model.gelu(half), F.gelu(half, approximate="tanh"))
 
