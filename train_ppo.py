@@ -156,11 +156,12 @@ def train(args, folder, actor, reference, tok, prompts, score, missing_end_score
             kl_coef = controller.kl_coef
             rollout, plan, stats = collect(args, actor, reference, tok, score, missing_end_score, kl_coef, asked, step)
             start = time.perf_counter()
-            stats |= ppo.update(
+            learned = ppo.update(
                 actor, optimizer, rollout, plan, args.temperature, args.clip, args.value_clip, args.vf_coef, args.max_grad_norm
             )
+            stats |= read(learned)
             if args.kl_target:
-                controller.update(float(stats["kl"]), args.batch_size)
+                controller.update(stats["kl"], args.batch_size)
 
             # ---- bookkeeping
             done = step + 1
@@ -191,10 +192,14 @@ def collect(args, actor, reference, tok, score, missing_end_score, kl_coef, aske
     plan = ppo.plan(samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle)
     told = ppo.score_tokens(actor, reference, samples, plan[0], args.temperature)
     rollout = ppo.make_rollout(samples, scores, *told, kl_coef, args.gamma, args.lam)
+    stats = read(ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef))
     clock.append(time.perf_counter())
+    return rollout, plan, stats | dict(zip(("rollout_s", "scoring_s"), np.diff(clock).tolist(), strict=True))
 
-    times = dict(zip(("rollout_s", "scoring_s"), np.diff(clock), strict=True))
-    return rollout, plan, ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef) | times
+
+def read(stats):
+    """Stats as numbers, once a phase: a GPU has to finish the phase first, so that a clock read afterwards tells the truth."""
+    return {name: float(x) for name, x in stats.items()}
 
 
 def sample(args, gpt, tok, asked, step):

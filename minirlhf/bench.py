@@ -12,7 +12,8 @@ people's sides, `minirlhf.workload` the work.
 import contextlib
 import copy
 import dataclasses
-import importlib
+import importlib.util
+import itertools
 import json
 import math
 import multiprocessing
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from minirlhf import checkpoint, config, data, generate, huggingface, model, peers, ppo, reward
+from minirlhf import checkpoint, config, data, evaluate, generate, huggingface, model, peers, ppo, reward
 from minirlhf.config import InputError, flag, rng
 from minirlhf.metrics import table
 from minirlhf.workload import END, LR, WORKLOADS, Job, batches, ceiling, flops, now, padded, random_gpt, sampled, timed
@@ -71,7 +72,9 @@ def make_job(args, task, folder, device):
 
 
 def script(name):
-    """A training script as a module: what is measured is the code that is run. From the repository's root only."""
+    """A training script as a module: what is measured is the code that is run."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"{name}.py is not here; run this from the repository's root")
     return importlib.import_module(name)
 
 
@@ -113,7 +116,7 @@ def our_language(job, precision):
 
 
 class Ids:
-    """A tokenizer whose text is ids in figures, for the script that takes comparisons as text."""
+    """A tokenizer whose text is ids in figures, for the scripts that take text."""
 
     end_token = END
 
@@ -121,11 +124,15 @@ class Ids:
     def encode(text):
         return [int(word) for word in text.split()]
 
+    @staticmethod
+    def decode(ids):
+        return " ".join(map(str, ids))
+
 
 def comparison(group):
     """A group of Examples of one prompt, best first -> what the scripts read."""
     spans = [(e.tokens[: e.prompt_length], e.tokens[e.prompt_length : -1]) for e in group]
-    prompt, *responses = (" ".join(map(str, ids)) for ids in (spans[0][0], *(response for _, response in spans)))
+    prompt, *responses = (Ids.decode(ids) for ids in (spans[0][0], *(response for _, response in spans)))
     return data.Comparison(prompt, responses, list(range(len(group))))
 
 
@@ -136,32 +143,23 @@ def our_rm(job, precision):
 
 
 def our_ppo(job, precision, critic=False):
-    """One iteration of train_ppo.py, its `collect` and its update, on prompts that are ids already."""
-    gpt = load(job, precision)
+    """One iteration of train_ppo.py."""
+    gpt, train_ppo = load(job, precision), script("train_ppo")
     reference, reward_model = copy.deepcopy(gpt).requires_grad_(False), reward.RewardModel(gpt).requires_grad_(False)
     reward_model.to(job.device)
     actor = ppo.ActorCritic(gpt, reward_model if critic else None).to(job.device)
-    optimizer, draw = model.adamw(actor, LR, betas=(0.9, 0.999), eps=1e-5), rng(job.seed, config.RESPONSES)
+    optimizer = model.adamw(actor, LR, betas=(0.9, 0.999), eps=1e-5)
+    score, asked, steps = partial(evaluate.score_replies, reward_model), list(map(Ids.decode, job.prompts)), itertools.count()
+    most = model.pick_microbatch(0, job.device, job.workload.vocab_size)
+    sizes = {"epochs": job.epochs, "minibatches": job.minibatches, "microbatch_tokens": most}
+    own = train_ppo.Config(max_new_tokens=job.workload.new_tokens, seed=job.seed, **sizes)
 
     def run():
-        clock = [now(job.device)]
-        uniforms = torch.from_numpy(draw.random((len(job.prompts), job.workload.new_tokens), dtype=np.float32))
-        samples = generate.generate(gpt, job.prompts, job.workload.new_tokens, END, uniforms=uniforms)
-        samples = samples._replace(prompt_lengths=samples.prompt_lengths.cpu(), lengths=samples.lengths.cpu())
-        clock.append(now(job.device))
-        spans = zip(samples.tokens.tolist(), samples.prompt_lengths.tolist(), samples.lengths.tolist(), strict=True)
-        examples = [data.Example(tokens[:length], prompt_length) for tokens, prompt_length, length in spans]
-        raw_scores = reward.score_examples(reward_model, examples).to(samples.tokens.device)
-        scores = ppo.missing_end_rule(raw_scores, samples.ended, -3.0)
-        most = model.pick_microbatch(0, job.device, job.workload.vocab_size)
-        plan = ppo.plan(samples.lengths.tolist(), job.epochs, job.minibatches, most, draw)
-        rollout = ppo.make_rollout(samples, scores, *ppo.score_tokens(actor, reference, samples, plan[0]), 0.1)
-        ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, 0.1)
-        clock.append(now(job.device))
+        rollout, plan, stats = train_ppo.collect(own, actor, reference, Ids, score, -3.0, own.kl_coef, asked, next(steps))
+        start = now(job.device)
         ppo.update(actor, optimizer, rollout, plan)
-        clock.append(now(job.device))
-        seconds = dict(zip(PARTS, np.diff(clock).tolist(), strict=False)) | {"whole": clock[-1] - clock[0]}
-        return seconds, int((samples.lengths - samples.prompt_lengths).sum())
+        seconds = {"rollout": stats["rollout_s"], "scoring": stats["scoring_s"], "update": now(job.device) - start}
+        return seconds | {"whole": sum(seconds.values())}, int(rollout.mask.sum())
 
     return run
 
@@ -199,8 +197,10 @@ def compiled_sampling(job):
     lengths, B = there.sum(1), len(tokens)
     columns, D = tokens.size(1) + job.workload.new_tokens, gpt.config.width // gpt.config.heads
     mode = "reduce-overhead" if job.device.type == "cuda" else None
-    step = torch.compile(lambda k, v, ids, at: draw(gpt, cached(gpt, k, v, ids, at)[:, 0]), fullgraph=True, mode=mode)
     keys, values = ([torch.zeros(B, gpt.config.heads, columns, D, device=job.device) for _ in gpt.blocks] for _ in range(2))
+    for store in (*keys, *values):  # else no CUDA graph would be made of a step that writes to them
+        torch._dynamo.mark_static_address(store)
+    step = torch.compile(lambda k, v, ids, at: draw(gpt, cached(gpt, k, v, ids, at)[:, 0]), fullgraph=True, mode=mode)
 
     @torch.no_grad()
     def work():
@@ -257,8 +257,8 @@ def work(pipe, name, side, job):
         config.keep_memory()  # as our scripts do
     try:
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-            if name in ("trl", "transformers"):  # what importing takes is not counted
-                importlib.import_module(name)
+            for module in peers.IMPORTS.get(name, ()):  # what importing takes is not counted
+                importlib.import_module(module)
             before = peak_memory(job.device)
             run = side(job)
             run()
@@ -266,48 +266,51 @@ def work(pipe, name, side, job):
             while pipe.recv():
                 pipe.send(turn(run))
             pipe.send(peak_memory(job.device) - before)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         pipe.send(f"{error.name} is not installed; pip install -e '.[bench]'")
     except Exception as error:  # whatever goes wrong in somebody else's library costs that side alone
         pipe.send(" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
+def ask(pipe, *words):
+    """What the process at the other end answers; a string is what went wrong with it."""
+    try:
+        for word in words:
+            pipe.send(word)
+        return pipe.recv()
+    except (EOFError, OSError):
+        return "its process ended; is there enough memory?"
+
+
 def measure(job, functions, runs, bar):
     """{side: {"runs": [...], "memory": MB}} and {side: why it is missing}. Built one after another, run in turn."""
-    context, pipes, found, missing, processes = multiprocessing.get_context("spawn"), {}, {}, {}, []
+    context, pipes, made, processes = multiprocessing.get_context("spawn"), {}, {}, []
     try:
         for name, side in functions.items():
             bar.set_description(f"{job.task}, {name}: warming up")
-            ours, theirs = context.Pipe()
+            pipes[name], theirs = context.Pipe()
             processes.append(context.Process(target=work, args=(theirs, name, side, job), daemon=True))
             processes[-1].start()
             theirs.close()
-            if problem := receive(ours):
-                missing[name] = problem
-            else:
-                pipes[name], found[name] = ours, {"runs": []}
-        for _ in range(runs):
+            made[name] = [ask(pipes[name])]
+        for word in [True] * runs + [False]:
             for name, pipe in pipes.items():
                 bar.set_description(f"{job.task}, {name}")
-                pipe.send(True)
-                seconds, tokens = receive(pipe)
-                found[name]["runs"].append(seconds | {"tokens": tokens})
-                bar.update()
-        for name, pipe in pipes.items():
-            pipe.send(False)
-            found[name]["memory"] = receive(pipe)
+                if not isinstance(made[name][-1], str):  # once something went wrong, it is left alone
+                    made[name].append(ask(pipe, word))
+                bar.update(word)
     finally:
         for process in processes:
             process.terminate()
             process.join()
-    return found, missing
+    missing = {name: answers[-1] for name, answers in made.items() if isinstance(answers[-1], str)}
+    found = {name: answers for name, answers in made.items() if name not in missing}
+    return {name: told(*answers) for name, answers in found.items()}, missing
 
 
-def receive(pipe):
-    try:
-        return pipe.recv()
-    except EOFError:
-        return "its process ended; is there enough memory?"
+def told(_, *answers):
+    """All that a side's process said, None when it was ready and at last its memory."""
+    return {"runs": [seconds | {"tokens": tokens} for seconds, tokens in answers[:-1]], "memory": answers[-1]}
 
 
 # ---- what is shown
@@ -366,8 +369,11 @@ def main(argv=None):
     device = model.pick_device(args.device)
     if args.workload == "gpt2" and device.type == "cpu" and not args.slow:
         raise InputError("--workload gpt2 takes hours without a GPU; choose small, or pass --slow")
+    if args.minibatches > shapes(args.workload, args.rollouts, args.new_tokens).prompts:
+        raise InputError(f"--minibatches {args.minibatches} must be at most the number of responses")
     if args.nanogpt and not (Path(args.nanogpt) / "model.py").exists():
         raise InputError(f"--nanogpt {args.nanogpt}: holds no model.py; give the folder of a checkout of nanoGPT")
+    checkpoint.writable("--json", args.json)
     started, results = time.strftime("%Y-%m-%d %H:%M:%S"), {}
     with tempfile.TemporaryDirectory() as folder:
         gpt = random_gpt(shapes(args.workload, args.rollouts, args.new_tokens), args.seed)

@@ -42,6 +42,15 @@ def write_text(path, text):
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def writable(flag, path):
+    """Refuses a file that cannot be written before hours go into what it is to hold."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        open(path, "a").close()
+    except OSError as error:
+        raise InputError(f"{flag} {path}: {error.strerror}; name a file that can be written") from error
+
+
 def configure(config_class, stage, argv):
     """Parse the command line of a stage. With --resume the flags of the saved run are the defaults."""
     config = parse(config_class, argv)

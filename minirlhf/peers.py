@@ -280,6 +280,11 @@ def trl_ppo(job):
     return run
 
 
+# What the sides above import, some of it where it is used.
+IMPORTS = {
+    "transformers": ["transformers.models.gpt2.modeling_gpt2", "transformers.generation.utils"],
+    "trl": ["datasets", "trl.trainer.sft_trainer", "trl.trainer.reward_trainer", "trl.experimental.ppo.ppo_trainer"],
+}
 SIDES = {
     "sampling": {"transformers": transformers_sampling},
     "sft": {"transformers": transformers_language, "trl": trl_sft},

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minirlhf.data import microbatches
-from minirlhf.model import ScalarHead, logprobs_of_hidden, response_mask
+from minirlhf.model import ScalarHead, logprobs_of_hidden, response_mask, to_device
 from minirlhf.model import logprobs as model_logprobs
 
 
@@ -41,7 +41,7 @@ class ActorCritic(nn.Module):
         logprobs, entropy = logprobs_of_hidden(self.gpt, hidden, tokens, mask, temperature)
         states = self.critic.hidden(tokens, wanted=wanted) if self.critic else hidden
         values = self.value_head(states[:, :-1])
-        return logprobs, torch.where(mask.to(values.device), values, 0.0), entropy
+        return logprobs, torch.where(to_device(mask, values.device), values, 0.0), entropy
 
 
 # ---- masked statistics
@@ -203,7 +203,12 @@ def forward(read, batch, rows, temperature):
     """`read(tokens, mask, temperature)` on some rows of Samples or a Rollout, as many columns as the longest needs."""
     T = int(batch.lengths[rows].max())
     mask = response_mask(batch.prompt_lengths[rows], batch.lengths[rows], T)
-    return read(batch.tokens[rows, :T], mask, temperature)
+    return read(batch.tokens[on_device(rows, batch.tokens), :T], mask, temperature)
+
+
+def on_device(rows, x):
+    """A list of rows as an index of `x`: made from a list at once, it would have a GPU waited for."""
+    return to_device(torch.tensor(rows, device="cpu"), x.device)
 
 
 @torch.no_grad()
@@ -215,10 +220,10 @@ def score_tokens(model, reference, samples, first_epoch, temperature=1.0):
     B, T = samples.tokens.shape
     logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)
     for rows in (rows for minibatch in first_epoch for rows in minibatch):
-        new_logprobs, new_values, _ = forward(model, samples, rows, temperature)
+        at, (new_logprobs, new_values, _) = on_device(rows, logprobs), forward(model, samples, rows, temperature)
         columns = new_logprobs.size(1)
-        logprobs[rows, :columns], values[rows, :columns] = new_logprobs, new_values
-        ref_logprobs[rows, :columns], _ = forward(partial(model_logprobs, reference), samples, rows, temperature)
+        logprobs[at, :columns], values[at, :columns] = new_logprobs, new_values
+        ref_logprobs[at, :columns], _ = forward(partial(model_logprobs, reference), samples, rows, temperature)
     return logprobs, ref_logprobs, values
 
 
@@ -244,15 +249,15 @@ def update(model, optimizer, rollout, steps, temperature=1.0, clip=0.2, value_cl
         for minibatch in minibatches:
             tokens = sum(int((rollout.lengths[rows] - rollout.prompt_lengths[rows]).sum()) for rows in minibatch)
             for rows in minibatch:
-                logprobs, values, entropy = forward(model, rollout, rows, temperature)
+                at, (logprobs, values, entropy) = on_device(rows, seen), forward(model, rollout, rows, temperature)
                 columns = logprobs.size(1)
-                now = [x[rows, :columns] for x in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)]
+                now = [x[at, :columns] for x in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)]
                 old_logprobs, advantages, old_values, returns = now
-                mask = rollout.mask[rows, :columns]
+                mask = rollout.mask[at, :columns]
                 pg_loss, _ = policy_loss(logprobs, old_logprobs, advantages, mask, clip, tokens)
                 vf_loss, _ = value_loss(values, old_values, returns, mask, value_clip, tokens)
                 (pg_loss + vf_coef * vf_loss).backward()
-                seen[:, epoch, rows, :columns] = torch.stack([logprobs, values, entropy]).detach()
+                seen[:, epoch, at, :columns] = torch.stack([logprobs, values, entropy]).detach()
             critic_norms.append(torch.nn.utils.get_total_norm([p.grad for p in critic]))
             norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
             optimizer.step()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import profile
 from tqdm import tqdm
 
@@ -73,6 +74,8 @@ def kinds(run, device):
         run()
     spent = dict.fromkeys(KINDS, 0.0)
     for event in record.key_averages():
+        if event.device_type != DeviceType.CPU:  # a GPU's own record of what the operations below have asked of it
+            continue
         kind = "attention" if "attention" in event.key else "the rest"
         kind = "matrix products" if event.key in MATRICES else kind
         spent[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
@@ -117,6 +120,11 @@ def main(argv=None):
     shapes += [(usual.prompts, new_tokens) for new_tokens in numbers("--new-tokens", args.new_tokens)]
     if not shapes:
         raise InputError("--rollouts and --new-tokens are both empty: nothing to measure")
+    if args.workload == "gpt2" and device.type == "cpu":
+        raise InputError("--workload gpt2 takes hours without a GPU; choose small")
+    for shape in shapes:
+        workload(args.workload, *shape)  # refuses what is too short
+    checkpoint.writable("--json", args.json)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     made = measure(args, device, list(dict.fromkeys(shapes)))
     header = ["responses", "up to", "real tokens", "s", "us a token", "attention", "without it"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from minirlhf import config, data, model, tokenizer, world
-from minirlhf.config import rng
+from minirlhf.config import InputError, rng
 
 END = 0  # the end token of every workload
 LR = 1e-6  # of every optimiser that is timed: the weights, and with them the lengths of responses, stay what they were
@@ -36,6 +36,8 @@ WORKLOADS = {
 
 def workload(name, rollouts, new_tokens):
     """A workload by name; with other numbers of responses and of their tokens, if those are not 0."""
+    if 0 < new_tokens < 3:
+        raise InputError(f"--new-tokens {new_tokens}: give at least 3, because responses are to end by themselves half-way")
     chosen = WORKLOADS[name]
     chosen = dataclasses.replace(chosen, prompts=rollouts or chosen.prompts)
     return dataclasses.replace(chosen, new_tokens=new_tokens, mean=new_tokens / 2) if new_tokens else chosen

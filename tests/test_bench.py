@@ -2,10 +2,13 @@
 
 import builtins
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tqdm import tqdm
 
+import train_ppo
 from minirlhf import bench, huggingface, peers, reward, workload
 from minirlhf.config import InputError
 from minirlhf.data import Example, collate
@@ -164,6 +167,65 @@ def test_a_side_is_warmed_up_and_ends_with_its_memory():
     assert calls == ["sft"] and pipe[0] is None and len(pipe) == 2 and pipe[1] >= 0
 
 
+class Scripted:
+    """A context whose processes have said everything in advance; one that has no more to say is dead."""
+
+    def __init__(self, *scripts):
+        self.scripts = iter(scripts)
+
+    def Pipe(self):
+        answers = iter(next(self.scripts))
+
+        def recv():
+            for answer in answers:
+                return answer
+            raise EOFError
+
+        return SimpleNamespace(send=lambda word: None, recv=recv), SimpleNamespace(close=lambda: None)
+
+    def Process(self, **_):
+        return SimpleNamespace(start=lambda: None, terminate=lambda: None, join=lambda: None)
+
+
+def test_a_side_that_fails_in_a_later_run_is_left_out_and_the_others_go_on(monkeypatch):
+    """Out of memory in its second run, dead in its first, and dead when it is asked for its memory."""
+    run = {"whole": 1.0}, 10
+    fine, full, dead, late = [None, run, run, 5.0], [None, run, "OutOfMemoryError: no"], [None], [None, run, run]
+    monkeypatch.setattr(bench.multiprocessing, "get_context", lambda _: Scripted(fine, full, dead, late))
+    found, missing = bench.measure(job("sft"), dict.fromkeys(("fine", "full", "dead", "late")), 2, tqdm(disable=True))
+    assert found == {"fine": {"runs": [{"whole": 1.0, "tokens": 10}] * 2, "memory": 5.0}}
+    ended = "its process ended; is there enough memory?"
+    assert missing == {"full": "OutOfMemoryError: no", "dead": ended, "late": ended}
+
+
+def test_a_library_of_another_version_says_what_it_lacks():
+    """It is installed, so that installing it is no remedy."""
+    pipe = Pipe()
+    bench.work(pipe, "other", lambda job: exec("from minirlhf.bench import nothing_of_this_name"), job("sampling"))
+    assert pipe[0].startswith("ImportError: cannot import name 'nothing_of_this_name'")
+
+
+def test_what_a_side_imports_is_imported_before_its_memory_is_counted(monkeypatch):
+    """Else a library's code would be counted as what its model needs."""
+    imported = []
+    monkeypatch.setattr(bench.importlib, "import_module", imported.append)
+    bench.work(Pipe(), "transformers", lambda job: lambda: imported.append("run"), job("sampling"))
+    assert imported == [*peers.IMPORTS["transformers"], "run"]
+
+
+def test_ppo_is_measured_by_the_code_of_the_script(folder, monkeypatch):
+    """Which samples, scores and rewards: `train_ppo.collect`, on ids in figures."""
+    asked, collect = [], train_ppo.collect
+
+    def watched(*rest):
+        asked.append(rest[-2])
+        return collect(*rest)
+
+    monkeypatch.setattr(train_ppo, "collect", watched)
+    seconds, _ = bench.our_ppo(job("ppo", folder), torch.float32)()
+    assert asked == [["1 2 3", "4"]] and seconds["whole"] == seconds["rollout"] + seconds["scoring"] + seconds["update"]
+
+
 # ---- arithmetic, and what is shown
 
 
@@ -196,6 +258,9 @@ def test_the_table_of_made_up_runs():
         (["--tasks", "sft,sewing"], "'sewing' is not a task"),
         (["--workload", "gpt2", "--device", "cpu"], "hours without a GPU"),
         (["--nanogpt", "nowhere"], "holds no model.py"),
+        (["--minibatches", "9", "--rollouts", "8"], "--minibatches 9 must be at most"),
+        (["--new-tokens", "2"], "--new-tokens 2: give at least 3"),
+        (["--json", "."], "--json .: Is a directory; name a file"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(flags, said):

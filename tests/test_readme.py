@@ -21,7 +21,7 @@ TOY = {  # what makes each command small; everything else stays as the README ha
     "minirlhf.report": "--prompts 10 --best-of 4 --max-new-tokens 4",
     "minirlhf.gates": "--prompts 8 --best-of 2 --max-new-tokens 4",
     "minirlhf.dpo": "--batch-size 8",
-    "minirlhf.scaling": "--rollouts 2 --new-tokens 2 --runs 1",
+    "minirlhf.scaling": "--rollouts 2 --new-tokens 4 --runs 1",
     "minirlhf.world": "",
 }
 

@@ -56,7 +56,17 @@ def test_one_small_measurement(tmp_path, capsys):
     assert "real tokens" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--rollouts", "32,many"], ["--new-tokens", "0"], ["--rollouts", "", "--new-tokens", ""]])
-def test_what_is_no_list_of_numbers_is_refused_in_one_line(flags):
-    with pytest.raises(InputError, match=r"separated by commas|nothing to measure"):
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rollouts", "32,many"], "separated by commas"),
+        (["--new-tokens", "0"], "separated by commas"),
+        (["--new-tokens", "512,2"], "at least 3"),
+        (["--rollouts", "", "--new-tokens", ""], "nothing to measure"),
+        (["--workload", "gpt2", "--device", "cpu"], "hours without a GPU"),
+        (["--json", "."], "Is a directory"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(flags, said):
+    with pytest.raises(InputError, match=said):
         scaling.main(flags)

@@ -750,8 +750,8 @@ LOSSES_AND_THE_UPDATE = [
         name="old and new log-probabilities are counted from opposite ends",
         seen="PaLM-rlhf-pytorch, ppo.py:529 and 573: the first ratios were 0.96, 1.22, 0.022",
         function="ppo.score_tokens",
-        right="logprobs[rows, :columns], values",
-        wrong="logprobs[rows, -columns:], values",
+        right="logprobs[at, :columns], values",
+        wrong="logprobs[at, -columns:], values",
         caught_by="test_the_first_ratio_is_one",
     ),
     Animal(
@@ -774,8 +774,8 @@ LOSSES_AND_THE_UPDATE = [
         name="every microbatch is an optimiser step",
         seen="TRL, ppo_trainer.py:799 and summarize_from_feedback_details, ppo.py:721 on the last prompts; accelerate #1847",
         function="ppo.update",
-        right="seen[:, epoch, rows, :columns] =",
-        wrong="optimizer.step()\n                seen[:, epoch, rows, :columns] =",
+        right="seen[:, epoch, at, :columns] =",
+        wrong="optimizer.step()\n                seen[:, epoch, at, :columns] =",
         caught_by="test_there_are_as_many_optimiser_steps_as_epochs_times_minibatches",
     ),
     Animal(
