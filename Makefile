@@ -55,10 +55,11 @@ mutants: .venv/mutants
 bench: .venv/bench
 	$(BIN)/python -m minirlhf.bench --workload tiny $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-tiny.json
 	$(BIN)/python -m minirlhf.bench --workload small $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-small.json
+	$(BIN)/python -m minirlhf.scaling
 
-# TRL's PPOTrainer from OUT/sft and OUT/rm, judged beside OUT/ppo.
+# TRL's PPOTrainer from OUT/sft and OUT/rm with the flags of OUT/ppo, judged beside it.
 trl: .venv/bench
-	$(BIN)/python -m minirlhf.peers --out $(OUT) --prompts 2048
+	$(BIN)/python -m minirlhf.trl --out $(OUT) --prompts 2048
 
 lint: .venv/test
 	$(BIN)/ruff check .

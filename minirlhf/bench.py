@@ -3,7 +3,8 @@
     python -m minirlhf.bench                                      the demonstration's shapes on this machine
     python -m minirlhf.bench --workload small --tasks ppo         a larger model with GPT-2's vocabulary
 
-Every side is a process of its own and starts from the same random weights, whose responses end by themselves at a known rate.
+Every side is a process of its own and starts from the same random weights, whose responses end by themselves at a known rate
+(nanoGPT, which only learns rows of one length, from its own).
 The sides are asked one after another, A B C A B C, so that whatever else the machine does meets all of them; a ratio is taken
 run by run. What is divided by time is real work: response tokens, padding not counted. `minirlhf.peers` holds other
 people's sides, `minirlhf.workload` the work.
@@ -12,7 +13,7 @@ people's sides, `minirlhf.workload` the work.
 import contextlib
 import copy
 import dataclasses
-import importlib.util
+import importlib
 import itertools
 import json
 import math
@@ -32,7 +33,7 @@ from tqdm import tqdm
 from minirlhf import checkpoint, config, data, evaluate, generate, huggingface, model, peers, ppo, reward
 from minirlhf.config import InputError, flag, rng
 from minirlhf.metrics import table
-from minirlhf.workload import END, LR, WORKLOADS, Job, batches, ceiling, flops, now, padded, random_gpt, sampled, timed
+from minirlhf.workload import END, LR, WORKLOADS, Job, batches, ceiling, flops, now, padded, random_gpt, sampled, script, timed
 from minirlhf.workload import workload as shapes
 
 TASKS = ("sampling", "sft", "dense", "rm", "ppo")
@@ -69,13 +70,6 @@ def make_job(args, task, folder, device):
 
 
 # ---- our side
-
-
-def script(name):
-    """A training script as a module: what is measured is the code that is run."""
-    if importlib.util.find_spec(name) is None:
-        raise InputError(f"{name}.py is not here; run this from the repository's root")
-    return importlib.import_module(name)
 
 
 def load(job, precision):

@@ -7,8 +7,6 @@ import torch
 from minirlhf.model import KVCache
 
 CHECK_EVERY = 4  # tokens between two looks at how many rows are alive: each look makes a GPU wait for its queue to empty
-# 1, 2, 3, 4, 6, 8, 12, ...: few enough that each size's step could be captured as a CUDA graph, at most a third of it idle
-BATCH_SIZES = tuple(sorted({2**k for k in range(15)} | {3 * 2**k for k in range(13)}))
 
 
 class Samples(NamedTuple):
@@ -43,7 +41,7 @@ def generate(gpt, prompts, max_new_tokens, end_token, temperature=1.0, uniforms=
         row[: len(prompt)] = torch.tensor(prompt)
     prompt_lengths = torch.tensor(lengths).to(device)
     tokens, uniforms = tokens.to(device), uniforms.to(device)
-    # Autocast keeps its bf16 copies of weights until the outermost context ends: inside this one each is made once.
+    # Autocast keeps its bf16 copies of weights (of those that learn) until the outermost context ends: here each is made once.
     with torch.autocast(device.type, enabled=False):
         tokens, new_tokens, ended = decode(gpt, tokens, max(lengths), prompt_lengths, uniforms, end_token, temperature)
     lengths = prompt_lengths + new_tokens
@@ -88,15 +86,11 @@ def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
 
 
 def shrink(cache, rows, chosen, ended):
-    """Drop finished rows down to the next size of BATCH_SIZES (to nothing when all have finished)."""
+    """Drop finished rows. The living from beyond the new size take the places of the dead before it: hardly a row moves."""
     alive = ~ended[rows]
-    count = int(alive.sum())
-    size = min((size for size in BATCH_SIZES if size >= count), default=len(rows)) if count else 0
-    if size >= len(rows):
-        return rows, chosen
-    # The living from beyond `size` take the places of the dead before it: hardly a row has to move.
-    source = size + alive[size:].nonzero().squeeze(1)
-    to = (~alive[:size]).nonzero().squeeze(1)[: len(source)]
-    cache.keep(size, to, source)
-    rows[to], chosen[to] = rows[source], chosen[source]
+    size = int(alive.sum())
+    if size < len(rows):
+        source, to = size + alive[size:].nonzero().squeeze(1), (~alive[:size]).nonzero().squeeze(1)
+        cache.keep(size, to, source)
+        rows[to], chosen[to] = rows[source], chosen[source]
     return rows[:size], chosen[:size]

@@ -1,35 +1,20 @@
-"""Other people's code on our work: sides for minirlhf.bench, and our demonstration's PPO done by TRL.
-
-    pip install -e '.[bench]'
-    python -m minirlhf.peers              TRL's PPOTrainer from OUT/sft and OUT/rm, judged beside our own OUT/ppo
+"""Other people's code on our work: the sides that minirlhf.bench puts beside ours.
 
 A side is a function: job (see workload.Job) -> a function that does one run and returns (seconds by part, response tokens).
 What is not told otherwise is the library's default. Nothing here is needed for training: whatever is not installed is left out.
 """
 
-import contextlib
-import copy
 import importlib.util
-import json
-import os
 import sys
-import tempfile
-import time
 import warnings
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from tqdm import tqdm
 
-from minirlhf import checkpoint, config, data, evaluate, huggingface, report, reward, world
-from minirlhf.config import InputError, flag, rng
-from minirlhf.metrics import table
+from minirlhf import huggingface
 from minirlhf.workload import LR, now, padded, sampled, timed
 
 
@@ -292,133 +277,3 @@ SIDES = {
     "rm": {"transformers": transformers_rm, "trl": trl_rm},
     "ppo": {"trl": trl_ppo},
 }
-
-
-# ---- the demonstration's PPO by TRL
-
-
-@dataclass(frozen=True)
-class Config:
-    """The PPO of train_ppo.py by TRL's PPOTrainer: from the same models, on the same prompts, judged under the same noise."""
-
-    out: str = flag("out", "folder of all stages: reads OUT/sft, OUT/rm and OUT/ppo, writes OUT/trl")
-    prompts: int = flag(512, "held-out prompts", low=2)
-    train_prompts: int = flag(20_480, "prompts drawn from the world to learn on", low=1)
-    updates: int = flag(80, "rollouts, each followed by an update", low=1)
-    batch_size: int = flag(256, "responses a rollout; a multiple of --minibatches", low=1)
-    epochs: int = flag(2, "passes over a rollout", low=1)
-    minibatches: int = flag(4, "optimiser steps a pass", low=1)
-    max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
-    lr: float = flag(2e-4, "learning rate of the first update; it falls linearly", above=0)
-    kl_coef: float = flag(0.1, "reward paid per nat of KL from the reference", low=0)
-    seed: int = flag(1, "seed of everything random", low=0)
-
-
-def to_transformers(gpt, make):
-    """Our weights as a model of theirs."""
-    with tempfile.TemporaryDirectory() as folder:
-        huggingface.save_gpt2(gpt, folder)
-        return make(folder)
-
-
-def from_transformers(model):
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return huggingface.load_gpt2(folder)
-
-
-def to_scorer(reward_model):
-    """Our normalised scores by their model: mean and spread go into the head, which gets the bias that theirs lacks."""
-    model, head = to_transformers(reward_model.gpt, scalar), reward_model.head
-    model.score = nn.Linear(reward_model.gpt.config.width, 1)
-    with torch.no_grad():
-        model.score.weight.copy_(head.weight / reward_model.spread)
-        model.score.bias.copy_((head.bias - reward_model.mean) / reward_model.spread)
-    return model
-
-
-def hyper_parameters(args):
-    """Those of train_ppo.py in TRL's names, all rows of a rollout at once."""
-    size, plain = args.batch_size, {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
-    return plain | {
-        "seed": args.seed,
-        "total_episodes": args.updates * size,
-        "per_device_train_batch_size": size,
-        "local_rollout_forward_batch_size": size,
-        "num_ppo_epochs": args.epochs,
-        "num_mini_batches": args.minibatches,
-        "response_length": args.max_new_tokens,
-        "temperature": 1.0,
-        "learning_rate": args.lr,
-        "lr_scheduler_type": "linear",
-        "adam_epsilon": 1e-5,
-        "kl_coef": args.kl_coef,
-        "missing_eos_penalty": 3.0,  # taken off the score, where ours replaces it by -3
-        "vf_coef": 0.1,
-        "cliprange": 0.2,
-        "cliprange_value": 0.2,
-        "gamma": 1.0,
-        "lam": 0.95,
-    }
-
-
-def train(args, sft, tokenizer, reward_model):
-    """(the policy that TRL makes of the SFT model, as a GPT of ours; seconds)"""
-    asked = world.prompts(args.train_prompts, rng(args.seed, config.PROMPTS, 2))
-    prompts = [data.encode_prompt(tokenizer, prompt) for prompt in asked]
-    scorer = to_scorer(reward_model)
-    models = [to_transformers(sft, causal), to_transformers(sft, causal), scorer, copy.deepcopy(scorer)]
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = ppo_trainer(models, prompts, tokenizer.end_token, output_dir=folder, **hyper_parameters(args))
-        with tqdm(total=args.updates, desc="TRL's ppo") as bar:
-            trainer.log = partial(tell, bar)
-            start = time.perf_counter()
-            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-                trainer.train()
-    return from_transformers(models[0]), time.perf_counter() - start
-
-
-def tell(bar, numbers):
-    bar.update()
-    bar.set_postfix(score=f"{numbers['objective/scores']:.2f}", kl=f"{numbers['objective/kl']:.2f}")
-
-
-def judged(args, policies, tokenizer, reward_model):
-    """{name: numbers}, in the same way and under the same noise as minirlhf.report."""
-    prompts = world.prompts(args.prompts, rng(args.seed, config.EVALUATION), "test")
-    uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
-    rows = {}
-    for name, gpt in policies.items():
-        replies = evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)
-        measured = report.measures(prompts, replies)
-        rows[name] = {axis: float(np.nanmean(measured[axis])) for axis in evaluate.AXES}
-        rows[name]["total_half"] = evaluate.interval(measured["total"])[1]
-        rows[name]["score"] = float(evaluate.score_replies(reward_model, prompts, replies).mean())
-        rows[name]["kl"] = float(evaluate.kl(gpt, policies["SFT"], replies).mean())
-        rows[name]["length"] = float(np.mean([reply.length for reply in replies]))
-    return rows
-
-
-def main(argv=None):
-    args = config.parse(Config, argv, prog="python -m minirlhf.peers")
-    if args.batch_size % args.minibatches:
-        raise InputError(f"--batch-size {args.batch_size} must be a multiple of --minibatches {args.minibatches}, TRL says")
-    sft, tokenizer = checkpoint.load_gpt(f"{args.out}/sft")
-    reward_model, _, _ = reward.load_reward_model(f"{args.out}/rm")
-    try:
-        quiet()
-        policy, seconds = train(args, sft, tokenizer, reward_model)
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install -e '.[bench]'") from error
-    policies = {"SFT": sft, "TRL's PPO": policy}
-    if (Path(args.out) / "ppo" / "checkpoint.pt").exists():
-        policies["our PPO"], _ = checkpoint.load_gpt(f"{args.out}/ppo")
-    rows = judged(args, policies, tokenizer, reward_model)
-    columns = [*evaluate.AXES, "score", "kl", "length"]
-    print("\n".join(["", *table(["", *columns], [[name, *(own[c] for c in columns)] for name, own in rows.items()])]))
-    print(f"\nTRL took {seconds:.0f} seconds for {args.updates} updates")
-    checkpoint.write_text(f"{args.out}/trl/report.json", json.dumps({"seconds": seconds, "rows": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    config.run(main)

@@ -1,6 +1,7 @@
 """What minirlhf.bench measures: weights, prompts and records, the same for every side whatever library it is made of."""
 
 import dataclasses
+import importlib.util
 import math
 import time
 from dataclasses import dataclass
@@ -135,6 +136,13 @@ def batches(task, workload, seed):
 # ---- what every side needs
 
 
+def script(name):
+    """A training script as a module: what is measured is the code that is run."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"{name}.py is not here; run this from the repository's root")
+    return importlib.import_module(name)
+
+
 def now(device):
     """Seconds, once a GPU has done what it was asked."""
     if device.type == "cuda":
@@ -171,8 +179,9 @@ def sampled(tokens):  # (B, T) responses -> how many tokens come before the firs
 
 
 def flops(job, c, tokens):
-    """What a run of a task takes at the least, `tokens` being its response tokens: two operations a weight and real token
-    forward, twice that again backward; the trunk at every token, the head at response tokens. Attention is left out."""
+    """The arithmetic of a run as it is usually counted, `tokens` being its response tokens: two operations a weight and real
+    token forward, twice that again backward; the trunk at every token, the head at response tokens. Without attention; and
+    what our last block leaves out is counted all the same."""
     if job.task in ("sampling", "ppo"):
         prompts = sum(map(len, job.prompts))
     elif job.task == "rm":

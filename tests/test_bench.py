@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 import train_ppo
-from minirlhf import bench, huggingface, peers, reward, workload
+from minirlhf import bench, huggingface, peers, workload
 from minirlhf.config import InputError
 from minirlhf.data import Example, collate
 from minirlhf.generate import generate
@@ -87,25 +87,6 @@ def test_response_tokens_count_the_end_token_and_nothing_after_it():
 
 
 # ---- the sides
-
-
-def test_our_weights_give_transformers_the_same_logits_and_scores(folder):
-    """Else the two would be timed on responses of other lengths, and TRL would be paid other rewards than we."""
-    gpt = huggingface.load_gpt2(folder)
-    tokens = torch.tensor([[1, 5, 9, 0], [4, 4, 2, 0]])
-    with torch.no_grad():
-        torch.testing.assert_close(peers.causal(folder)(tokens).logits, gpt(tokens))
-        reward_model = reward.RewardModel(gpt)
-        reward_model.normalise(torch.randn(8, 4))
-        scorer = peers.to_scorer(reward_model)
-        theirs = scorer.score(scorer.transformer(tokens).last_hidden_state)[:, -1, 0]
-        torch.testing.assert_close(theirs, reward_model(tokens, torch.tensor([4, 4])))
-
-
-def test_a_model_comes_back_from_transformers_as_it_went(folder):
-    gpt = huggingface.load_gpt2(folder)
-    back = peers.from_transformers(peers.to_transformers(gpt, peers.causal))
-    assert all(torch.equal(a, b) for a, b in zip(gpt.parameters(), back.parameters(), strict=True))
 
 
 def test_the_static_cache_computes_what_the_model_does(folder):
@@ -266,8 +247,3 @@ def test_the_table_of_made_up_runs():
 def test_what_cannot_be_measured_is_refused_before_anything_is(flags, said):
     with pytest.raises(InputError, match=said):
         bench.main(flags)
-
-
-def test_trl_wants_equal_minibatches():
-    with pytest.raises(InputError, match="multiple of --minibatches 4"):
-        peers.main(["--batch-size", "10"])

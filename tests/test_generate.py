@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minirlhf.generate import BATCH_SIZES, Samples, choose, generate
+from minirlhf.generate import Samples, choose, generate
 from minirlhf.model import KVCache, logprobs, response_mask
 
 sampler = importlib.import_module("minirlhf.generate")
@@ -320,10 +320,8 @@ def test_compaction_does_not_change_anything(make_gpt, monkeypatch, rows):
     assert results[0][0] == [naive(gpt, prompt, u, 5) for prompt, u in zip(prompts, uniforms, strict=True)]
 
 
-def test_batch_sizes_come_from_a_short_list_and_only_shrink(make_gpt, monkeypatch):
-    """Scripted, looking every 2 tokens: 7 rows of which 1, 1, 2, 0, 2 end by tokens 2, 4, 6, 8, 10 and one never does.
-    6, 5, 3, 3, 1 are alive; of the sizes 1, 2, 3, 4, 6, 8, 12, ... that leaves 6, 6, 3, 3, 1 rows. Each size could be one CUDA
-    graph."""
+def test_only_the_living_go_on_after_a_look(make_gpt, monkeypatch):
+    """Scripted, looking every 2 tokens: 7 rows of which 1, 1, 2, 0, 2 end by tokens 2, 4, 6, 8, 10 and one never does."""
     monkeypatch.setattr(sampler, "CHECK_EVERY", 2)
     gpt = scripted_gpt(make_gpt)
     ends = [6, 2, 99, 10, 4, 6, 9]  # the draw at which each row ends, counted from 1
@@ -334,8 +332,7 @@ def test_batch_sizes_come_from_a_short_list_and_only_shrink(make_gpt, monkeypatc
         gpt, "hidden", lambda tokens, *cache, **wanted: sizes.append(len(tokens)) or hidden(tokens, *cache, **wanted)
     )
     samples = generate(gpt, [[0]] * 7, 14, end_token=3, uniforms=script(draws))
-    assert sizes == [7] * 2 + [6] * 4 + [3] * 4 + [1] * 4
-    assert BATCH_SIZES[:8] == (1, 2, 3, 4, 6, 8, 12, 16)
+    assert sizes == [7] * 2 + [6] * 2 + [5] * 2 + [3] * 4 + [1] * 4
     assert (samples.lengths - samples.prompt_lengths).tolist() == [min(end, 14) for end in ends]
     assert responses(samples) == [row[:end] for row, end in zip(draws, ends, strict=True)]
 
@@ -372,21 +369,20 @@ def test_a_finished_row_stays_at_its_end_token(make_gpt, monkeypatch):
     assert responses(samples) == [naive(gpt, p, u, end) for p, u in zip(prompts, uniforms, strict=True)]
 
 
-def test_a_batch_that_cannot_shrink_is_left_as_it_is(monkeypatch):
-    """7 of 8 rows alive need a size of 8, and with sizes of 1 and 2 alone, 3 of 4 fit none: rows and cache are the very objects
-    that came in. Sorting the living to the front would copy a cache for nothing."""
-
-    def left_alone(alive):
-        rows, ended = torch.arange(len(alive)), ~torch.tensor(alive)
-        cache, chosen = KVCache(torch.ones(len(alive), dtype=torch.long), columns=4), torch.zeros(len(alive))
-        positions = cache.positions
-        told_rows, told_chosen = sampler.shrink(cache, rows, chosen, ended)
-        return told_rows is rows and told_chosen is chosen and cache.positions is positions
-
-    assert left_alone([True, False, *[True] * 6])
-    assert not left_alone([True, False, *[True] * 3, *[False] * 3])  # 4 alive: half of it goes
-    monkeypatch.setattr(sampler, "BATCH_SIZES", (1, 2))
-    assert left_alone([True, False, True, True])
+def test_hardly_a_row_moves_when_others_leave():
+    """Of six rows the second, fourth and last have ended: the fifth takes the second's place, and nobody else moves. Where all
+    are alive nothing does: the cache holds the very tensors that it held."""
+    ended, cache = torch.tensor([False, True, False, True, False, True]), KVCache(torch.arange(1, 7), columns=8)
+    cache.prefill(*torch.arange(6.0).view(1, 6, 1, 1, 1).expand(2, 6, 1, 1, 1))
+    keys, moved = cache.keys[0], []
+    keep = cache.keep
+    cache.keep = lambda size, to, source: moved.append((size, to.tolist(), source.tolist())) or keep(size, to, source)
+    rows, chosen = sampler.shrink(cache, torch.arange(6), torch.arange(6) + 10, ended)
+    assert moved == [(3, [1], [4])]
+    assert rows.tolist() == [0, 4, 2] and chosen.tolist() == [10, 14, 12] and cache.positions.tolist() == [1, 5, 3]
+    assert cache.keys[0][:, 0, 0, 0].tolist() == [0, 4, 2] and cache.keys[0].data_ptr() == keys.data_ptr()
+    again, _ = sampler.shrink(cache, rows, chosen, ended)
+    assert len(moved) == 1 and torch.equal(again, rows)
 
 
 # ---- where it is computed
