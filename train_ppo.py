@@ -64,6 +64,7 @@ class Config:
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
     precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    compile: bool = flag(False, "compile the blocks by torch.compile: half a minute, and then faster if the model is large")
     resume: bool = flag(False, "continue the run in OUT/ppo with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
 
@@ -74,7 +75,7 @@ def main(argv=None):
         raise InputError(f"--minibatches {args.minibatches} must be at most --batch-size {args.batch_size}")
     if args.kl_target and args.kl_horizon < args.batch_size:
         raise InputError(f"--kl-horizon {args.kl_horizon:g} must be at least --batch-size {args.batch_size}")
-    device = model.pick_device(args.device)
+    device, compiled = model.pick_device(args.device), model.pick_compile(args.compile)
     precision = model.pick_precision(args.precision, device)
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
@@ -87,6 +88,8 @@ def main(argv=None):
     (folder,) = checkpoint.start_run(args, tok, "ppo")
     policy = copy.deepcopy(reference).requires_grad_()
     actor = ppo.ActorCritic(policy, reward_model if args.critic == "separate" else None).to(device)
+    if compiled:
+        model.compile_blocks(actor)
     train(args, folder, actor, reference, tok, prompts, score, missing_end_score, judge)
     print(f"the policy is in {folder}; compare it with any other: python -m minirlhf.evaluate --help")
 

@@ -45,13 +45,14 @@ class Config:
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
     precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    compile: bool = flag(False, "compile the blocks by torch.compile: half a minute, and then faster if the model is large")
     resume: bool = flag(False, "continue the run in OUT/rm with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
 
 
 def main(argv=None):
     args = checkpoint.configure(Config, "rm", argv)
-    device = model.pick_device(args.device)
+    device, compiled = model.pick_device(args.device), model.pick_compile(args.compile)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device))
     precision = model.pick_precision(args.precision, device)
     sft, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
@@ -70,6 +71,8 @@ def main(argv=None):
     with torch.random.fork_rng(devices=[]):  # the head's random weights, without touching the global generator
         torch.default_generator.manual_seed(int(rng(args.seed, config.INIT, 1).integers(2**62)))
         reward_model = reward.RewardModel(sft).to(device)
+    if compiled:
+        model.compile_blocks(reward_model)
     train(args, folder, reward_model, tok, comparisons, norm)
     report(args, folder, reward_model, tok, held_out)
     print(f"the reward model is in {folder}; next: python train_ppo.py")

@@ -47,19 +47,22 @@ class Config:
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
     precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    compile: bool = flag(False, "compile the blocks by torch.compile: half a minute, and then faster if the model is large")
     resume: bool = flag(False, "continue the run in OUT/sft with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
 
 
 def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
-    device = model.pick_device(args.device)
+    device, compiled = model.pick_device(args.device), model.pick_compile(args.compile)
     gpt, tok = start(args)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     text, demonstrations = load_text(args, tok, gpt), load_demonstrations(args, tok, gpt)
     stages = ("sft", "pretrain") if text else ("sft",)
     folder, *pretrain = checkpoint.start_run(args, tok, *stages)
     gpt.to(device).precision = model.pick_precision(args.precision, device)
+    if compiled:
+        model.compile_blocks(gpt)
     print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
     if text:
         train(args, "pretrain", *pretrain, gpt, tok, text, 1, args.pretrain_lr)

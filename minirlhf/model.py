@@ -11,6 +11,8 @@ seen `tokens[:, :t+1]`.
 """
 
 import math
+import os
+import shutil
 from dataclasses import dataclass
 
 import torch
@@ -364,6 +366,19 @@ def pick_precision(name, device):
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+
+
+def pick_compile(wanted):
+    """`--compile`, refused where torch would find nothing to compile with."""
+    if wanted and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise InputError("--compile needs a C++ compiler, such as g++; install one, or leave --compile out")
+    return wanted
+
+
+def compile_blocks(module):
+    """torch.compile for every block in `module`, in place, for any number of tokens."""
+    for block in filter(lambda part: isinstance(part, Block), module.modules()):
+        block.compile(dynamic=True)
 
 
 def pick_microbatch(tokens, device, vocab_size=1):

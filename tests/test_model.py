@@ -1,5 +1,6 @@
 """The specification of model.py. The authority on GPT-2 is transformers, with the same random weights."""
 
+import copy
 import math
 from functools import partial
 from itertools import pairwise
@@ -698,6 +699,37 @@ def test_a_pass_without_gradient_takes_none_from_the_next(make_gpt):
         logprobs(gpt, tokens, mask)
     logprobs(gpt, tokens, mask)[0].sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gpt.parameters())
+
+
+def test_compiled_blocks_compute_the_same(make_gpt, monkeypatch):
+    """Log-probabilities and gradients of ragged rows, with and without autograd's record, in microbatches of two shapes; and a
+    copy of the model is not compiled. By the back end that traces and compiles nothing."""
+    real, tokens = torch.compile, random_tokens()
+    monkeypatch.setattr(torch, "compile", lambda *rest, **named: real(*rest, **named, backend="eager"))
+    told = []
+    for compiled in (False, True):
+        gpt = make_gpt(std=0.3)
+        if compiled:
+            model.compile_blocks(gpt)
+            assert copy.deepcopy(gpt).blocks[0]._compiled_call_impl is None
+        for rows in (slice(0, 3), slice(1, 3)):
+            mask = response_mask(PROMPT_LENGTHS[rows], LENGTHS[rows], 9)
+            with torch.no_grad():
+                told.append(logprobs(gpt, tokens[rows], mask)[0])
+            told.append(logprobs(gpt, tokens[rows], mask)[0])
+            told[-1].sum().backward()
+        told.extend(p.grad for p in gpt.parameters())
+        assert compiled == all(block._compiled_call_impl is not None for block in gpt.blocks)
+    for one, other in zip(told[: len(told) // 2], told[len(told) // 2 :], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_compiler_compiling_is_refused_by_its_flag(monkeypatch):
+    assert not model.pick_compile(False)
+    monkeypatch.setattr(model.shutil, "which", lambda name: None)
+    assert not model.pick_compile(False)
+    with pytest.raises(InputError, match="--compile needs a C\\+\\+ compiler"):
+        model.pick_compile(True)
 
 
 def test_automatic_precision_is_float32_without_a_gpu():

@@ -69,6 +69,14 @@ def test_it_raises_the_score_of_the_reward_model_and_a_large_kl_coef_keeps_it_ho
     assert logged(out / "ppo", "kl")[-1] < kl / 3
 
 
+def test_compile_is_for_what_learns(out, prompts, monkeypatch):
+    """The policy with its critic; what is only asked is not worth the wait."""
+    compiled = []
+    monkeypatch.setattr("minirlhf.model.compile_blocks", compiled.append)
+    ppo(out, *prompts, *SMALL, "--updates", "1", "--compile")
+    assert [type(module) for module in compiled] == [ppo_module.ActorCritic]
+
+
 def test_your_function_sees_prompts_and_texts(out, prompts, my_rewards):
     """Strings, as they are, one response for each prompt; no end token shows."""
     source = (

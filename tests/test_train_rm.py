@@ -174,6 +174,14 @@ def test_hh_dialogues_train_a_reward_model(out, tmp_path, capsys):
     assert not (out / "rm" / "comparisons.jsonl").exists()  # they are the user's and stay where they are
 
 
+def test_compile_is_for_what_learns(out, colours, monkeypatch):
+    """The reward model, and not the SFT model that sampled for it."""
+    compiled, argv = [], "--overwrite --epochs 1 --batch-size 30 --max-new-tokens 4 --norm-prompts 3 --compile".split()
+    monkeypatch.setattr("minirlhf.model.compile_blocks", compiled.append)
+    rm(out, "--data", str(colours / "comparisons.jsonl"), *argv)
+    assert [type(module) for module in compiled] == [RewardModel]
+
+
 def test_gradients_are_clipped_and_their_norm_before_that_is_logged(out, colours, gradient_norms):
     """The reward model's loop has its own clipping, and its own way to get it wrong (minChatGPT, trainers.py:480: before
     `backward`)."""

@@ -11,6 +11,7 @@ import train_sft
 from minirlhf import data, huggingface
 from minirlhf.checkpoint import load_gpt
 from minirlhf.data import Example
+from minirlhf.model import GPT
 
 pytestmark = pytest.mark.usefixtures("small_models")
 BATCH = [Example([7, 8, 9, 1, 2], 3), Example([5, 4], 1), Example([1, 2, 3, 4, 5, 6, 7, 8], 2)]  # 2 + 1 + 6 response tokens
@@ -114,6 +115,13 @@ def test_a_ragged_last_batch_is_trained_on(tmp_path, monkeypatch):
     assert list(map(len, seen)) == [8, 8, 8, 8, 8, 2]  # 2 of the 23 are held out: two passes over 21
     records = [tuple(example.tokens) for batch in seen for example in batch]
     assert len(set(records[:21])) == len(set(records[21:])) == 21 and set(records[:21]) == set(records[21:])
+
+
+def test_compile_is_for_the_model(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("minirlhf.model.compile_blocks", compiled.append)
+    sft(tmp_path, "--data", demonstrations(tmp_path, 8), "--batch-size", "8", "--max-new-tokens", "4", "--compile")
+    assert [type(module) for module in compiled] == [GPT]
 
 
 def test_held_out_records_are_not_trained_on_and_their_loss_is_the_models(tmp_path, monkeypatch):
