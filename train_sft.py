@@ -47,7 +47,7 @@ class Config:
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
     precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
-    compile: bool = flag(False, "compile the blocks by torch.compile: half a minute, and then faster if the model is large")
+    compile: bool = flag(False, "compile what learns by torch.compile: half a minute, and on a CPU no gain")
     resume: bool = flag(False, "continue the run in OUT/sft with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
 
