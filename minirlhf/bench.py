@@ -12,10 +12,8 @@ people's sides, `minirlhf.workload` the work.
 
 import contextlib
 import copy
-import dataclasses
 import importlib
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -33,7 +31,22 @@ from tqdm import tqdm
 from minirlhf import checkpoint, config, data, evaluate, generate, huggingface, model, peers, ppo, reward
 from minirlhf.config import InputError, flag, rng
 from minirlhf.metrics import table
-from minirlhf.workload import END, LR, WORKLOADS, Job, batches, ceiling, flops, now, padded, random_gpt, sampled, script, timed
+from minirlhf.workload import (
+    END,
+    LR,
+    WORKLOADS,
+    Job,
+    batches,
+    ceiling,
+    flops,
+    now,
+    padded,
+    random_gpt,
+    sampled,
+    script,
+    timed,
+    write_record,
+)
 from minirlhf.workload import workload as shapes
 
 TASKS = ("sampling", "sft", "dense", "rm", "ppo")
@@ -377,9 +390,7 @@ def main(argv=None):
         print("ceiling: " + ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in ceilings.items()))
         for task in tasks:
             results[task] = bench(args, task, folder, gpt.config, device, ceilings)
-    where = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(device), "date": started}
-    record = {"flags": dataclasses.asdict(args), **where, "ceiling": ceilings, "tasks": results}
-    checkpoint.write_text(args.json, json.dumps(record, indent=1) + "\n")
+    write_record(args, device, started, ceiling=ceilings, tasks=results)
     print(f"\nwhole runs, median (least-most) seconds; times ours: a response token's seconds. Everything is in {args.json}")
 
 

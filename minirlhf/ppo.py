@@ -199,16 +199,17 @@ def plan(lengths, epochs, minibatches, microbatch_tokens, rng):
     return epochs_
 
 
-def forward(read, batch, rows, temperature):
-    """`read(tokens, mask, temperature)` on some rows of Samples or a Rollout, as many columns as the longest needs."""
-    T = int(batch.lengths[rows].max())
-    mask = response_mask(batch.prompt_lengths[rows], batch.lengths[rows], T)
-    return read(batch.tokens[on_device(rows, batch.tokens), :T], mask, temperature)
-
-
 def on_device(rows, x):
     """A list of rows as an index of `x`: made from a list at once, it would have a GPU waited for."""
     return to_device(torch.tensor(rows, device="cpu"), x.device)
+
+
+def forward(read, batch, rows, at, temperature):
+    """`read(tokens, mask, temperature)` on some rows of Samples or a Rollout, as many columns as the longest needs.
+    `at` are the same rows, as an index where the tokens are."""
+    T = int(batch.lengths[rows].max())
+    mask = response_mask(batch.prompt_lengths[rows], batch.lengths[rows], T)
+    return read(batch.tokens[at, :T], mask, temperature)
 
 
 @torch.no_grad()
@@ -220,10 +221,11 @@ def score_tokens(model, reference, samples, first_epoch, temperature=1.0):
     B, T = samples.tokens.shape
     logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)
     for rows in (rows for minibatch in first_epoch for rows in minibatch):
-        at, (new_logprobs, new_values, _) = on_device(rows, logprobs), forward(model, samples, rows, temperature)
+        at = on_device(rows, samples.tokens)
+        new_logprobs, new_values, _ = forward(model, samples, rows, at, temperature)
         columns = new_logprobs.size(1)
         logprobs[at, :columns], values[at, :columns] = new_logprobs, new_values
-        ref_logprobs[at, :columns], _ = forward(partial(model_logprobs, reference), samples, rows, temperature)
+        ref_logprobs[at, :columns], _ = forward(partial(model_logprobs, reference), samples, rows, at, temperature)
     return logprobs, ref_logprobs, values
 
 
@@ -249,7 +251,8 @@ def update(model, optimizer, rollout, steps, temperature=1.0, clip=0.2, value_cl
         for minibatch in minibatches:
             tokens = sum(int((rollout.lengths[rows] - rollout.prompt_lengths[rows]).sum()) for rows in minibatch)
             for rows in minibatch:
-                at, (logprobs, values, entropy) = on_device(rows, seen), forward(model, rollout, rows, temperature)
+                at = on_device(rows, rollout.tokens)
+                logprobs, values, entropy = forward(model, rollout, rows, at, temperature)
                 columns = logprobs.size(1)
                 now = [x[at, :columns] for x in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)]
                 old_logprobs, advantages, old_values, returns = now

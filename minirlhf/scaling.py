@@ -8,7 +8,6 @@ attention may grow, because a token of a longer row looks at more tokens; so its
 """
 
 import dataclasses
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from minirlhf import bench, checkpoint, config, huggingface, model
 from minirlhf.config import InputError, flag
 from minirlhf.metrics import table
-from minirlhf.workload import WORKLOADS, random_gpt, workload
+from minirlhf.workload import WORKLOADS, random_gpt, workload, write_record
 
 MATRICES = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 KINDS = ("matrix products", "attention", "the rest")
@@ -129,10 +128,8 @@ def main(argv=None):
     made = measure(args, device, list(dict.fromkeys(shapes)))
     header = ["responses", "up to", "real tokens", "s", "us a token", "attention", "without it"]
     print("\n".join(["", *table([*header, *(f"% {kind}" for kind in KINDS)], [row(*item) for item in made.items()])]))
-    where = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(device), "date": started}
     rows = [{"rollouts": shape[0], "new_tokens": shape[1], **own} for shape, own in made.items()]
-    record = {"flags": dataclasses.asdict(args), **where, "shapes": rows}
-    checkpoint.write_text(args.json, json.dumps(record, indent=1) + "\n")
+    write_record(args, device, started, shapes=rows)
     print(f"\nus: microseconds of an iteration per token of prompts and responses, median (least-most). All is in {args.json}")
 
 

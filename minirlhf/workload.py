@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minirlhf import config, data, model, tokenizer, world
+from minirlhf import checkpoint, config, data, model, tokenizer, world
 from minirlhf.config import InputError, rng
 
 END = 0  # the end token of every workload
@@ -173,6 +174,13 @@ def padded(rows, fill, left=False):  # list of lists -> (B, T), (B, T) 1 where t
 def sampled(tokens):  # (B, T) responses -> how many tokens come before the first end token 0, it included
     ended = (tokens == 0).int().cumsum(1)
     return int(((ended == 0) | ((ended == 1) & (tokens == 0))).sum())
+
+
+def write_record(args, device, started, **measured):
+    """Everything that was measured, with the flags and where it was measured, into the file --json."""
+    where = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(device), "date": started}
+    record = {"flags": dataclasses.asdict(args), **where, **measured}
+    checkpoint.write_text(args.json, json.dumps(record, indent=1) + "\n")
 
 
 # ---- arithmetic
