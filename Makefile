@@ -2,25 +2,17 @@
 PYTHON ?= python3
 BIN = .venv/bin
 OUT = out/demo
+PYTHONS = 3.10 3.11 3.12 3.13
 ON_JUDGE = --out $(OUT)/on-judge --sft $(OUT)/sft --reward minirlhf.evaluate:world_total --missing-end-score -1 --eval-every 40
 RESULTS = out/results
 SEEDS = 1 2 3
 KL_COEFS = 0 0.05 0.1 0.2
 JOBS = 2
 
-.PHONY: demo results seed test spec mutants bench trl lint format tokenizer clean
+.PHONY: demo results seed test test-processors check-pythons spec mutants bench trl lint format tokenizer clean
 
 demo: .venv/demo
-	@echo "--- 1 of 5: learn language from text of mixed quality, then imitate demonstrations"
-	$(BIN)/python train_sft.py --out $(OUT) --overwrite
-	@echo "--- 2 of 5: sample responses, have labellers rank them, train a reward model on the rankings"
-	$(BIN)/python train_rm.py --out $(OUT) --overwrite
-	@echo "--- 3 of 5: PPO against the reward model"
-	$(BIN)/python train_ppo.py --out $(OUT) --overwrite
-	@echo "--- 4 of 5: the same PPO, paid by the judge himself: what a perfect reward model would give"
-	$(BIN)/python train_ppo.py $(ON_JUDGE) --overwrite
-	@echo "--- 5 of 5: compare them all"
-	$(BIN)/python -m minirlhf.report --out $(OUT)
+	$(BIN)/python -m minirlhf.demo --out $(OUT)
 
 # Three seeds, DPO, and PPO with other prices of a nat: what the README shows. A gate that fails is told, and the run goes on.
 results: .venv/plot
@@ -42,6 +34,23 @@ seed: .venv/plot
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+# What depends on the processor, with its answers about bf16 turned both ways, and with the instructions of an older one.
+BY_PROCESSOR = tests/test_model.py tests/test_generate.py tests/test_ppo.py tests/test_dpo_run.py tests/test_train_*.py
+test-processors: .venv/test
+	$(BIN)/python -m pytest --bf16-processor yes $(BY_PROCESSOR)
+	$(BIN)/python -m pytest --bf16-processor no $(BY_PROCESSOR)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest $(BY_PROCESSOR)
+
+# The whole suite on every Python of the range that this machine has, each in a fresh virtual environment.
+check-pythons:
+	for version in $(PYTHONS); do \
+	  if ! python$$version -c "" 2>/dev/null; then echo "--- no python$$version here"; continue; fi; \
+	  echo "--- $$(python$$version --version)"; \
+	  rm -rf out/python$$version && python$$version -m venv out/python$$version \
+	    && out/python$$version/bin/pip install --quiet --constraint requirements.txt --editable '.[test]' \
+	    && out/python$$version/bin/python -m pytest || exit 1; \
+	done
 
 # SPEC.md: what the tests say, to be read.
 spec: .venv/test

@@ -63,7 +63,8 @@ class Config:
     drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    precision: str = flag("auto", "of the trunk; auto: bf16 on a GPU, float32 on a CPU", choices=("auto", "float32", "bf16"))
+    threads: int = flag(0, "threads of the CPU; 0: torch's choice, one a core; 1 is faster beside another job", low=0)
     compile: bool = flag(False, "compile what learns by torch.compile: half a minute, and on a CPU no gain")
     resume: bool = flag(False, "continue the run in OUT/ppo with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
@@ -76,7 +77,8 @@ def main(argv=None):
     if args.kl_target and args.kl_horizon < args.batch_size:
         raise InputError(f"--kl-horizon {args.kl_horizon:g} must be at least --batch-size {args.batch_size}")
     device, compiled = model.pick_device(args.device), model.pick_compile(args.compile)
-    precision = model.pick_precision(args.precision, device)
+    args = model.resolve(args, device)
+    precision = model.PRECISIONS[args.precision]
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     reference.requires_grad_(False)

@@ -46,7 +46,8 @@ class Config:
     drop_long: bool = flag(False, "leave out records that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of everything random", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    precision: str = flag("auto", "of the trunk; auto: bf16 on a GPU, float32 on a CPU", choices=("auto", "float32", "bf16"))
+    threads: int = flag(0, "threads of the CPU; 0: torch's choice, one a core; 1 is faster beside another job", low=0)
     compile: bool = flag(False, "compile what learns by torch.compile: half a minute, and on a CPU no gain")
     resume: bool = flag(False, "continue the run in OUT/sft with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
@@ -55,12 +56,13 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
     device, compiled = model.pick_device(args.device), model.pick_compile(args.compile)
+    args = model.resolve(args, device)
     gpt, tok = start(args)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     text, demonstrations = load_text(args, tok, gpt), load_demonstrations(args, tok, gpt)
     stages = ("sft", "pretrain") if text else ("sft",)
     folder, *pretrain = checkpoint.start_run(args, tok, *stages)
-    gpt.to(device).precision = model.pick_precision(args.precision, device)
+    gpt.to(device).precision = model.PRECISIONS[args.precision]
     if compiled:
         model.compile_blocks(gpt)
     print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")

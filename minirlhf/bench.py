@@ -50,7 +50,6 @@ from minirlhf.workload import (
 from minirlhf.workload import workload as shapes
 
 TASKS = ("sampling", "sft", "dense", "rm", "ppo")
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 PARTS = ("rollout", "scoring", "update", "whole")
 
 
@@ -356,7 +355,7 @@ def bench(args, task, folder, c, device, ceilings):
     with tqdm(total=args.runs * len(functions)) as bar:
         found, missing = measure(job, functions, args.runs, bar)
     for name in ceilings:  # the best of before and after: something else may have been running
-        ceilings[name] = max(ceilings[name], ceiling(c, device, PRECISIONS[name]))
+        ceilings[name] = max(ceilings[name], ceiling(c, device, model.PRECISIONS[name]))
     fractions = {}
     for name, side in found.items():
         if name in ("minirlhf", "minirlhf bf16"):  # a critic of its own is more arithmetic than the task takes
@@ -386,7 +385,7 @@ def main(argv=None):
         gpt = random_gpt(shapes(args.workload, args.rollouts, args.new_tokens), args.seed)
         huggingface.save_gpt2(gpt, folder)
         names = ["float32", "bf16"] if args.precision == "bf16" else ["float32"]
-        ceilings = {name: ceiling(gpt.config, device, PRECISIONS[name]) for name in names}
+        ceilings = {name: ceiling(gpt.config, device, model.PRECISIONS[name]) for name in names}
         print("ceiling: " + ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in ceilings.items()))
         for task in tasks:
             results[task] = bench(args, task, folder, gpt.config, device, ceilings)

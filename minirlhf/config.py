@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
+import os
 import sys
 
 import numpy as np
@@ -60,7 +61,13 @@ def out_of_range(value, limits):
 
 def keep_memory():
     """Have glibc keep what is freed: otherwise every large tensor is fetched from the system anew, and each page of it costs as
-    much as a thousand multiplications. Elsewhere this does nothing."""
+    much as a thousand multiplications. Elsewhere this does nothing.
+
+    And have oneDNN, which torch multiplies bf16 matrices with, keep what it compiled for the last 32 shapes only: batches of
+    ragged rows have a thousand shapes, which would take a gigabyte.
+    """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own, and that of torch around it
+        os.environ.setdefault(cache, "32")
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a mapping of its own

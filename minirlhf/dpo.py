@@ -51,7 +51,8 @@ class Config:
     drop_long: bool = flag(False, "leave out records that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of the shuffling", low=0)
     device: str = flag("auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    precision: str = flag("auto", "of the trunk; auto: bf16 on a GPU, float32 on a CPU", choices=("auto", "float32", "bf16"))
+    threads: int = flag(0, "threads of the CPU; 0: torch's choice, one a core; 1 is faster beside another job", low=0)
     resume: bool = flag(False, "continue the run in OUT/dpo with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
 
@@ -59,7 +60,8 @@ class Config:
 def main(argv=None):
     args = checkpoint.configure(Config, "dpo", argv)
     device = model.pick_device(args.device)
-    precision = model.pick_precision(args.precision, device)
+    args = model.resolve(args, device)
+    precision = model.PRECISIONS[args.precision]
     reference, tok = checkpoint.load_gpt(args.sft or f"{args.out}/sft", device=device, precision=precision)
     args = dataclasses.replace(args, microbatch_tokens=model.pick_microbatch(args.microbatch_tokens, device, tok.vocab_size))
     fits = data.fits_context(tok, reference.config.context, drop_long=args.drop_long)

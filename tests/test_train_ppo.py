@@ -49,24 +49,30 @@ BLUE = "def reward(prompts, responses):\n    return [float(r == 'b') for r in re
 # ---- it works
 
 
+# Seeds 1 to 30 all pass the two tests below: none ends under .97 of 1, or under 1.2 of 1.34. With 2 epochs and 4 minibatches
+# at .003 a collapse, after which no response ends, was the outcome of 3 seeds in 10.
+LEARNED = (
+    "--updates 24 --batch-size 48 --epochs 1 --minibatches 2 --max-new-tokens 6 --lr 0.001 --eval-prompts 4 --eval-every 24"
+).split()
+
+
 def test_it_raises_the_score_of_your_own_function(out, prompts, my_rewards):
     """The policy names three colours equally often; the function likes one. Without any reward model at all."""
-    argv = "--updates 12 --batch-size 48 --max-new-tokens 6 --missing-end-score -1 --lr 0.003 --eval-prompts 4".split()
     (out / "rm" / "checkpoint.pt").unlink()
-    ppo(out, *prompts, *argv, "--reward", my_rewards(BLUE))
+    ppo(out, *prompts, *LEARNED, "--missing-end-score", "-1", "--reward", my_rewards(BLUE))
     scores = logged(out / "ppo", "score")
     assert scores[0] < 0.6
-    assert np.mean(scores[-2:]) > scores[0] + 0.25
+    assert np.mean(scores[-2:]) > 0.9
 
 
 def test_it_raises_the_score_of_the_reward_model_and_a_large_kl_coef_keeps_it_home(out, prompts):
     """The leash holds: what the policy moves from the reference is the price of the score it wins."""
-    argv = "--updates 12 --batch-size 48 --max-new-tokens 6 --lr 0.003 --eval-prompts 4".split()
-    ppo(out, *prompts, *argv)
+    ppo(out, *prompts, *LEARNED)
     scores, kl = logged(out / "ppo", "score"), logged(out / "ppo", "kl")[-1]
-    assert np.mean(scores[-2:]) > np.mean(scores[:2]) + 0.3
-    ppo(out, *prompts, *argv, "--kl-coef", "10", "--overwrite")
-    assert logged(out / "ppo", "kl")[-1] < kl / 3
+    assert np.mean(scores[:2]) < 0.6
+    assert np.mean(scores[-2:]) > 1.1
+    ppo(out, *prompts, *LEARNED, "--kl-coef", "10", "--overwrite")
+    assert logged(out / "ppo", "kl")[-1] < kl / 10
 
 
 def test_compile_is_for_what_learns(out, prompts, monkeypatch):
@@ -330,6 +336,27 @@ def test_three_updates_a_stop_and_three_more_are_six_to_the_bit(
     state = saved(tmp_path / "ppo")
     assert same(state, saved(six_updates / "ppo"))
     assert {"model", "value_head", "critic", "optimizer", "kl_coef"} < state.keys()
+
+
+def test_a_run_stores_what_it_computed_with_and_resumes_with_it(out, prompts, monkeypatch):
+    """On a machine where auto means something else, and torch takes another number of threads."""
+    threads = torch.get_num_threads()
+    ppo(out, *prompts, *SMALL, "--updates", "1", "--device", "cpu", "--precision", "auto")
+    flags = json.loads((out / "ppo" / "config.json").read_text())["flags"]
+    assert (flags["precision"], flags["microbatch_tokens"], flags["threads"]) == ("float32", 2048, threads)
+    asked = []
+    monkeypatch.setattr(train_ppo, "train", lambda args, folder, actor, *rest: asked.append((args, actor)))
+    monkeypatch.setattr(model, "pick_precision", lambda name, device: "bf16" if name == "auto" else name)
+    monkeypatch.setattr(model, "pick_microbatch", lambda tokens, *rest: tokens or 77)
+    try:
+        torch.set_num_threads(threads + 1)
+        ppo(out, "--resume")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+    ((args, actor),) = asked
+    assert (args.precision, args.microbatch_tokens, args.threads) == ("float32", 2048, threads)
+    assert actor.gpt.precision == torch.float32
 
 
 def test_with_a_shared_critic_it_resumes_to_the_bit_too(out, prompts, ctrl_c):
