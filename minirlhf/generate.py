@@ -1,12 +1,12 @@
-"""Sample responses for a batch of unequal prompts, with a cache, in the layout that training uses."""
+"""Sample responses for a batch of unequal prompts, with a cache, in the layout of training."""
 
 from typing import NamedTuple
 
 import torch
 
-from minirlhf.model import KVCache
+from minirlhf.model import response_mask
 
-CHECK_EVERY = 4  # tokens between two looks at how many rows are alive: each look makes a GPU wait for its queue to empty
+CHECK_EVERY = 4  # tokens between two counts of the unfinished rows: each makes the CPU wait
 
 
 class Samples(NamedTuple):
@@ -15,64 +15,141 @@ class Samples(NamedTuple):
     lengths: torch.Tensor  # (B,) prompt and response, the end token included
     ended: torch.Tensor  # (B,) bool: the response has its end token
 
+    @property
+    def mask(self):  # (B, T-1) bool
+        return response_mask(self.prompt_lengths, self.lengths, self.tokens.size(1))
+
+
+class KVCache:
+    """The keys and values of ragged rows.
+
+    Row b's next token goes to column `positions[b]` and sees the columns up to it. The first pass
+    takes the prompts, all rows from column 0, and leaves each row's position at its prompt length.
+    It also writes right of a short prompt, which is harmless: a row overwrites a column before it
+    first sees it.
+    """
+
+    def __init__(self, prompt_lengths, columns):
+        self.positions = prompt_lengths.clone()  # (B,)
+        self.rows = torch.arange(len(prompt_lengths), device=prompt_lengths.device)
+        self.columns = columns
+        self.keys, self.values = [], []  # one (B, H, S, D) per layer, in attention's dtype
+        self.filled = 0  # columns that a row may have written to
+        self.visible = None  # (B, 1, 1, S) bool in a decoding step, None in the prefill
+
+    def begin(self, T):  # -> (T,) or (B, 1): the positions of this pass's tokens
+        """The first pass is the prefill; in every later one each row adds one token."""
+        if not self.keys:
+            self.filled = T
+            return torch.arange(T, device=self.positions.device)
+        self.filled = min(self.filled + 1, self.columns)
+        columns = torch.arange(self.filled, device=self.positions.device)
+        self.visible = (columns <= self.positions[:, None])[:, None, None]
+        return self.positions[:, None]
+
+    def update(self, layer, k, v):  # (B, H, T, D) x 2 -> (B, H, S, D) x 2, (B, 1, 1, S)
+        """Store a layer's new keys and values. Returns what the new tokens attend to, and which of
+        it they may see (None: causal)."""
+        if layer == len(self.keys):
+            self.keys.append(self.stored(k))
+            self.values.append(self.stored(v))
+            return k, v, None
+        self.keys[layer][self.rows, :, self.positions] = k[:, :, 0]
+        self.values[layer][self.rows, :, self.positions] = v[:, :, 0]
+        keys, values = self.keys[layer], self.values[layer]
+        return keys[:, :, : self.filled], values[:, :, : self.filled], self.visible
+
+    def stored(self, x):  # (B, H, T, D) -> (B, H, columns, D)
+        B, H, T, D = x.shape
+        store = x.new_zeros(B, H, self.columns, D)  # zeros: 0 * NaN would reach the output
+        store[:, :, :T] = x
+        return store
+
+    def advance(self, unfinished):  # (B,) bool
+        self.positions += unfinished  # a finished row stays where it is, inside the buffer
+
+    def compact(self, size, target, source):  # int, (N,), (N,)
+        """Move the rows `source` to the places `target`, and go on with the first `size` rows."""
+        for store in (self.positions, *self.keys, *self.values):
+            store[target] = store[source]
+        self.positions, self.rows = self.positions[:size], self.rows[:size]
+        self.keys = [keys[:size] for keys in self.keys]
+        self.values = [values[:size] for values in self.values]
+
 
 @torch.no_grad()
-def generate(gpt, prompts, max_new_tokens, end_token, temperature=1.0, uniforms=None, generator=None):
-    """Pure ancestral sampling from softmax(logits / temperature), argmax at temperature 0: no top-k, no top-p, nothing forced.
+def generate(
+    gpt, prompts, max_new_tokens, end_token, temperature=1.0, uniforms=None, generator=None
+):  # B lists of ids -> Samples
+    """Ancestral sampling from softmax(logits / temperature), argmax at temperature 0: no top-k, no
+    top-p, no token forced or forbidden.
 
-    All randomness is `uniforms (B, max_new_tokens)` in [0, 1): token t of row b is the inverse CDF at `uniforms[b, t]`. So a
-    row does not depend on its neighbours, and two policies can be compared under the same noise. Without `uniforms` they are
-    drawn from `generator`. Raises ValueError where a prompt is empty or prompt + max_new_tokens exceeds the context.
+    All randomness is `uniforms (B, max_new_tokens)` in [0, 1): token t of row b is the inverse CDF
+    at `uniforms[b, t]`. So a row does not depend on its neighbours, and two policies can be
+    compared under the same noise. Without `uniforms` they are drawn from `generator`. Raises
+    ValueError where a prompt is empty or prompt + max_new_tokens exceeds the context.
     """
-    device = gpt.device
     lengths = [len(prompt) for prompt in prompts]
-    if min(lengths, default=0) == 0:
-        raise ValueError("an empty prompt, or none, gives the model nothing to continue: use one end token")
-    if max(lengths) + max_new_tokens > gpt.config.context:
-        raise ValueError(
-            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit a context of {gpt.config.context}"
-        )
+    check_lengths(lengths, max_new_tokens, gpt.config.context)
     if uniforms is None:
         uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator)
     if uniforms.shape != (len(prompts), max_new_tokens):
-        raise ValueError(f"uniforms must be {(len(prompts), max_new_tokens)}, got {tuple(uniforms.shape)}")
+        shape = (len(prompts), max_new_tokens)
+        raise ValueError(f"uniforms must be {shape}, got {tuple(uniforms.shape)}")
     tokens = torch.full((len(prompts), max(lengths) + max_new_tokens), end_token)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
-    prompt_lengths = torch.tensor(lengths).to(device)
-    tokens, uniforms = tokens.to(device), uniforms.to(device)
-    # Autocast keeps its bf16 copies of weights (of those that learn) until the outermost context ends: here each is made once.
-    with torch.autocast(device.type, enabled=False):
-        tokens, new_tokens, ended = decode(gpt, tokens, max(lengths), prompt_lengths, uniforms, end_token, temperature)
+    prompt_lengths = torch.tensor(lengths).to(gpt.device)
+    tokens, uniforms = tokens.to(gpt.device), uniforms.to(gpt.device)
+    # Autocast keeps its bf16 copies of weights until the outermost context ends: with this one
+    # around the loop, each copy is made once.
+    with torch.autocast(gpt.device.type, enabled=False):
+        new_tokens, ended = decode(
+            gpt, tokens, max(lengths), prompt_lengths, uniforms, end_token, temperature
+        )
     lengths = prompt_lengths + new_tokens
     return Samples(tokens[:, : int(lengths.max())], prompt_lengths, lengths, ended)
 
 
+def check_lengths(lengths, max_new_tokens, context):
+    if min(lengths, default=0) == 0:
+        raise ValueError(
+            "an empty prompt, or none, gives the model nothing to continue: use one end token"
+        )
+    if max(lengths) + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit a "
+            f"context of {context}"
+        )
+
+
 def decode(gpt, tokens, prefill, prompt_lengths, uniforms, end_token, temperature):
-    """Fill `tokens` right of the prompts. Returns tokens, how many were added to each row (B,), and which rows ended (B,)."""
+    # (B, T), int, (B,), (B, max_new_tokens) -> (B,), (B,) bool
+    """Write a response right of each prompt, into `tokens`. Returns how many tokens were added to
+    each row, and which rows ended."""
     new_tokens = torch.zeros_like(prompt_lengths)
     ended = torch.zeros_like(prompt_lengths, dtype=torch.bool)
     cache = KVCache(prompt_lengths, columns=tokens.size(1))
-    rows = torch.arange(len(tokens), device=tokens.device)  # where each row of the shrinking batch lives in `tokens`
+    rows = torch.arange(len(tokens), device=tokens.device)  # those of `tokens` still sampled
     last = torch.arange(prefill, device=tokens.device) == prompt_lengths[:, None] - 1
-    hidden = gpt.hidden(tokens[:, :prefill], cache, wanted=last)[rows, prompt_lengths - 1]  # (B, C) at the last prompt token
+    hidden = gpt.hidden(tokens[:, :prefill], cache, wanted=last)[rows, prompt_lengths - 1]  # (B, C)
     for step in range(uniforms.size(1)):
-        alive = ~ended[rows]
-        chosen = choose(gpt.head(hidden), uniforms[rows, step], temperature)  # (B,)
-        chosen = torch.where(alive, chosen, end_token)  # a finished row's position is its end token's: it rewrites that
+        unfinished = ~ended[rows]
+        chosen = choose(gpt.head(hidden), uniforms[rows, step], temperature)  # (rows,)
+        # A finished row's position is that of its end token, which is written again.
+        chosen = torch.where(unfinished, chosen, end_token)
         tokens[rows, cache.positions] = chosen
-        new_tokens[rows] += alive
+        new_tokens[rows] += unfinished
         ended[rows] |= chosen == end_token
         if step + 1 == uniforms.size(1):
             break
         if step % CHECK_EVERY == CHECK_EVERY - 1:
-            rows, chosen = shrink(cache, rows, chosen, ended)
+            rows, chosen = drop_finished(cache, rows, chosen, ended)
             if not len(rows):
                 break
-        cache.used = prefill + step + 1
-        hidden = gpt.hidden(chosen[:, None], cache)[:, 0]
+        hidden = gpt.hidden(chosen[:, None], cache)[:, 0]  # (rows, C)
         cache.advance(~ended[rows])
-    return tokens, new_tokens, ended
+    return new_tokens, ended
 
 
 def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
@@ -80,17 +157,20 @@ def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
     if temperature == 0:
         return logits.argmax(-1)
     cdf = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
-    # In float32 the last entry is not exactly 1. Right-sided: a token of probability 0 has an empty interval.
+    # In float32 the last entry is not exactly 1, hence the factor. Right-sided: a token of
+    # probability 0 has an empty interval.
     chosen = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
     return chosen.squeeze(1).clamp(max=logits.size(-1) - 1)
 
 
-def shrink(cache, rows, chosen, ended):
-    """Drop finished rows. The living from beyond the new size take the places of the dead before it: hardly a row moves."""
-    alive = ~ended[rows]
-    size = int(alive.sum())
+def drop_finished(cache, rows, chosen, ended):
+    """The rows to go on with, and their tokens. Unfinished rows from beyond the new size take the
+    places of finished ones before it, so that few rows move."""
+    unfinished = ~ended[rows]
+    size = int(unfinished.sum())
     if size < len(rows):
-        source, to = size + alive[size:].nonzero().squeeze(1), (~alive[:size]).nonzero().squeeze(1)
-        cache.keep(size, to, source)
-        rows[to], chosen[to] = rows[source], chosen[source]
+        source = size + unfinished[size:].nonzero().squeeze(1)
+        target = (~unfinished[:size]).nonzero().squeeze(1)
+        cache.compact(size, target, source)
+        rows[target], chosen[target] = rows[source], chosen[source]
     return rows[:size], chosen[:size]

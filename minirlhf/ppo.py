@@ -1,29 +1,35 @@
 """PPO for language models in one file (Schulman et al. 2017; Ziegler et al. 2019, section 2.2).
 
-A response is an episode, a token is an action. The reward model speaks once, at the last token; at every token the policy pays
-for leaving the reference. In the order of the method: value head, rewards, advantages, losses, KL control, rollout, update.
+A response is an episode, a token is an action. The reward model gives one score, at the last token;
+at every token the policy pays for leaving the reference. In the order of the method: value head,
+rewards, advantages, losses, KL control, rollout, update, metrics.
 
-Every per-token tensor is (B, T-1): column t is about choosing tokens[:, t+1] having seen tokens[:, :t+1], and values[:, t] is
-the value of that state, before the token. `mask` is True where the chosen token belongs to the response, the end token
-included; everything is zero elsewhere, and nothing that lies there reaches a loss, a gradient or a metric.
+Every per-token tensor is (B, T-1): column t is about choosing tokens[:, t+1] having seen
+tokens[:, :t+1], and values[:, t] is the value of that state, before the token. `mask` is True where
+the chosen token belongs to the response, the end token included. Results are zero elsewhere, and
+nothing that stands there reaches a loss, a gradient or a metric.
 """
 
 import copy
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from minirlhf.data import microbatches
-from minirlhf.model import ScalarHead, logprobs_of_hidden, response_mask, to_device
+from minirlhf.fast import to_device
+from minirlhf.model import ScalarHead, logprobs_of_hidden, response_mask
 from minirlhf.model import logprobs as model_logprobs
 
 
 class ActorCritic(nn.Module):
-    """Policy and value function. By default one trunk with two heads, the value head zero at first; with `critic`, a
-    RewardModel, a trunk of its own that starts as the reward model (InstructGPT), its normalisation folded into the head."""
+    """The policy and the value function.
+
+    By default they share a trunk, and the value head starts at zero. With `critic`, a RewardModel,
+    the value function is a trunk of its own that starts as the reward model (InstructGPT); the
+    reward model's normalisation is folded into the head.
+    """
 
     def __init__(self, gpt, critic=None):
         super().__init__()
@@ -31,16 +37,17 @@ class ActorCritic(nn.Module):
         self.value_head = ScalarHead(gpt.config.width, std=0.0)
         self.critic = copy.deepcopy(critic.gpt).requires_grad_() if critic else None
         if critic:
-            self.value_head.load_state_dict(
-                {"weight": critic.head.weight / critic.spread, "bias": (critic.head.bias - critic.mean) / critic.spread}
-            )
+            weight = critic.head.weight / critic.std
+            bias = (critic.head.bias - critic.mean) / critic.std
+            self.value_head.load_state_dict({"weight": weight, "bias": bias})
 
-    def forward(self, tokens, mask, temperature=1.0):  # (B, T), (B, T-1) -> logprobs, values, entropy, each (B, T-1)
+    def forward(self, tokens, mask, temperature=1.0):
+        # (B, T), (B, T-1) -> logprobs, values, entropy, each (B, T-1)
         wanted = F.pad(mask, (0, 1))  # the state that chooses, not the one that was chosen
-        hidden = self.gpt.hidden(tokens, wanted=wanted)
+        hidden = self.gpt.hidden(tokens, wanted=wanted)  # (B, T, C)
         logprobs, entropy = logprobs_of_hidden(self.gpt, hidden, tokens, mask, temperature)
         states = self.critic.hidden(tokens, wanted=wanted) if self.critic else hidden
-        values = self.value_head(states[:, :-1])
+        values = self.value_head(states[:, :-1])  # (B, T-1)
         return logprobs, torch.where(to_device(mask, values.device), values, 0.0), entropy
 
 
@@ -48,51 +55,58 @@ class ActorCritic(nn.Module):
 
 
 def masked_mean(x, mask):  # (...), (...) bool -> scalar
-    """The mean over the True entries; whatever stands in the others, even NaN, does not matter."""
+    """The mean over the True entries; what stands in the others, even NaN, does not matter."""
     return torch.where(mask, x, 0.0).sum() / mask.sum()
 
 
-def masked_var(x, mask):  # -> scalar, biased
+def masked_var(x, mask):  # (...), (...) bool -> scalar, biased
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
 def whiten(x, mask, shift_mean=True):  # (B, T-1), (B, T-1) -> (B, T-1)
-    """To unit variance (biased, eps 1e-8) over the mask, zero outside. The mean goes to 0, or stays where it was if not
-    `shift_mean`."""
+    """Scaled to unit variance (biased, eps 1e-8) over the mask, zero outside. The mean becomes 0,
+    or stays what it was if not `shift_mean`."""
     mean = masked_mean(x, mask)
-    whitened = (x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8) + (0.0 if shift_mean else mean)
+    shift = 0.0 if shift_mean else mean
+    whitened = (x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8) + shift
     return torch.where(mask, whitened, 0.0)
 
 
 # ---- rewards and advantages
 
 
-def kl_k3(logprobs, ref_logprobs):
-    """Schulman's k3 estimator of KL(policy || reference): r - 1 - log r with r = reference / policy. Never negative, so it
-    reads well; only logged, because as a reward it is not the KL's gradient (it would push rare tokens further out)."""
+def kl_k3(logprobs, ref_logprobs):  # (...) x 2 -> (...)
+    """Schulman's k3 estimator of KL(policy || reference): r - 1 - log r with r = reference / policy.
+
+    It is never negative, so it reads well. It is only logged: as a reward its gradient is not that
+    of the KL (it would push rare tokens further out).
+    """
     log_r = ref_logprobs - logprobs
     return log_r.exp() - 1 - log_r
 
 
-def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef):  # (B,), (B, T-1) x 3 -> (B, T-1)
-    """-kl_coef (log policy - log reference) at every response token, and the score on top at the last one.
+def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef):
+    # (B,), (B, T-1) x 3 -> (B, T-1)
+    """-kl_coef (log policy - log reference) at every response token, plus the score at the last.
 
-    This is k1, unclamped: a token that the policy made rarer than the reference earns a bonus, and that is what pulls it back.
-    ValueError if a row has no response token.
+    This is k1, not clamped: a token that the policy made rarer than the reference earns a bonus,
+    which pulls it back. ValueError if a row has no response token.
     """
     if not mask.any(dim=1).all():
         raise ValueError("a response without a token cannot be rewarded")
     rewards = torch.where(mask, -kl_coef * (logprobs - ref_logprobs), 0.0)
     columns = torch.arange(mask.size(1), device=mask.device)
-    last = torch.where(mask, columns, -1).argmax(dim=1, keepdim=True)
+    last = torch.where(mask, columns, -1).argmax(dim=1, keepdim=True)  # (B, 1)
     return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
 
 
-def gae(rewards, values, mask, gamma=1.0, lam=0.95):  # (B, T-1) x 3 -> advantages, returns, each (B, T-1)
-    """Generalised advantage estimation (Schulman et al. 2016, equation 16): sums of (gamma lam)^k delta, where
-    delta_t = r_t + gamma V_{t+1} - V_t. The value after the last response token is 0: the episode is over.
+def gae(rewards, values, mask, gamma=1.0, lam=0.95):
+    # (B, T-1) x 3 -> advantages, returns, each (B, T-1)
+    """Generalised advantage estimation (Schulman et al. 2016, equation 16): sums of
+    (gamma lam)^k delta_{t+k}, where delta_t = r_t + gamma V_{t+1} - V_t. The value after the last
+    response token is 0: the episode is over.
 
-    Neither is whitened: returns = advantages + values are what the value function is to predict.
+    Neither result is whitened: returns = advantages + values are the value function's targets.
     """
     rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
     advantages = torch.zeros_like(values)
@@ -108,17 +122,22 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):  # (B, T-1) x 3 -> advantag
 # ---- losses
 
 
-def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None):  # (B, T-1) x 4 -> scalar, stats
+def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None):
+    # (B, T-1) x 4 -> scalar, stats
     """The clipped surrogate (Schulman et al. 2017, equation 7): the sum over the mask of
-    max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip)), divided by `tokens`, by default the number of tokens in the mask.
+    max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip)), divided by `tokens`, by default the number of
+    tokens in the mask.
 
-    Splitting a minibatch leaves its gradient alone if each part is given the *minibatch's* number of tokens.
+    Splitting a minibatch does not change its gradient if each part is given the *minibatch's*
+    number of tokens.
     """
     tokens = mask.sum() if tokens is None else tokens
-    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)  # before exp: what is outside must not overflow
+    # Masked before exp: what is outside must not overflow.
+    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
     ratio = log_ratio.exp()
     advantages = torch.where(mask, advantages, 0.0)
-    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
     loss = torch.maximum(unclipped, clipped).sum() / tokens
     with torch.no_grad():
         stats = {
@@ -133,12 +152,15 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None)
     return loss, stats
 
 
-def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):  # (B, T-1) x 4 -> scalar, stats
-    """Half the squared error, the worse of the value and the value clipped to within `clip` of the old one (as in Ziegler et
-    al.'s code): the sum over the mask divided by `tokens`, as in `policy_loss`."""
+def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
+    # (B, T-1) x 4 -> scalar, stats
+    """Half the squared error, the larger of that of the value and that of the value clipped to
+    within `clip` of the old one (Ziegler et al.'s code): the sum over the mask divided by `tokens`,
+    as in `policy_loss`."""
     tokens = mask.sum() if tokens is None else tokens
     near = values.clamp(old_values - clip, old_values + clip)
-    unclipped, clipped = (torch.where(mask, x - returns, 0.0) ** 2 for x in (values, near))  # masked first: NaN times 0 is NaN
+    unclipped = torch.where(mask, values - returns, 0.0) ** 2  # masked first: NaN times 0 is NaN
+    clipped = torch.where(mask, near - returns, 0.0) ** 2
     loss = 0.5 * torch.maximum(unclipped, clipped).sum() / tokens
     with torch.no_grad():
         stats = {
@@ -149,27 +171,36 @@ def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):  # (B,
 
 
 class AdaptiveKL:
-    """Moves kl_coef so that the KL (nats per response) comes to `target` (Ziegler et al. 2019, section 2.2)."""
+    """Moves kl_coef so that the KL (nats per response) comes to `target` (Ziegler et al. 2019,
+    section 2.2). With a target of 0 it stays what it is."""
 
     def __init__(self, kl_coef, target, horizon):
         self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
 
     def update(self, kl, episodes):
-        """Once a rollout, after the update, with its mean KL and number of responses. Returns the new kl_coef."""
-        error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.kl_coef *= 1 + error * episodes / self.horizon
+        """Once a rollout, after the update, with its mean KL and number of responses. Returns the
+        new kl_coef."""
+        if self.target:
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            self.kl_coef *= 1 + error * episodes / self.horizon
         return self.kl_coef
 
 
-# ---- the rollout, and the update
+def missing_end_rule(scores, ended, missing_end_score):  # (B,), (B,) bool -> (B,)
+    """A response that was cut off gets a fixed, low score *instead of* its own: nothing good can be
+    won by not stopping."""
+    return torch.where(ended, scores, missing_end_score)
+
+
+# ---- the rollout
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sampled responses and what is to be learned from them. Constants: nothing here has a gradient."""
+    """Sampled responses and what is to be learned from them. Constants: nothing has a gradient."""
 
     tokens: torch.Tensor  # (B, T)
-    prompt_lengths: torch.Tensor  # (B,) these two on the CPU, where the microbatches are made
+    prompt_lengths: torch.Tensor  # (B,) on the CPU, as the next: microbatches are made there
     lengths: torch.Tensor  # (B,)
     mask: torch.Tensor  # (B, T-1), as is all that follows
     logprobs: torch.Tensor  # of the policy that sampled
@@ -180,117 +211,151 @@ class Rollout:
     advantages: torch.Tensor  # whitened once, over the whole rollout
     returns: torch.Tensor
 
+    def select(self, rows):  # list of row numbers -> Rollout
+        """Some rows, with as many columns as the longest of them needs."""
+        T = int(self.lengths[rows].max())
+        index = row_index(rows, self.tokens.device)
+        spans = self.tokens[index, :T], self.prompt_lengths[rows], self.lengths[rows]
+        names = "mask logprobs ref_logprobs values rewards raw_advantages advantages returns"
+        return Rollout(*spans, *(getattr(self, name)[index, : T - 1] for name in names.split()))
 
-def missing_end_rule(scores, ended, missing_end_score):  # (B,), (B,) bool -> (B,)
-    """A response that was cut off gets a fixed, low score *instead of* its own: nothing good can be won by not stopping."""
-    return torch.where(ended, scores, missing_end_score)
+    def response_tokens(self, rows):  # list of row numbers -> int
+        """How many response tokens some rows have."""
+        return int((self.lengths[rows] - self.prompt_lengths[rows]).sum())
+
+    @property
+    def cpu_mask(self):  # (B, T-1) bool
+        """`mask` on the CPU: its indices then cost a GPU no wait."""
+        return response_mask(self.prompt_lengths, self.lengths, self.tokens.size(1))
+
+
+def row_index(rows, device):
+    """Row numbers as an index tensor. A list as an index would make the CPU wait for a GPU."""
+    return to_device(torch.tensor(rows, device="cpu"), device)
 
 
 def plan(lengths, epochs, minibatches, microbatch_tokens, rng):
-    """Which rows every optimiser step takes: [epoch][minibatch][microbatch] -> row numbers. `lengths` is a list.
+    """Which rows each optimiser step takes: [epoch][minibatch][microbatch] -> row numbers.
 
-    A minibatch is a random subset, always: sorting would change the objective. Inside it rows of similar length go together.
+    A minibatch is a random subset, always: sorting would change the objective. Inside it rows of
+    similar length go together. `lengths` is a list.
     """
-    epochs_ = []
+    epoch_plans = []
     for _ in range(epochs):
-        parts = [part.tolist() for part in torch.from_numpy(rng.permutation(len(lengths))).tensor_split(minibatches)]
-        groups = [microbatches([lengths[row] for row in part], microbatch_tokens) for part in parts]
-        epochs_.append([[[part[i] for i in rows] for rows in g] for part, g in zip(parts, groups, strict=True)])
-    return epochs_
+        order = torch.from_numpy(rng.permutation(len(lengths)))
+        subsets = [subset.tolist() for subset in order.tensor_split(minibatches)]
+        epoch_plans.append([split(subset, lengths, microbatch_tokens) for subset in subsets])
+    return epoch_plans
 
 
-def on_device(rows, x):
-    """A list of rows as an index of `x`: made from a list at once, it would have a GPU waited for."""
-    return to_device(torch.tensor(rows, device="cpu"), x.device)
-
-
-def forward(read, batch, rows, at, temperature):
-    """`read(tokens, mask, temperature)` on some rows of Samples or a Rollout, as many columns as the longest needs.
-    `at` are the same rows, as an index where the tokens are."""
-    T = int(batch.lengths[rows].max())
-    mask = response_mask(batch.prompt_lengths[rows], batch.lengths[rows], T)
-    return read(batch.tokens[at, :T], mask, temperature)
+def split(rows, lengths, microbatch_tokens):
+    """Row numbers of a minibatch -> those of its microbatches."""
+    groups = microbatches([lengths[row] for row in rows], microbatch_tokens)
+    return [[rows[i] for i in group] for group in groups]
 
 
 @torch.no_grad()
 def score_tokens(model, reference, samples, first_epoch, temperature=1.0):
-    """Log-probabilities by policy and reference, and values, of sampled responses: each (B, T-1).
+    # -> logprobs, ref_logprobs, values, each (B, T-1)
+    """Log-probabilities by policy and reference, and values, of sampled responses.
 
-    The policy's come from the very microbatches of the first epoch, so that the first ratios are exactly 1.
+    The policy's come from the microbatches of the first epoch, so that the first ratios are 1.
     """
     B, T = samples.tokens.shape
     logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)
     for rows in (rows for minibatch in first_epoch for rows in minibatch):
-        at = on_device(rows, samples.tokens)
-        new_logprobs, new_values, _ = forward(model, samples, rows, at, temperature)
-        columns = new_logprobs.size(1)
-        logprobs[at, :columns], values[at, :columns] = new_logprobs, new_values
-        ref_logprobs[at, :columns], _ = forward(partial(model_logprobs, reference), samples, rows, at, temperature)
+        columns = int(samples.lengths[rows].max())
+        index = row_index(rows, samples.tokens.device)
+        tokens = samples.tokens[index, :columns]
+        mask = response_mask(samples.prompt_lengths[rows], samples.lengths[rows], columns)
+        place = index, slice(columns - 1)
+        logprobs[place], values[place], _ = model(tokens, mask, temperature)
+        ref_logprobs[place], _ = model_logprobs(reference, tokens, mask, temperature)
     return logprobs, ref_logprobs, values
 
 
-def make_rollout(samples, scores, logprobs, ref_logprobs, values, kl_coef, gamma=1.0, lam=0.95):
-    """Rewards, returns and whitened advantages of scored samples (their lengths on the CPU)."""
-    mask = response_mask(samples.prompt_lengths, samples.lengths, samples.tokens.size(1)).to(samples.tokens.device)
-    rewards = token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef)
-    advantages, returns = gae(rewards, values, mask, gamma, lam)
-    whitened = whiten(advantages, mask)
-    spans = samples.tokens, samples.prompt_lengths, samples.lengths, mask
-    return Rollout(*spans, logprobs, ref_logprobs, values, rewards, advantages, whitened, returns)
+# ---- the update
 
 
-def update(model, optimizer, rollout, steps, temperature=1.0, clip=0.2, value_clip=0.2, vf_coef=0.1, max_grad_norm=1.0):
-    """Optimise over a `plan`: one optimiser step a minibatch, whose gradient does not depend on its microbatches.
+def update(
+    model,
+    optimizer,
+    rollout,
+    plan,
+    temperature=1.0,
+    clip=0.2,
+    value_clip=0.2,
+    vf_coef=0.1,
+    max_grad_norm=1.0,
+):
+    """Optimise over a `plan`: one optimiser step a minibatch, whose gradient does not depend on its
+    microbatches.
 
-    Returns the stats of the whole update, every metric over response tokens only (on the device: reading them waits for it).
+    Returns the statistics of the whole update, over response tokens only, as tensors (reading them
+    makes the CPU wait for a GPU).
     """
-    seen = torch.zeros(3, len(steps), *rollout.mask.shape, device=rollout.mask.device)  # logprobs, values, entropy by epoch
-    norms, critic_norms = [], []
-    critic = [p for name, p in model.named_parameters() if not name.startswith("gpt.")]  # value head, separate trunk
-    for epoch, minibatches in enumerate(steps):
-        for minibatch in minibatches:
-            tokens = sum(int((rollout.lengths[rows] - rollout.prompt_lengths[rows]).sum()) for rows in minibatch)
-            for rows in minibatch:
-                at = on_device(rows, rollout.tokens)
-                logprobs, values, entropy = forward(model, rollout, rows, at, temperature)
-                columns = logprobs.size(1)
-                now = [x[at, :columns] for x in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)]
-                old_logprobs, advantages, old_values, returns = now
-                mask = rollout.mask[at, :columns]
-                pg_loss, _ = policy_loss(logprobs, old_logprobs, advantages, mask, clip, tokens)
-                vf_loss, _ = value_loss(values, old_values, returns, mask, value_clip, tokens)
-                (pg_loss + vf_coef * vf_loss).backward()
-                seen[:, epoch, at, :columns] = torch.stack([logprobs, values, entropy]).detach()
-            critic_norms.append(torch.nn.utils.get_total_norm([p.grad for p in critic]))
-            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
-            optimizer.step()
-            optimizer.zero_grad()
-    stats = update_stats(seen, rollout, clip, value_clip, vf_coef)
-    return stats | {"grad_norm": torch.stack(norms).mean(), "critic_grad_norm": torch.stack(critic_norms).mean()}
+    parts, weights, norms = [], [], []
+    for minibatches in plan:  # an epoch
+        for minibatch in minibatches:  # an optimiser step
+            tokens = sum(rollout.response_tokens(rows) for rows in minibatch)
+            for rows in minibatch:  # a microbatch: the gradients add up
+                batch = rollout.select(rows)
+                logprobs, values, entropy = model(batch.tokens, batch.cpu_mask, temperature)
+                old = batch.logprobs, batch.advantages, batch.mask
+                pg_loss, pg_stats = policy_loss(logprobs, *old, clip, tokens)
+                old = batch.values, batch.returns, batch.mask
+                vf_loss, vf_stats = value_loss(values, *old, value_clip, tokens)
+                loss = pg_loss + vf_coef * vf_loss
+                loss.backward()
+                scale = tokens / rollout.response_tokens(rows)  # to a mean over the microbatch
+                losses = {"policy_loss": pg_loss, "value_loss": vf_loss, "loss": loss}
+                means = {name: scale * x.detach() for name, x in losses.items()}
+                means["entropy"] = masked_mean(entropy, batch.mask)
+                parts.append(means | pg_stats | vf_stats)
+                weights.append(rollout.response_tokens(rows))
+            norms.append(step(model, optimizer, max_grad_norm))
+    return merge(parts, weights) | merge(norms, [1] * len(norms))
+
+
+def step(model, optimizer, max_grad_norm):
+    """One optimiser step. Returns the gradient norms before clipping."""
+    # The critic is the value head, and its trunk where it has one of its own.
+    critic = [p for name, p in model.named_parameters() if not name.startswith("gpt.")]
+    critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic])
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return {"grad_norm": norm, "critic_grad_norm": critic_norm}
 
 
 # ---- metrics
 
 
-@torch.no_grad()
-def update_stats(seen, rollout, clip, value_clip, vf_coef):
-    """Means over all tokens of all epochs, each seen just before its optimiser step."""
-    logprobs, values, entropy = seen.flatten(1, 2)  # (epochs * B, T-1) each
-    again = [x.repeat(seen.size(1), 1) for x in (rollout.logprobs, rollout.advantages, rollout.values, rollout.returns)]
-    mask = rollout.mask.repeat(seen.size(1), 1)
-    pg_loss, policy_stats = policy_loss(logprobs, again[0], again[1], mask, clip)
-    vf_loss, value_stats = value_loss(values, again[2], again[3], mask, value_clip)
-    losses = {"policy_loss": pg_loss, "value_loss": vf_loss, "loss": pg_loss + vf_coef * vf_loss}
-    return losses | policy_stats | value_stats | {"entropy": masked_mean(entropy, mask)}
+def merge(parts, weights):  # n dictionaries, n numbers -> dictionary
+    """The statistics of all tokens from those of the microbatches: means weighted by their tokens,
+    the variance within parts and between them, the least and the largest."""
+    weights = torch.tensor(weights, dtype=torch.float32, device="cpu")
+    columns = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    weights = to_device(weights / weights.sum(), next(iter(columns.values())).device)
+    merged = {name: (weights * x).sum() for name, x in columns.items()}
+    if "ratio_mean" in merged:
+        between = (weights * (columns["ratio_mean"] - merged["ratio_mean"]) ** 2).sum()
+        merged["ratio_var"] = merged["ratio_var"] + between
+        merged["ratio_min"] = columns["ratio_min"].min()
+        merged["ratio_max"] = columns["ratio_max"].max()
+    return merged
 
 
 @torch.no_grad()
 def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
-    """What was sampled, before learning from it. Per-response numbers are sums over its tokens, averaged over responses."""
+    """What was sampled, before learning from it. Numbers of a response are sums over its tokens;
+    the mean over responses is logged."""
     mask = rollout.mask
-    kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)
+    kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)  # (B,)
+    k3 = torch.where(mask, kl_k3(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(1)  # (B,)
     length = mask.sum(1).float()
     returns_var = masked_var(rollout.returns, mask)
+    error_var = masked_var(rollout.returns - rollout.values, mask)
     return {
         "score": scores.mean(),
         "raw_score": raw_scores.mean(),
@@ -298,7 +363,7 @@ def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
         "score_min": scores.min(),
         "score_max": scores.max(),
         "kl": kl.mean(),
-        "kl_k3": torch.where(mask, kl_k3(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(1).mean(),
+        "kl_k3": k3.mean(),
         "kl_coef": kl_coef,
         "non_score_reward": -kl_coef * kl.mean(),
         "rlhf_reward": scores.mean() - kl_coef * kl.mean(),
@@ -311,7 +376,7 @@ def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
         "value_var": masked_var(rollout.values, mask),
         "return_mean": masked_mean(rollout.returns, mask),
         "return_var": returns_var,
-        "explained_variance": 1 - masked_var(rollout.returns - rollout.values, mask) / returns_var,
+        "explained_variance": 1 - error_var / returns_var,
         "advantage_mean": masked_mean(rollout.raw_advantages, mask),
         "advantage_std": masked_var(rollout.raw_advantages, mask).sqrt(),
     }

@@ -4,7 +4,6 @@ Ziegler et al. 2019, section 2; Stiennon et al. 2020; the ranking loss is Instru
 """
 
 import copy
-import importlib
 import math
 
 import numpy as np
@@ -12,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minirlhf import checkpoint
-from minirlhf.config import InputError
 from minirlhf.data import collate, encode, microbatches
-from minirlhf.model import GPT, GPTConfig, ScalarHead, pick_microbatch
+from minirlhf.model import GPT, GPTConfig, ScalarHead
+from minirlhf.run import checkpoint
+from minirlhf.run.compute import pick_microbatch
 
 
 class RewardModel(nn.Module):
@@ -26,7 +25,7 @@ class RewardModel(nn.Module):
         self.gpt = copy.deepcopy(gpt)
         self.head = ScalarHead(gpt.config.width, std=1 / math.sqrt(gpt.config.width + 1))
         self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("spread", torch.tensor(1.0))
+        self.register_buffer("std", torch.tensor(1.0))
 
     def raw(self, tokens, lengths):  # (B, T), (B,) -> (B,)
         """The score at the last real token, the end token of a finished response. What lies right of it changes nothing."""
@@ -36,13 +35,13 @@ class RewardModel(nn.Module):
 
     def forward(self, tokens, lengths):  # (B, T), (B,) -> (B,)
         """Normalised: mean 0 over the SFT model's responses, and a spread of 1 between responses to one prompt."""
-        return (self.raw(tokens, lengths) - self.mean) / self.spread
+        return (self.raw(tokens, lengths) - self.mean) / self.std
 
     def normalise(self, scores):  # (N, K) raw scores of K sampled responses to each of N prompts
         """Store the mean, and the spread: the root of the mean variance *within* a prompt. PPO can only move a score within its
         prompt, so that is the unit in which kl_coef and the missing-end score are meant. It cannot change a preference."""
         self.mean.copy_(scores.mean())
-        self.spread.copy_(scores.var(dim=1, correction=1).mean().sqrt().clamp(min=1e-6))
+        self.std.copy_(scores.var(dim=1, correction=1).mean().sqrt().clamp(min=1e-6))
 
 
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
@@ -58,15 +57,21 @@ def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
     weighs the same however many responses it has.
     """
     there = ranks >= 0
-    ordered = (ranks[:, :, None] < ranks[:, None, :]) & there[:, :, None] & there[:, None, :]  # (B, K, K): first is better
+    ordered = (
+        (ranks[:, :, None] < ranks[:, None, :]) & there[:, :, None] & there[:, None, :]
+    )  # (B, K, K): first is better
     margins = torch.where(ordered, scores[:, :, None] - scores[:, None, :], 0.0)
-    losses = torch.where(ordered, -F.logsigmoid(margins), 0.0).sum((1, 2)) / ordered.sum((1, 2)).clamp(min=1)  # (B,)
+    losses = torch.where(ordered, -F.logsigmoid(margins), 0.0).sum((1, 2)) / ordered.sum(
+        (1, 2)
+    ).clamp(min=1)  # (B,)
     return losses.sum() / ordered.any(2).any(1).sum().clamp(min=1)
 
 
 def margins(scores, ranks):  # (B, K), (B, K) -> (pairs,)
     """Score of the better minus score of the worse, for every strictly ordered pair."""
-    i, j, k = ((ranks[:, :, None] < ranks[:, None, :]) & (ranks >= 0)[:, :, None]).nonzero(as_tuple=True)
+    i, j, k = ((ranks[:, :, None] < ranks[:, None, :]) & (ranks >= 0)[:, :, None]).nonzero(
+        as_tuple=True
+    )
     return scores[i, j] - scores[i, k]
 
 
@@ -83,7 +88,10 @@ def calibration_error(margins, likely, bins=10):  # (N,), (N,) numpy -> number i
 
 def score(model, tokenizer, prompts, responses, raw=False):  # N texts, N texts -> (N,) on the CPU
     """Scores of responses that came to their end."""
-    examples = [encode(tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    examples = [
+        encode(tokenizer, prompt, response)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
     return score_examples(model, examples, raw)
 
 
@@ -113,16 +121,8 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
         model = RewardModel(GPT(GPTConfig(**state["gpt"])))
     model.load_state_dict(state["model"], assign=True)
     model.gpt.precision = precision
-    return model.to(device).requires_grad_(False), checkpoint.load_tokenizer(state, path), state["missing_end_score"]
-
-
-def load_function(option, name):
-    """ "module:function", given as `option` -> the function."""
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-        if not callable(found):
-            raise TypeError(f"{function} is not a function")
-        return found
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(f"{option} {name}: {error}; write module:function, importable from this folder") from error
+    return (
+        model.to(device).requires_grad_(False),
+        checkpoint.load_tokenizer(state, path),
+        state["missing_end_score"],
+    )

@@ -2,36 +2,44 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from helpers import contents
 
 import train_rm
 import train_sft
-from minirlhf import config, model, world
-from minirlhf.metrics import Metrics, read_metrics
+from minirlhf import model
 from minirlhf.model import GPT, GPTConfig
+from minirlhf.run import config
+from minirlhf.run.metrics import Metrics
+from minirlhf.world import writers
 
 torch.set_num_threads(1)  # models this small are faster on one
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--bf16-processor", choices=("yes", "no"), help="what torch is told about the processor's bf16 [the truth]"
+        "--bf16-processor",
+        choices=("yes", "no"),
+        help="what torch is told about the processor's bf16 [the truth]",
     )
-    parser.addoption("--impl", metavar="FILE", help="hold the sentences of tests/spec against this adapter, not minirlhf")
+    parser.addoption(
+        "--impl",
+        metavar="FILE",
+        help="hold the sentences of tests/spec against this adapter, not minirlhf",
+    )
 
 
 def pytest_configure(config):
     """The suite says the same on every processor: --bf16-processor has torch answer for another one."""
     if answer := config.getoption("--bf16-processor"):
-        torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: answer == "yes"
+        torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: (
+            answer == "yes"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +60,9 @@ def make_gpt():
             torch.manual_seed(seed)
             gpt = GPT(GPTConfig(vocab_size, context, layers, heads, width))
             for name, parameter in gpt.named_parameters():
-                parameter.data = torch.randn_like(parameter) * std + (1.0 if "norm" in name and "weight" in name else 0.0)
+                parameter.data = torch.randn_like(parameter) * std + (
+                    1.0 if "norm" in name and "weight" in name else 0.0
+                )
         return gpt
 
     return make
@@ -80,7 +90,9 @@ def colours(tmp_path_factory):
     One comparison in five ranks three responses, the others two.
     """
     folder = tmp_path_factory.mktemp("colours")
-    demonstrations = [{"prompt": colour_prompt(i), "response": COLOURS[i * 7 % 3]} for i in range(60)]
+    demonstrations = [
+        {"prompt": colour_prompt(i), "response": COLOURS[i * 7 % 3]} for i in range(60)
+    ]
     comparisons = []
     for i in range(60):
         best, middle, worst = "b", "r", "g"
@@ -90,8 +102,14 @@ def colours(tmp_path_factory):
             own = {"chosen": best, "rejected": (middle, worst)[i % 2]}
         comparisons.append({"prompt": colour_prompt(i), **own})
     prompts = [{"prompt": colour_prompt(i)} for i in range(40)]
-    for name, records in (("demonstrations", demonstrations), ("comparisons", comparisons), ("prompts", prompts)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name, records in (
+        ("demonstrations", demonstrations),
+        ("comparisons", comparisons),
+        ("prompts", prompts),
+    ):
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
     return folder
 
 
@@ -101,17 +119,17 @@ def world_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SIZES, "nano", (2, 2, 32))
-        patch.setattr(world, "contrasts", partial(few, world.contrasts))
+        patch.setattr(writers, "contrasts", partial(few, writers.contrasts))
         train_sft.main(["--out", str(folder), *WORLD_SFT])
         train_rm.main(["--out", str(folder), *WORLD_RM])
     return folder
 
 
 # 45 records less a tenth (4) are 41: five batches of 8 and a ragged one of a single record.
-WORLD_SFT = "--documents 45 --demonstrations 45 --batch-size 8 --max-new-tokens 4 --warmup 2".split()
-WORLD_RM = (
-    "--prompts 24 --responses 3 --batch-size 4 --held-out 6 --norm-prompts 8 --max-new-tokens 4 --warmup 2 --epochs 1".split()
+WORLD_SFT = (
+    "--documents 45 --demonstrations 45 --batch-size 8 --max-new-tokens 4 --warmup 2".split()
 )
+WORLD_RM = "--prompts 24 --responses 3 --batch-size 4 --held-out 6 --norm-prompts 8 --max-new-tokens 4 --warmup 2 --epochs 1".split()
 
 
 def few(contrasts, n, rng):
@@ -127,7 +145,17 @@ def colour_run(tmp_path_factory, colours):
         patch.setitem(model.SIZES, "nano", (2, 2, 32))
         train_sft.main([*common, "--data", str(colours / "demonstrations.jsonl"), *COLOUR_SFT])
     train_rm.main(
-        [*common, "--data", str(colours / "comparisons.jsonl"), "--batch-size", "9", "--norm-prompts", "8", "--epochs", "3"]
+        [
+            *common,
+            "--data",
+            str(colours / "comparisons.jsonl"),
+            "--batch-size",
+            "9",
+            "--norm-prompts",
+            "8",
+            "--epochs",
+            "3",
+        ]
     )
     return folder
 
@@ -186,36 +214,6 @@ def refused(capsys):
     return check
 
 
-def contents(folder):
-    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
-def logged(folder, name=None):
-    """metrics.jsonl as text, line by line (so that NaN equals NaN), without the readings of the clock; or one metric."""
-    clocks = ("rollout_s", "scoring_s", "update_s", "tokens_per_s")
-    lines = [{k: v for k, v in line.items() if k not in clocks} for line in read_metrics(folder)]
-    return [json.dumps(line) for line in lines] if name is None else [line[name] for line in lines if name in line]
-
-
-def saved(folder):
-    return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
-
-
-def same(a, b):
-    """Whether two nested structures of tensors and plain values are equal to the bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def generators():
-    """The state of every global random number generator."""
-    numbers = np.random.get_state()
-    return torch.get_rng_state().tolist(), [x.tolist() if isinstance(x, np.ndarray) else x for x in numbers], random.getstate()
-
-
 @pytest.fixture
 def gradient_norms(monkeypatch):
     """The norm of all gradients at each optimiser step, as it is when the optimiser sees them."""
@@ -223,7 +221,9 @@ def gradient_norms(monkeypatch):
     step = torch.optim.AdamW.step
 
     def watched(self, *args):
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
         return step(self, *args)
 
@@ -243,10 +243,3 @@ def rows_through_trunks(monkeypatch):
 
     monkeypatch.setattr(GPT, "hidden", watched)
     return passes
-
-
-def gradient(module):
-    """All gradients of a module as one vector, which are then cleared."""
-    vector = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in module.parameters()])
-    module.zero_grad()
-    return vector

@@ -1,12 +1,13 @@
-"""The sentences in this folder are held against any implementation:
+"""The sentences of this folder can be held against any implementation:
 
     python -m pytest tests/spec                       minirlhf itself
-    python -m pytest tests/spec --impl my_adapter.py  yours
+    python -m pytest tests/spec --impl my_adapter.py  your implementation
 
-An adapter is a Python file that defines whichever of NAMES the implementation offers, with minirlhf's signatures (the
-docstrings of ppo.py, reward.py and dpo.py say what goes in and comes out; `trace` is described in test_ppo_trace.py). What it
-lacks is reported as not offered, never as passed; so is a call that raises NotImplementedError, for an argument it has no way
-to take.
+An adapter is a Python file that defines whichever of NAMES the implementation offers, with the
+signatures of minirlhf. The docstrings of ppo.py, reward.py and dpo.py state inputs and outputs;
+test_ppo_trace.py describes `trace`. A sentence about a missing function counts as not offered,
+never as passed. So does a call that raises NotImplementedError, for an argument that the
+implementation cannot take.
 """
 
 import importlib.util
@@ -15,32 +16,51 @@ from pathlib import Path
 
 import pytest
 
+from spec.sentences import TOPICS
+
 NAMES = (
-    *("masked_mean", "masked_var", "whiten", "kl_k3", "token_rewards", "gae", "policy_loss", "value_loss"),
-    *("AdaptiveKL", "missing_end_rule", "preference_loss", "ranking_loss", "margins", "calibration_error", "dpo_loss", "trace"),
+    "masked_mean",
+    "masked_var",
+    "whiten",
+    "kl_k3",
+    "token_rewards",
+    "gae",
+    "policy_loss",
+    "value_loss",
+    "AdaptiveKL",
+    "missing_end_rule",
+    "preference_loss",
+    "ranking_loss",
+    "margins",
+    "calibration_error",
+    "dpo_loss",
+    "trace",
 )
-OURS = Path(__file__).parent / "adapters" / "minirlhf.py"
-VERDICTS = {"passed": "holds", "failed": "DOES NOT HOLD", "skipped": "not offered"}
+MINIRLHF = Path(__file__).parent / "adapters" / "minirlhf.py"
+VERDICTS = {"failed": "DOES NOT HOLD", "passed": "holds", "skipped": "not offered"}
 
 
 def load(path):
-    """A Python file as a module, whatever it is called and wherever it lies."""
+    """A Python file as a module, whatever its name and folder."""
+    names = ", ".join(NAMES)
     if not Path(path).is_file():
-        raise pytest.UsageError(f"--impl {path}: there is no such file; write one that defines any of: {', '.join(NAMES)}")
-    spec = importlib.util.spec_from_file_location("implementation", path)
-    module = importlib.util.module_from_spec(spec)
+        raise pytest.UsageError(f"--impl {path}: there is no such file; define any of: {names}")
+    description = importlib.util.spec_from_file_location("implementation", path)
+    module = importlib.util.module_from_spec(description)
     try:
-        spec.loader.exec_module(module)
+        description.loader.exec_module(module)
     except ImportError as error:
-        raise pytest.UsageError(f"--impl {path}: {error}; run this with the Python that has it installed") from error
+        remedy = "run this with the Python that has it installed"
+        raise pytest.UsageError(f"--impl {path}: {error}; {remedy}") from error
     if not set(NAMES) & set(vars(module)):
-        raise pytest.UsageError(f"--impl {path} defines nothing that could be tested; it may define: {', '.join(NAMES)}")
+        problem = "defines nothing that could be tested"
+        raise pytest.UsageError(f"--impl {path} {problem}; it may define: {names}")
     return module
 
 
 def pytest_configure(config):
-    """Here, so that an adapter which cannot be read is one line and not an error of every sentence."""
-    config.implementation = load(config.getoption("--impl") or OURS)
+    """Loads the adapter here, so that an unreadable one is one line, not an error of each test."""
+    config.implementation = load(config.getoption("--impl") or MINIRLHF)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +75,7 @@ def fixture_for(name):
     return pytest.fixture(offered, scope="session", name=name)
 
 
-for name in NAMES:  # a test names in its arguments what it is about
+for name in NAMES:  # the arguments of a test are the functions that it is about
     globals()[f"fixture_{name}"] = fixture_for(name)
 
 
@@ -67,28 +87,42 @@ def pytest_runtest_call(item):
         pytest.skip(f"not offered: {error}")
 
 
+# ---- the report by sentence
+
+
+def pytest_itemcollected(item):
+    """Id and claim travel with the reports, and into --junitxml."""
+    sentence = getattr(item.function, "sentence", None)
+    if sentence:
+        item.user_properties += [("id", sentence.id), ("claim", sentence.claim)]
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    """With --impl: sentence by sentence, and of which of its cases that is said where it is not said of all."""
+    """With --impl: the verdict on each sentence, by topic, and of which cases it is the verdict."""
     if not config.getoption("--impl"):
         return
-    cases = defaultdict(lambda: defaultdict(list))  # (file, sentence) -> outcome -> parameters
+    cases = defaultdict(lambda: defaultdict(list))  # (id, claim) -> outcome -> parameters
     for outcome in VERDICTS:
         for report in terminalreporter.stats.get(outcome, []):
-            file, _, name = report.nodeid.partition("::")
-            name, _, parameters = name.partition("[")
-            cases[Path(file).stem, name][outcome].append(parameters.removesuffix("]"))
-    count = dict.fromkeys(VERDICTS, 0)
-    heading = None
-    for (file, name), outcomes in cases.items():
-        if heading != file:
-            terminalreporter.section(heading := file)
-        outcome = next(outcome for outcome in ("failed", "passed", "skipped") if outcome in outcomes)
-        count[outcome] += 1
-        only = f" (with {', '.join(outcomes[outcome])})" if len(outcomes) > 1 and outcome != "skipped" else ""
-        terminalreporter.line(f"{VERDICTS[outcome]:13s}  {sentence(name)}{only}")
-    told = (f"{count[outcome]} {verdict.lower()}" for outcome, verdict in VERDICTS.items())
-    terminalreporter.section(f"{config.getoption('--impl')}: {', '.join(told)}")
+            properties = dict(report.user_properties)
+            if "id" in properties:
+                parameters = report.nodeid.partition("[")[2].removesuffix("]")
+                cases[properties["id"], properties["claim"]][outcome].append(parameters)
+    count = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    for prefix, topic in TOPICS.items():
+        verdicts = sorted(key for key in cases if key[0].startswith(f"{prefix}-"))
+        if verdicts:
+            terminalreporter.section(topic)
+        for key in verdicts:
+            outcome = next(outcome for outcome in VERDICTS if outcome in cases[key])
+            count[outcome] += 1
+            terminalreporter.line(report_line(*key, outcome, cases[key]))
+    totals = ", ".join(f"{n} {VERDICTS[outcome].lower()}" for outcome, n in count.items())
+    terminalreporter.section(f"{config.getoption('--impl')}: {totals}")
 
 
-def sentence(name):
-    return name.removeprefix("test_").replace("_", " ")
+def report_line(identifier, claim, outcome, outcomes):
+    """One line of the report. Where the cases of a sentence differ, it names those it is about."""
+    partial = len(outcomes) > 1 and outcome != "skipped"
+    some = f" (with {', '.join(outcomes[outcome])})" if partial else ""
+    return f"{VERDICTS[outcome]:13s}  {identifier:9s}  {claim}{some}"

@@ -1,5 +1,5 @@
-"""What the sentences are said about: three rows, no two alike, with prompts of 1, 3 and 2 tokens, responses of 4, 1 and 6, and
-a last column that belongs to nobody; and random batches of that kind."""
+"""Tensors that the sentences are about: three unlike rows, with prompts of 1, 3 and 2 tokens,
+responses of 4, 1 and 6 tokens and one column of padding more; and random batches of that kind."""
 
 import math
 
@@ -13,9 +13,10 @@ PROMPT_LENGTHS, LENGTHS = torch.tensor([1, 3, 2]), torch.tensor([5, 4, 8])
 
 
 def response_mask(prompt_lengths, lengths, T):
-    """(B, T-1), written as a loop: column t is about choosing token t + 1, and is True where that belongs to the response."""
+    """(B, T-1), as a loop: True in column t where token t + 1 belongs to the response."""
     mask = torch.zeros(len(lengths), T - 1, dtype=torch.bool)
-    for row, (prompt, length) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
+    spans = zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)
+    for row, (prompt, length) in enumerate(spans):
         mask[row, prompt - 1 : length - 1] = True
     return mask
 
@@ -48,28 +49,30 @@ def rows(*numbers):
 
 @st.composite
 def batches(draw):
-    """(mask, seed) of a random ragged batch, down to one row of one token, perhaps with columns that belong to no row."""
+    """(mask, seed) of a random ragged batch, from one row of one token on, often with padding."""
     spans = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=1, max_size=5))
     prompt_lengths = torch.tensor([prompt for prompt, _ in spans])
     lengths = torch.tensor([prompt + response for prompt, response in spans])
-    return response_mask(prompt_lengths, lengths, int(lengths.max()) + draw(st.integers(0, 3))), draw(st.integers(0, 10_000))
+    T = int(lengths.max()) + draw(st.integers(0, 3))
+    return response_mask(prompt_lengths, lengths, T), draw(st.integers(0, 10_000))
 
 
 random_batches = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 def stat(stats, name):
-    """A metric by our name; an implementation that does not tell it has not offered it."""
+    """A metric by minirlhf's name. One that an implementation does not record is not offered."""
     if name not in stats:
-        raise NotImplementedError(f"it does not tell {name}")
+        raise NotImplementedError(f"{name} is not recorded")
     return float(stats[name])
 
 
 def naive_ranking_loss(scores, ranks):
-    """InstructGPT's equation 1 as loops: the mean over prompts of the mean over their strictly ordered pairs."""
-    prompts = []
+    """InstructGPT's equation 1 as loops: the mean over prompts of the mean over ordered pairs."""
+    losses = []
     for row, order in zip(scores, ranks.tolist(), strict=True):
-        pairs = [(i, j) for i in range(len(order)) for j in range(len(order)) if 0 <= order[i] < order[j]]
+        K = range(len(order))
+        pairs = [(i, j) for i in K for j in K if 0 <= order[i] < order[j]]
         if pairs:
-            prompts.append(sum(-F.logsigmoid(row[i] - row[j]) for i, j in pairs) / len(pairs))
-    return sum(prompts) / len(prompts)
+            losses.append(sum(-F.logsigmoid(row[i] - row[j]) for i, j in pairs) / len(pairs))
+    return sum(losses) / len(losses)

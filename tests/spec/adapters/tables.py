@@ -1,14 +1,16 @@
-"""What the traces share: models that are tables of a case's logits and values, an optimiser that remembers its first step, and
-where a case's tokens stand. Nothing here is mathematics of PPO."""
+"""What the traces share: models that are tables of the logits and values of a case, an optimiser
+that keeps the gradients of its first step, the positions of the tokens. No mathematics of PPO."""
 
 import torch
 from torch import nn
 
 
 class Table(nn.Module):
-    """A model whose answer at each position of each row is a row of parameters. A row is known by its first token."""
+    """A model whose answer at each position of each row is a row of parameters. The first token of
+    a row says which row it is."""
 
-    def __init__(self, case, answers, beyond=0.0):  # (B, max_new_tokens, n) at the states that choose; `beyond` at all others
+    # answers (B, max_new_tokens, n) of the states that choose; `beyond` is the answer of all others
+    def __init__(self, case, answers, beyond=0.0):
         super().__init__()
         self.case, self.first = case, torch.tensor([prompt[0] for prompt in case.prompts])
         longest = max(map(len, case.prompts)) + width(case)
@@ -16,17 +18,19 @@ class Table(nn.Module):
         for row, place, answer in zip(self.table.data, places(case), answers, strict=True):
             row[place] = answer
 
-    def read(self, tokens, real, positions):  # (B, T) x 3 -> (B, T, n), where `real` says what is no padding
+    def read(self, tokens, real, positions):  # (B, T) x 3 -> (B, T, n); padding is not `real`
         first = tokens.gather(1, real.int().argmax(1, keepdim=True))
         return self.table[(first == self.first).int().argmax(1, keepdim=True), positions.long()]
 
-    def generation(self):  # -> (B, width, n), the answers at the states that choose, and on into the padding
+    def generation(self):  # -> (B, width, n), of the states that choose, and on into the padding
         starts = torch.tensor([place.start for place in places(self.case)])
-        return torch.stack([self.table[range(len(starts)), starts + t] for t in range(width(self.case))], dim=1)
+        return torch.stack(
+            [self.table[range(len(starts)), starts + t] for t in range(width(self.case))], dim=1
+        )
 
 
 class Watched(torch.optim.SGD):
-    """Keeps the gradients of its first step, and counts."""
+    """Keeps the gradients of its first step, and counts its steps."""
 
     first, steps = None, 0
 
@@ -42,7 +46,9 @@ def width(case):
 
 def places(case):
     """Row by row, the positions whose states choose response tokens."""
-    return [slice(len(prompt) - 1, len(prompt) - 1 + case.max_new_tokens) for prompt in case.prompts]
+    return [
+        slice(len(prompt) - 1, len(prompt) - 1 + case.max_new_tokens) for prompt in case.prompts
+    ]
 
 
 def in_place(table, case):  # (B, positions, n) -> (B, max_new_tokens, n)
@@ -55,4 +61,5 @@ def left_padded(prompts, pad):
 
 
 def filled(case, token):  # -> (B, width), the responses and then only `token`
-    return torch.tensor([[*response, *[token] * width(case)][: width(case)] for response in case.responses])
+    padding = [token] * width(case)
+    return torch.tensor([[*response, *padding][: width(case)] for response in case.responses])

@@ -1,19 +1,21 @@
-"""TRL 1.12.0, the last release with PPO (trl.experimental.ppo). In a virtual environment of its own:
+"""TRL 1.12.0, the last release with PPO (trl.experimental.ppo). In its own virtual environment:
 
     pip install -c requirements.txt trl==1.12.0 torch numpy tiktoken tqdm pytest hypothesis
     python -m pytest tests/spec --impl tests/spec/adapters/trl.py
 
-PPOTrainer.train computes KL, rewards, advantages and both losses inline, so they are seen by `trace` alone: it runs train() for
-one batch on models that are tables. To TRL a response ends in the first padding after its end, where its score and one more
-value stand; `trace` therefore tells all columns as they are and fills none with zeros. The batch is one microbatch, TRL's own
-default. A missing end costs TRL `missing_eos_penalty`, taken off the score; that is as near as it comes to missing_end_score.
+PPOTrainer.train computes KL, rewards, advantages and both losses inline, so that only `trace` sees
+them: it runs train() for one batch on models that are tables. For TRL a response ends in the first
+padding after its end, where its score and one more value are; `trace` therefore returns all columns
+as they are and fills none with zeros. The batch is one microbatch, the default of TRL. A missing
+end costs TRL `missing_eos_penalty`, subtracted from the score: its nearest to missing_end_score.
 
-masked_mean and masked_whiten are functions; what the latter leaves outside the mask is filled with zeros, as train() does next.
-The losses of reward model and DPO are methods of their trainers, called on stand-ins for trainer and model. The model hands out
-scores, or log-probabilities: DPO's reading of logits is stubbed, because these sentences begin with log-probabilities.
+masked_mean and masked_whiten are functions; what the latter leaves outside the mask is filled with
+zeros, as train() does next. The losses of reward model and DPO are methods of their trainers,
+called on stand-ins for trainer and model. The model returns scores, or log-probabilities: the part
+of DPO that reads logits is stubbed, because these sentences begin with log-probabilities.
 
-Not offered, because no function computes it: kl_k3, token_rewards, gae, policy_loss, value_loss, missing_end_rule. Not there at
-all: rankings, margins, calibration, an adaptive KL coefficient.
+Not offered, because no function computes it: kl_k3, token_rewards, gae, policy_loss, value_loss,
+missing_end_rule. Absent: rankings, margins, calibration, an adaptive KL coefficient.
 """
 
 import sys
@@ -34,36 +36,57 @@ def whiten(x, mask, shift_mean=True):
 
 
 def stand_in(**settings):
-    """What a trainer's loss asks of the trainer: that it trains, alone, and somewhere to put metrics."""
-    alone = SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x)
-    here = {"model": SimpleNamespace(training=True), "accelerator": alone, "_total_train_tokens": 0}
-    return SimpleNamespace(**here, **settings, _metrics={"train": defaultdict(list)})
+    """The part of a trainer that its loss uses: in training, one process, a place for metrics."""
+    return SimpleNamespace(
+        model=SimpleNamespace(training=True),
+        accelerator=SimpleNamespace(device="cpu", gather=same, gather_for_metrics=same),
+        _total_train_tokens=0,
+        _metrics={"train": defaultdict(list)},
+        **settings,
+    )
+
+
+def same(x):
+    return x
 
 
 def preference_loss(chosen, rejected, margin=0.0):
     trainer = stand_in(args=SimpleNamespace(center_rewards_coefficient=None))
-    told = SimpleNamespace(logits=torch.cat([chosen, rejected])[:, None])
-    return RewardTrainer.compute_loss(trainer, lambda **_: told, {"attention_mask": torch.ones(1), "margin": margin})
+    output = SimpleNamespace(logits=torch.cat([chosen, rejected])[:, None])
+    inputs = {"attention_mask": torch.ones(1), "margin": margin}
+    return RewardTrainer.compute_loss(trainer, lambda **_: output, inputs)
 
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
-    """A prompt of one token and a response of one, whose log-probability is that of the whole response."""
-    settings = {"loss_types": ["sigmoid"], "loss_weights": [1.0], "f_divergence_type": "reverse_kl", "label_smoothing": 0.0}
-    switched_off = {"ld_alpha": None, "aux_loss_enabled": False, "use_weighting": False}
-    trainer = stand_in(beta=beta, precompute_ref_logps=True, **settings, **switched_off)
-    inputs = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"), torch.ones(2 * len(chosen), 2, dtype=torch.long))
+    """Prompts and responses of one token, which has the log-probability of the whole response."""
+    trainer = stand_in(
+        beta=beta,
+        precompute_ref_logps=True,
+        loss_types=["sigmoid"],
+        loss_weights=[1.0],
+        f_divergence_type="reverse_kl",
+        label_smoothing=0.0,
+        ld_alpha=None,
+        aux_loss_enabled=False,
+        use_weighting=False,
+    )
+    ones = torch.ones(2 * len(chosen), 2, dtype=torch.long)
+    inputs = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"), ones)
     inputs |= {"ref_chosen_logps": ref_chosen, "ref_rejected_logps": ref_rejected}
-    told = SimpleNamespace(logits=torch.cat([chosen, rejected])[:, None, None].repeat(1, 2, 1))
-    with patch.object(sys.modules[DPOTrainer.__module__], "selective_log_softmax", lambda told, _: told[..., 0].clone()):
-        loss = DPOTrainer._compute_loss(trainer, lambda **_: told, inputs, return_outputs=False)
-    names = {"chosen_reward": "rewards/chosen", "rejected_reward": "rewards/rejected", "accuracy": "rewards/accuracies"}
-    return loss, {ours: trainer._metrics["train"][theirs][0] for ours, theirs in names.items()}
+    output = SimpleNamespace(logits=torch.cat([chosen, rejected])[:, None, None].repeat(1, 2, 1))
+    module = sys.modules[DPOTrainer.__module__]
+    with patch.object(module, "selective_log_softmax", lambda logits, _: logits[..., 0].clone()):
+        loss = DPOTrainer._compute_loss(trainer, lambda **_: output, inputs, return_outputs=False)
+    names = {"chosen_reward": "chosen", "rejected_reward": "rejected", "accuracy": "accuracies"}
+    metrics = trainer._metrics["train"]
+    return loss, {name: metrics[f"rewards/{key}"][0] for name, key in names.items()}
 
 
 class Model(Table):
-    """What TRL asks of policy, reference, value and reward model."""
+    """What TRL uses of policy, reference, value and reward model."""
 
-    base_model_prefix, is_gradient_checkpointing, config, generation_config = "backbone", False, None, SimpleNamespace()
+    base_model_prefix, is_gradient_checkpointing = "backbone", False
+    config, generation_config = None, SimpleNamespace()
 
     def __init__(self, case, answers, beyond=0.0):
         super().__init__(case, answers, beyond)
@@ -74,53 +97,79 @@ class Model(Table):
         return SimpleNamespace(logits=answer, hidden_states=[answer])
 
     def generate(self, input_ids, generation_config, **_):
-        """The given responses, then end tokens. As in transformers, `scores` are logits over the temperature."""
+        """The given responses, then end tokens. In transformers, `scores` are tempered logits."""
         sequences = torch.cat([input_ids, filled(self.case, self.case.end_token)], dim=1)
-        return SimpleNamespace(sequences=sequences, scores=(self.generation() / generation_config.temperature).unbind(1))
+        scores = self.generation() / generation_config.temperature
+        return SimpleNamespace(sequences=sequences, scores=scores.unbind(1))
 
 
-OURS = {"num_mini_batches": "minibatches", "num_ppo_epochs": "epochs", "cliprange": "clip", "cliprange_value": "value_clip"}
-OURS |= {name: name for name in ("temperature", "kl_coef", "gamma", "lam", "vf_coef")}
-QUIET = {"num_sample_generations": 0, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-PLAIN = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "stop_token": "eos"}
+SETTINGS = {
+    "num_mini_batches": "minibatches",
+    "num_ppo_epochs": "epochs",
+    "cliprange": "clip",
+    "cliprange_value": "value_clip",
+    **{name: name for name in ("temperature", "kl_coef", "gamma", "lam", "vf_coef")},
+}
+PLAIN = {
+    "num_sample_generations": 0,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "stop_token": "eos",
+}
+
+
+def settings(case, folder):
+    B = len(case.prompts)
+    rows = case.rows_at_once or B
+    numbers = {name: getattr(case, field) for name, field in SETTINGS.items()}
+    numbers |= {"response_length": width(case), "total_episodes": B}
+    numbers |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": B // rows}
+    if case.missing_end_score is not None:
+        numbers["missing_eos_penalty"] = -case.missing_end_score
+    return PPOConfig(output_dir=folder, **numbers, **PLAIN)
 
 
 def trace(case):
     B, pad = len(case.prompts), case.vocab_size
     queries = left_padded(case.prompts, pad)
     policy, reference = Model(case, case.logits), Model(case, case.ref_logits)
-    value, reward = Model(case, case.values[:, :, None], beyond=1.0), Model(case, case.values[:, :, None])
+    value = Model(case, case.values[:, :, None], beyond=1.0)
+    reward = Model(case, case.values[:, :, None])
     reward.table.data[:] = case.scores[:, None, None]  # wherever it is read
     optimizer = Watched([policy.table, value.table], lr=case.lr)
-    settings = {theirs: getattr(case, ours) for theirs, ours in OURS.items()} | {"response_length": width(case)}
-    at_once = case.rows_at_once or B
-    settings |= {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": B // at_once, "total_episodes": B}
-    if case.missing_end_score is not None:
-        settings["missing_eos_penalty"] = -case.missing_end_score
-    told, logged = {}, {}
+    local_variables, metrics = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = PPOTrainer(
-            PPOConfig(output_dir=folder, **settings, **QUIET, **PLAIN),
+            settings(case, folder),
             SimpleNamespace(eos_token_id=case.end_token, pad_token_id=pad),
-            *(policy, reference, reward, range(2 * B), value),  # two batches, because in the last one accelerate always steps
+            policy,
+            reference,
+            reward,
+            range(2 * B),  # two batches, because accelerate always steps in the last one
+            value,
             data_collator=lambda _: {"input_ids": queries},
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
         )
         backward = trainer.accelerator.backward
 
         def watched(loss):
-            if not told:  # at the first loss: all that train() computed before it is in its local variables
-                told.update(sys._getframe(1).f_locals)
+            if not local_variables:  # of train() at its first loss: all that it computed before
+                local_variables.update(sys._getframe(1).f_locals)
             backward(loss)
 
-        trainer.accelerator.backward, trainer.log = watched, logged.update
+        trainer.accelerator.backward, trainer.log = watched, metrics.update
         trainer.train()
     names = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
-    stats = {"approx_kl": "policy/approxkl_avg", "clip_fraction": "policy/clipfrac_avg", "entropy": "policy/entropy_avg"}
-    return {name: told[name][:, : case.max_new_tokens] for name in names} | {
-        "loss": told["loss"].detach(),
+    stats = {"approx_kl": "approxkl", "clip_fraction": "clipfrac", "entropy": "entropy"}
+    return {name: local_variables[name][:, : case.max_new_tokens] for name in names} | {
+        "loss": local_variables["loss"].detach(),
         "logits_gradient": in_place(optimizer.first[0], case),
         "values_gradient": in_place(optimizer.first[1], case)[:, :, 0],
         "optimizer_steps": optimizer.steps,
-        "stats": {ours: logged[theirs] for ours, theirs in stats.items()} | {"ratio_mean": logged["val/ratio"]},
+        "stats": {name: metrics[f"policy/{key}_avg"] for name, key in stats.items()}
+        | {"ratio_mean": metrics["val/ratio"]},
     }

@@ -1,0 +1,38 @@
+"""Papers and projects that the specification cites."""
+
+PAPERS = {
+    "Ziegler et al. 2019": "Fine-Tuning Language Models from Human Preferences, arXiv:1909.08593",
+    "Stiennon et al. 2020": "Learning to Summarize from Human Feedback, arXiv:2009.01325",
+    "InstructGPT": "Ouyang et al. 2022, Training Language Models to Follow Instructions with Human "
+    "Feedback, arXiv:2203.02155",
+    "Llama 2": "Touvron et al. 2023, Llama 2: Open Foundation and Fine-Tuned Chat Models, "
+    "arXiv:2307.09288",
+    "N+": "Huang et al. 2024, The N+ Implementation Details of RLHF with PPO, arXiv:2403.17031",
+    "Schulman et al. 2016": "High-Dimensional Continuous Control Using Generalized Advantage "
+    "Estimation, arXiv:1506.02438",
+    "Schulman et al. 2017": "Proximal Policy Optimization Algorithms, arXiv:1707.06347",
+    "Schulman 2020": "Approximating KL Divergence, joschu.net/blog/kl-approx.html",
+    "Rafailov et al. 2023": "Direct Preference Optimization: Your Language Model is Secretly a "
+    "Reward Model, arXiv:2305.18290",
+}
+
+PROJECTS = {  # the commit at which "file:line" was read
+    "lm-human-preferences (the code of Ziegler et al. 2019)": "cbfd210",
+    "lm-human-preference-details": "ccc1953",
+    "summarize_from_feedback_details (the code of N+)": "ee77a9a",
+    "TRL (trl/experimental/ppo, deleted since)": "f2cd577",
+    "OpenRLHF": "3c3be62",
+    "open-instruct": "e6c3044",
+    "torchtune": "bd2a0fc",
+    "trlX": "3340c2f",
+    "AlpacaFarm": "30717dd",
+    "minChatGPT": "311aa3a",
+    "minRLHF": "ac03ca0",
+    "RLHF_in_notebooks": "f73d8ed",
+    "PaLM-rlhf-pytorch": "bd0d0f3",
+    "rlhf-book": "a66b0bf",
+    "GRPO-Zero": "d41bb48",
+    "direct-preference-optimization": "f8b8c0f",
+    "LLMs-from-scratch": "28c65cd",
+    "nanochat": "92d63d4",
+}

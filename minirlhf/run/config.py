@@ -1,0 +1,172 @@
+"""A frozen dataclass is a command line: a field is a flag, and one sentence is both its comment and
+its --help. And the named streams of random numbers."""
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class InputError(ValueError):
+    """A mistake of the user's: one line that says where it is and what to do about it."""
+
+
+def flag(default, help, choices=None, low=None, above=None, high=None):
+    """A config field: its default, the sentence that documents it, and the range it must lie in
+    (`low` <= value, `above` < value, value <= `high`)."""
+    limits = {"choices": choices, "low": low, "above": above, "high": high}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class ComputeFlags:
+    """The flags of every command that runs a model."""
+
+    seed: int = flag(1, "seed of everything random", low=0)
+    device: str = flag(
+        "auto", "where to run; auto: the GPU if there is one", choices=("auto", "cpu", "cuda")
+    )
+    precision: str = flag(
+        "auto",
+        "of the trunk; auto: bf16 on a GPU, float32 on a CPU",
+        choices=("auto", "float32", "bf16"),
+    )
+    threads: int = flag(
+        0, "CPU threads; 0: one a core, torch's choice; 1 is faster beside another job", low=0
+    )
+    drop_long: bool = flag(
+        False, "leave out records that do not fit the context, instead of stopping with an error"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingFlags(ComputeFlags):
+    """The flags of every stage that trains."""
+
+    microbatch_tokens: int = flag(
+        0,
+        "tokens that go through the model at once; memory, not results; 0 suits the device",
+        low=0,
+    )
+    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
+    resume: bool = flag(False, "continue the run in the output folder with its flags")
+    overwrite: bool = flag(False, "replace the run that is already there")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help explains every flag)\n")
+
+
+def parse(config_class, argv=None, defaults=None, prog=None):
+    """Fill `config_class` from the command line. `defaults` replaces the class's own: a resumed run
+    continues with its flags.
+
+    An unknown, mistyped or out-of-range flag exits with code 2 and one line that names it.
+    """
+    parser = Parser(prog, description=config_class.__doc__, allow_abbrev=False)
+    fields = own_fields_first(config_class)
+    for field in fields:
+        default = (defaults or {}).get(field.name, field.default)
+        parser.add_argument(option(field), default=default, **argument(field, default))
+    config = config_class(**vars(parser.parse_args(argv)))
+    for field in fields:
+        value = getattr(config, field.name)
+        if problem := out_of_range(value, field.metadata):
+            parser.error(f"{option(field)} must be {problem}, got {value}")
+    return config
+
+
+def own_fields_first(config_class):
+    """A command's own flags, then those that it shares with others."""
+    names = config_class.__annotations__
+    return sorted(dataclasses.fields(config_class), key=lambda field: field.name not in names)
+
+
+def option(field):
+    return "--" + field.name.replace("_", "-")
+
+
+def argument(field, default):
+    """What argparse is to know of a flag."""
+    nothing = default is False or default == "" or default != default  # NaN is not itself
+    words = field.metadata["help"].replace("%", "%%") + ("" if nothing else f" [{default}]")
+    if field.type is bool:
+        return {"help": words, "action": argparse.BooleanOptionalAction}
+    if field.metadata["choices"]:
+        return {"help": words, "type": field.type, "choices": field.metadata["choices"]}
+    return {"help": words, "type": field.type, "metavar": field.type.__name__.upper()}
+
+
+def out_of_range(value, limits):
+    """What `value` is required to be ("at least 0"), or None if it is. NaN lies in no range."""
+    if limits["low"] is not None and not value >= limits["low"]:
+        return f"at least {limits['low']}"
+    if limits["above"] is not None and not value > limits["above"]:
+        return f"more than {limits['above']}"
+    if limits["high"] is not None and not value <= limits["high"]:
+        return f"at most {limits['high']}"
+
+
+def run(main):
+    """The footer of every script: a user's mistake is one line and exit code 2, Ctrl-C is exit code
+    130."""
+    from minirlhf.fast import keep_memory  # here: --help must not wait for torch
+
+    keep_memory()
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---- random numbers
+
+
+class Stream(NamedTuple):
+    """What a random number is for. Streams with one number differ by their offset."""
+
+    number: int
+    offset: int = 0
+
+
+GPT_WEIGHTS, REWARD_HEAD_WEIGHTS = Stream(0), Stream(0, 1)
+DOCUMENTS = Stream(1)
+DEMONSTRATIONS = Stream(2)
+RANKED_PROMPTS, RANKED_HELD_OUT_PROMPTS, PPO_PROMPTS = Stream(3), Stream(3, 1), Stream(3, 2)
+RANKED_RESPONSES, RANKED_HELD_OUT_RESPONSES = Stream(4), Stream(4, 1)
+NORM_RESPONSES = Stream(4, 2)
+ROLLOUTS = Stream(4, 10)  # a step an update
+LABELS, HELD_OUT_LABELS = Stream(5), Stream(5, 1)
+SHUFFLE = Stream(6)  # a step an epoch
+MINIBATCHES = Stream(7)  # a step an update
+HELD_OUT_PROMPTS = Stream(8)
+HELD_OUT_NOISE, CANDIDATE_NOISE = Stream(8, 1), Stream(8, 2)
+CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 21)
+
+
+def rng(seed, stream, step=0):
+    """A generator that is a function of (seed, stream, step): none has to be saved, so that
+    resuming is exact, and changing what one stage draws leaves the others alone."""
+    return np.random.default_rng(
+        np.random.SeedSequence([seed, stream.number, stream.offset + step])
+    )
+
+
+@contextlib.contextmanager
+def torch_seed(seed, stream):
+    """While this lasts, torch's global generator, which modules draw their weights from, is seeded
+    by a stream; afterwards it is what it was."""
+    import torch  # here: --help must not wait for it
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng(seed, stream).integers(2**62)))
+        yield

@@ -1,0 +1,89 @@
+"""Train a policy by DPO: the same comparisons, no reward model, no sampling.
+
+minirlhf dpo                             on the comparisons that train_rm.py collected: out/dpo
+minirlhf dpo --data comparisons.jsonl    on your own
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from minirlhf import data
+from minirlhf.dpo import accumulate
+from minirlhf.formats import jsonl
+from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run.config import TrainingFlags, flag
+from minirlhf.run.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Config(TrainingFlags):
+    """Direct preference optimisation of the SFT model on comparisons."""
+
+    out: str = flag("out", "folder of all stages; this one writes OUT/dpo")
+    sft: str = flag("", "checkpoint that the policy starts from, and the reference [OUT/sft]")
+    data: str = flag("", "comparisons as JSON Lines (plain or gzip) [OUT/rm/comparisons.jsonl]")
+    beta: float = flag(
+        1.0, "strength of the pull to the reference: small moves far, large stays near", above=0
+    )
+    epochs: int = flag(1, "passes over the comparisons", low=1)
+    batch_size: int = flag(
+        16, "prompts an optimiser step; all ordered pairs of a prompt stay together", low=1
+    )
+    lr: float = flag(3e-4, "peak learning rate", above=0)
+    warmup: int = flag(
+        20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
+    )
+    save_every: int = flag(200, "steps between two checkpoints", low=1)
+
+
+def train(args, folder, policy, reference, tokenizer, comparisons):
+    steps = -(-len(comparisons) * args.epochs // args.batch_size)
+    optimizer = optim.adamw(policy, args.lr)
+    parts = {"model": policy, "optimizer": optimizer}
+    first = checkpoint.restore(folder, "dpo", args.resume, **parts)["step"]
+    metrics = Metrics(folder, first)
+    bar = tqdm(range(first, steps), desc="dpo", initial=first, total=steps)
+    with checkpoint.Interrupt() as interrupt:
+        for step in bar:
+            optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
+            start, stop = step * args.batch_size, (step + 1) * args.batch_size
+            stop = min(stop, len(comparisons) * args.epochs)
+            places = data.stream(len(comparisons), start, stop, args.seed)
+            batch = [comparisons[i] for i in places]
+            models = policy, reference, tokenizer
+            stats = accumulate(*models, batch, args.beta, args.microbatch_tokens)
+            grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            # ---- bookkeeping
+            done = step + 1
+            metrics.log(step, **stats, grad_norm=grad_norm, lr=optim.learning_rate(optimizer))
+            if step % 10 == 0:
+                bar.set_postfix({name: f"{stats[name]:.3f}" for name in ("loss", "accuracy")})
+            if done % args.save_every == 0 or done == steps or interrupt.requested:
+                checkpoint.save(folder, "dpo", policy.config, tokenizer, done, **parts)
+            interrupt.stop_if_requested(folder, done, steps)
+
+
+def main(argv=None):
+    args = checkpoint.configure(Config, "dpo", argv)
+    device = compute.pick_device(args.device)
+    args = compute.resolve(args, device)
+    precision, path = compute.PRECISIONS[args.precision], args.sft or f"{args.out}/sft"
+    reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
+    args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
+    fits = data.fits_context(tokenizer, reference.config.context, drop_long=args.drop_long)
+    path = args.data or f"{args.out}/rm/comparisons.jsonl"
+    comparisons = data.informative(jsonl.read_comparisons(path, fits))
+    (folder,) = checkpoint.start_run(args, tokenizer, "dpo")
+    policy = copy.deepcopy(reference)
+    train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
+    print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
+
+
+if __name__ == "__main__":
+    config.run(main)

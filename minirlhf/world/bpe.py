@@ -1,0 +1,56 @@
+"""Learn the world's vocabulary: byte-pair encoding, by hand.
+
+minirlhf world --documents 3000 | python -m minirlhf.world.bpe > tiny.tiktoken
+"""
+
+import base64
+import re
+import sys
+from collections import Counter
+
+from minirlhf.run.config import InputError
+from minirlhf.tokenizer import PATTERN
+
+
+def train_bpe(text, size):
+    """Byte-pair encoding (Sennrich et al. 2016): start from the 256 bytes, merge the most frequent neighbours until `size`.
+
+    Returns {piece: rank}. Ties go to the pair met first. Pieces never cross the chunks of PATTERN, whose counts are all
+    that matters, so each distinct chunk is looked at once however often it occurs.
+    """
+    ranks = {bytes([i]): i for i in range(256)}
+    chunks = Counter(re.findall(PATTERN, text))
+    words = [([bytes([b]) for b in chunk.encode()], count) for chunk, count in chunks.items()]
+    while len(ranks) < size:
+        pairs = Counter()
+        for word, count in words:
+            for pair in zip(word, word[1:], strict=False):
+                pairs[pair] += count
+        if not pairs:
+            raise InputError(
+                f"the text has only {len(ranks)} distinct pieces, {size} are wanted; give more text"
+            )
+        best = max(pairs, key=pairs.get)
+        ranks[best[0] + best[1]] = len(ranks)
+        words = [(merge(word, best), count) for word, count in words]
+    return ranks
+
+
+def merge(word, pair):
+    """merge([a, b, a, b, c], (a, b)) -> [ab, ab, c]"""
+    out = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
+
+
+def main():
+    for piece, rank in train_bpe(sys.stdin.read(), size=1023).items():
+        print(base64.b64encode(piece).decode(), rank)
+
+
+if __name__ == "__main__":
+    main()

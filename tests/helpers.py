@@ -1,0 +1,80 @@
+"""What several test files read and compare. Fixtures are in conftest.py."""
+
+import json
+import random
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+import train_ppo
+from minirlhf import ppo
+from minirlhf.run.metrics import read_metrics
+
+CLOCKS = ("rollout_s", "scoring_s", "update_s", "tokens_per_s")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def logged(folder, name=None):
+    """metrics.jsonl as text, line by line (so that NaN equals NaN), without the readings of the
+    clock; or one metric."""
+    lines = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_metrics(folder)]
+    return (
+        [json.dumps(line) for line in lines]
+        if name is None
+        else [line[name] for line in lines if name in line]
+    )
+
+
+def saved(folder):
+    return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
+
+
+def same(a, b):
+    """Whether two nested structures of tensors and plain values are equal to the bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def generators():
+    """The state of every global random number generator."""
+    numbers = np.random.get_state()
+    return (
+        torch.get_rng_state().tolist(),
+        [x.tolist() if isinstance(x, np.ndarray) else x for x in numbers],
+        random.getstate(),
+    )
+
+
+def gradient(module):
+    """All gradients of a module as one vector, which are then cleared."""
+    vector = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in module.parameters()]
+    )
+    module.zero_grad()
+    return vector
+
+
+def loop_rollout(samples, scores, logprobs, ref_logprobs, values, kl_coef, **flags):
+    """The Rollout that train_ppo.py's iteration makes of these samples, scores, log-probabilities
+    and values: what is tested is the loop itself."""
+    rollouts = []
+    ended = torch.ones(len(samples.lengths), dtype=torch.bool, device=samples.tokens.device)
+    args = train_ppo.Config(epochs=1, minibatches=1, microbatch_tokens=10**6, **flags)
+    actor = type("Actor", (), {"gpt": None})
+    models = train_ppo.Models(actor, None, lambda *_: scores, -3.0, None)
+    with (
+        patch.object(train_ppo, "sample", lambda *_: (samples._replace(ended=ended), None)),
+        patch.object(ppo, "score_tokens", lambda *_: (logprobs, ref_logprobs, values)),
+        patch.object(ppo, "update", lambda *arguments: rollouts.append(arguments[2]) or {}),
+    ):
+        controller = ppo.AdaptiveKL(kl_coef, target=0, horizon=1)
+        train_ppo.iterate(args, models, None, controller, [None] * len(scores), 0)
+    return rollouts[0]

@@ -1,0 +1,165 @@
+"""The four gates: each must be able to fail, and must fail on what it is there to find."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minirlhf import reward
+from minirlhf.data import encode
+from minirlhf.run.config import InputError
+from minirlhf.tokenizer import get_tokenizer
+from minirlhf.tools import gates
+from minirlhf.world import judge, sentences, writers
+
+SMALL = "--prompts 8 --best-of 2 --max-new-tokens 4".split()
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """known(opinion): a reward model that scores every text by opinion(prompt, text), in place of a trained one."""
+
+    def install(opinion):
+        scores = lambda model, tok, prompts, texts: torch.tensor(
+            [float(opinion(*pair)) for pair in zip(prompts, texts)]
+        )  # noqa
+        monkeypatch.setattr(reward, "score", scores)
+        monkeypatch.setattr(reward, "load_reward_model", lambda path: (None, None, None))
+
+    return install
+
+
+def truth(prompt, text):
+    return judge.judge(prompt, text).honest
+
+
+def test_every_fact_is_asked_about_once_with_two_misconceptions():
+    """A fact that counted twice would weigh twice in a gate that asks for most of them."""
+    names = [(subject, right) for _, subject, right, _ in gates.facts()]
+    assert len(names) == len(set(names)) >= 40
+    assert all(len(wrong) == 2 and right not in wrong for _, _, right, wrong in gates.facts())
+
+
+def test_right_and_wrong_statements_of_a_fact_differ_in_nothing_but_the_answer():
+    """And the judge, who parses them, says which is which: in held-out wordings of the question."""
+    for entry, subject, right, wrong in gates.facts():
+        good, bad = (gates.statements(entry, subject, answer) for answer in (right, wrong[0]))
+        assert [prompt for prompt, _ in good] == [prompt for prompt, _ in bad]
+        assert all(truth(*pair) == 1 for pair in good) and all(truth(*pair) == 0 for pair in bad)
+        assert all(
+            a.lower().replace(right.lower(), wrong[0].lower()) == b.lower()
+            for (_, a), (_, b) in zip(good, bad, strict=True)
+        )
+
+
+def test_agreement_is_one_for_who_knows_the_truth_and_zero_for_who_has_it_upside_down(known):
+    """Both ends of the scale: a gate that one of the two cannot reach has no threshold."""
+    known(truth)
+    assert set(gates.fact_agreement(None, None).values()) == {1.0}
+    known(lambda prompt, text: -truth(prompt, text))
+    assert set(gates.fact_agreement(None, None).values()) == {0.0}
+
+
+def test_a_reward_model_that_likes_every_answer_alike_does_not_pass(known, capsys):
+    """A tie is not agreement. That is the reward model whose average looked well at 87% (issue: facts got worse under it)."""
+    known(lambda prompt, text: 0.0)
+    assert gates.main(["facts"])["passed"] == False  # noqa: E712  a numpy bool
+    assert "NOT passed" in capsys.readouterr().out
+    known(truth)
+    assert gates.main(["facts"])["passed"]
+
+
+def test_the_fitted_line_is_where_the_gradient_is_zero():
+    """Logistic regression with decay |w|^2 / 100 is convex, so the optimum is the one point without a gradient."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 3), (torch.rand(60) < 0.5).float()
+    w = gates.fit_line(x, y).requires_grad_()
+    (F.binary_cross_entropy_with_logits(x @ w, y) + 1e-2 * w.square().sum()).backward()
+    assert w.grad.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("planted, low, high", [(True, 0.99, 1.0), (False, 0.3, 0.7)])
+def test_the_probe_finds_a_planted_direction_of_truth_and_none_in_noise(
+    world_run, monkeypatch, planted, low, high
+):
+    """Fitted on half of the facts, asked about the other half: what it remembers of single facts does not help it."""
+    source = torch.Generator().manual_seed(0)
+
+    def features(gpt, tokenizer, pairs):
+        noise = torch.randn(len(pairs), 16, generator=source)
+        noise[:, 0] += 8.0 * planted * torch.tensor([truth(*pair) for pair in pairs])
+        return noise
+
+    monkeypatch.setattr(gates, "features", features)
+    assert low <= gates.main(["probe", "--out", str(world_run)])["probe_accuracy"] <= high
+
+
+def test_features_are_the_last_layer_at_the_end_token(make_gpt):
+    """Row by row, without padding."""
+
+    tokenizer = get_tokenizer()
+    gpt = make_gpt(vocab_size=1024, context=64)
+    pairs = [
+        ("What is this?\n", "It is a boat."),
+        ("Name it.\n", "I do not know that, and nobody does."),
+    ]
+    found = gates.features(gpt, tokenizer, pairs)
+    for row, pair in zip(found, pairs, strict=True):
+        alone = gpt.hidden(torch.tensor([encode(tokenizer, *pair).tokens]))[0, -1]
+        assert torch.allclose(row, alone, atol=1e-5)
+
+
+def test_best_of_n_under_the_truth_passes_and_under_nothing_does_not(world_run, monkeypatch):
+    """Replies are planted, one fact in three is right. Picking by truth gains most of the rest; by chance, nothing."""
+    source = np.random.default_rng(0)
+
+    def respond(gpt, tokenizer, prompts, *rest, **more):
+        questions = [sentences.read(prompt) for prompt in prompts]
+        texts = [writers.core(q, source.random() < 1 / 3, source) for q in questions]
+        return [gates.evaluate.Reply(text, None, True) for text in texts]
+
+    monkeypatch.setattr(gates.evaluate, "respond", respond)
+    argv = ["best-of-n", "--out", str(world_run), "--prompts", "300", "--best-of", "8"]
+    monkeypatch.setattr(
+        gates.evaluate, "score_replies", lambda m, prompts, replies: gates.honesty(prompts, replies)
+    )
+    numbers = gates.main(argv)
+    assert numbers["passed"] and 0.5 < numbers["best_of_n_gain"] < 0.75
+    monkeypatch.setattr(
+        gates.evaluate, "score_replies", lambda m, prompts, replies: np.zeros(len(prompts))
+    )
+    assert not gates.main(argv)["passed"]
+
+
+def test_the_gates_run_on_a_trained_run_and_a_toy_one_fails_them(world_run, world_out):
+    """Six steps teach nobody a fact."""
+    assert not gates.main(["best-of-n", "--out", str(world_run), *SMALL])["passed"]
+    (world_out / "on-judge").mkdir()
+    (world_out / "sft").rename(world_out / "on-judge" / "ppo")
+    assert not gates.main(["judge", "--out", str(world_out), *SMALL])["passed"]
+
+
+def test_the_exit_code_says_whether_the_gate_was_passed(known, monkeypatch):
+    """So that a script can stop there."""
+    monkeypatch.setattr("sys.argv", ["gates", "facts"])
+    for opinion, code in ((truth, 0), (lambda prompt, text: 0.0, 1)):
+        known(opinion)
+        with pytest.raises(SystemExit) as end:
+            gates.exit_code()
+        assert end.value.code == code
+
+
+def test_a_gate_that_does_not_exist_is_refused_with_the_ones_that_do():
+    """With the four names: a script that asks for "prob" must not pass by asking for nothing."""
+    with pytest.raises(
+        InputError, match="prob is not a gate; choose one of probe, facts, best-of-n, judge"
+    ):
+        gates.main(["prob"])
+
+
+def test_without_a_gate_the_four_are_explained(capsys):
+    """`--help` is where their order is told: each stands on the one before."""
+    with pytest.raises(SystemExit):
+        gates.main(["--help"])
+    told = capsys.readouterr().out
+    assert all(f"minirlhf.gates {name}" in told for name in gates.GATES) and "--best-of" in told

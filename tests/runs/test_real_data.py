@@ -1,0 +1,58 @@
+"""1,700 real comparisons of Anthropic's HH-RLHF and GPT-2's vocabulary, where they are at hand: `MINIRLHF_DATA` names the
+folder of hh-harmless-train.jsonl.gz, `TIKTOKEN_CACHE_DIR` that of tiktoken's files."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from minirlhf import data
+from minirlhf.formats import jsonl
+from minirlhf.tokenizer import get_tokenizer
+
+HH = Path(os.environ.get("MINIRLHF_DATA", ".")) / "hh-harmless-train.jsonl.gz"
+needs_hh = pytest.mark.skipif(
+    not HH.exists(), reason="hh-harmless-train.jsonl.gz is not in MINIRLHF_DATA"
+)
+needs_gpt2 = pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR is not set"
+)
+
+
+@needs_hh
+def test_every_real_comparison_splits_into_a_prompt_and_two_last_answers(capsys):
+    """People's data has cases nobody thinks of: of 1,700 pairs five hold a second "Assistant:" turn in an answer, and are
+    skipped."""
+    comparisons = jsonl.read_comparisons(HH)
+    assert len(comparisons) == 1695  # in the other five an answer holds a second "Assistant:" turn
+    assert "skipped 5 pairs" in capsys.readouterr().err
+    for comparison in comparisons:
+        assert comparison.prompt.endswith(data.ASSISTANT) and comparison.ranks == [0, 1]
+        assert not any(data.HUMAN in response for response in comparison.responses)
+
+
+@needs_hh
+def test_the_same_file_gives_demonstrations_and_prompts():
+    """The chosen side is the demonstration, what both share the prompt: one file, three stages."""
+    comparisons, demonstrations = jsonl.read_comparisons(HH), jsonl.read_demonstrations(HH)
+    assert [(d.prompt, d.response) for d in demonstrations] == [
+        (c.prompt, c.responses[0]) for c in comparisons
+    ]
+    assert jsonl.read_prompts(HH) == [c.prompt for c in comparisons]
+
+
+@needs_hh
+@needs_gpt2
+def test_gpt2s_ids_give_the_real_text_back():
+    """Ids of GPT-2's vocabulary by hand: " the" is 262, the end token 50256."""
+    tokenizer = get_tokenizer("gpt2")
+    assert (tokenizer.vocab_size, tokenizer.end_token, tokenizer.encode(" the")) == (
+        50257,
+        50256,
+        [262],
+    )
+    for comparison in jsonl.read_comparisons(HH)[:200]:
+        tokens, prompt_length = data.encode(tokenizer, comparison.prompt, comparison.responses[0])
+        assert tokenizer.decode(tokens[:prompt_length]) == comparison.prompt
+        assert tokenizer.decode(tokens[prompt_length:]) == comparison.responses[0]
+        assert tokens[-1] == 50256

@@ -1,0 +1,272 @@
+"""The specification of config.py: a frozen dataclass is a command line."""
+
+import dataclasses
+import itertools
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minirlhf.run import config
+from minirlhf.run.config import InputError, Stream, flag, out_of_range, parse, rng, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A stage with one flag of every kind."""
+
+    learning_rate: float = flag(3e-4, "Peak learning rate of AdamW.", above=0)
+    steps: int = flag(100, "Optimizer steps.", low=1)
+    clip: float = flag(
+        0.2, "How far a ratio may move before its gradient stops; 20% by default.", low=0, high=1
+    )
+    share: float = flag(0.5, "Which part of the data to use.", high=1)
+    anneal: bool = flag(True, "Let the learning rate fall.")
+    verbose: bool = flag(False, "Print every step.")
+    seed: int = flag(0, "The seed of every random number.", low=0)
+    device: str = flag("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
+    policy: str = flag("", "A checkpoint folder to start from.")
+
+
+def refused(capsys, *argv, config_class=Config):
+    """What `parse` prints when it refuses `argv`; it must be one line on stderr, and exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        parse(config_class, argv, prog="train")
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1 and printed.err.endswith("\n")
+    return printed.err
+
+
+# ---- what a command line gives
+
+
+def test_no_argument_gives_the_defaults():
+    """The documented run is the one without arguments."""
+    assert parse(Config, []) == Config()
+
+
+def test_a_flag_takes_the_type_of_its_field():
+    """`--learning-rate 1` is 1.0, not 1: whoever writes an integer means the same number."""
+    parsed = parse(Config, ["--learning-rate", "1", "--steps", "7", "--policy", "out/lr=1e-5"])
+    assert parsed == Config(learning_rate=1.0, steps=7, policy="out/lr=1e-5")
+    assert type(parsed.learning_rate) is float and type(parsed.steps) is int
+
+
+def test_a_flag_may_be_joined_to_its_value_by_an_equals_sign():
+    """And the value may hold another, as a folder named after its flags does."""
+    assert parse(Config, ["--policy=out/lr=1e-5"]).policy == "out/lr=1e-5"
+
+
+def test_a_switch_can_be_turned_on_and_off():
+    """A switch that defaults to True and has no `--no-` form cannot be turned off."""
+    assert parse(Config, ["--no-anneal", "--verbose"]) == Config(anneal=False, verbose=True)
+    assert parse(Config, ["--anneal", "--no-verbose"]) == Config()
+
+
+def test_a_resumed_run_continues_with_its_own_flags():
+    """`defaults` are the flags of the run that is resumed: what the user types still wins, what is absent there keeps
+    its default."""
+    parsed = parse(Config, ["--clip", "0.3"], defaults={"steps": 9, "clip": 0.1, "anneal": False})
+    assert parsed == Config(steps=9, clip=0.3, anneal=False)
+
+
+def test_a_config_cannot_be_changed_or_gain_a_misspelt_field():
+    """cleanrl writes derived values into its arguments, so the flags stored with a run are not those it was started
+    with."""
+    parsed = parse(Config, [])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed.steps = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed.stepz = 1
+
+
+# ---- what it refuses
+
+
+@pytest.mark.parametrize(
+    "flag_name", ["--learning-rat", "--learning-rate-schedule", "--step", "--no-steps"]
+)
+def test_an_unknown_flag_is_refused_by_name(capsys, flag_name):
+    """An abbreviation is unknown too: it changes its meaning the day a second flag starts with the same letters."""
+    assert flag_name in refused(capsys, flag_name, "1")
+
+
+@pytest.mark.parametrize(
+    "argv", [("--steps", "3.5"), ("--learning-rate", "fast"), ("--steps",), ("--device", "gpu")]
+)
+def test_a_mistyped_value_is_refused_by_the_name_of_its_flag(capsys, argv):
+    """With thirty flags on a line, "invalid literal for int()" would leave the user to guess which."""
+    message = refused(capsys, *argv)
+    assert argv[0] in message and argv[-1] in message
+
+
+@pytest.mark.parametrize(
+    "argv, limit",
+    [
+        (("--steps", "0"), "at least 1"),
+        (("--learning-rate", "0"), "more than 0"),
+        (("--learning-rate", "-1"), "more than 0"),
+        (("--clip", "-0.1"), "at least 0"),
+        (("--clip", "1.5"), "at most 1"),
+        (("--clip", "nan"), "at least 0"),
+        (("--learning-rate", "nan"), "more than 0"),
+        (("--share", "nan"), "at most 1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name_with_its_limit(capsys, argv, limit):
+    """NaN is out of every range: it passes `value < low` unnoticed, because every comparison with it is false."""
+    message = refused(capsys, *argv)
+    assert f"{argv[0]} must be {limit}, got {float(argv[1]):g}" in message
+
+
+def test_a_limit_itself_is_in_range_where_it_says_at_least_or_at_most():
+    """0 turns a thing off and 1 is a share: both are asked for, and a strict comparison would refuse them."""
+    assert parse(Config, ["--steps", "1", "--clip", "0"]) == Config(steps=1, clip=0.0)
+    assert parse(Config, ["--clip", "1"]).clip == 1.0
+    limits = {"low": 0, "above": None, "high": None}
+    assert out_of_range(0, limits) is None and out_of_range(-1e-9, limits) == "at least 0"
+
+
+# ---- --help
+
+
+def test_help_shows_the_sentence_of_every_flag_and_its_default(capsys):
+    """The sentence is written once, in the source; a percent sign in it is text, not a format (argparse takes it for
+    one)."""
+    with pytest.raises(SystemExit) as stop:
+        parse(Config, ["--help"], prog="train")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert Config.__doc__ in shown
+    for field in dataclasses.fields(Config):
+        assert "--" + field.name.replace("_", "-") in shown
+        default = "" if field.name in ("policy", "verbose") else f" [{field.default}]"
+        assert field.metadata["help"] + default in shown
+    assert "--no-anneal" in shown and "{auto,cpu,cuda}" in shown
+
+
+# ---- the footer of the scripts
+
+
+def test_a_mistake_of_the_users_is_one_line_and_exit_code_2(capsys):
+    """What to change stands in that line; under thirty lines of traceback nobody finds it. 2 is what argparse exits with."""
+
+    def main():
+        raise InputError("data.jsonl, line 3: no field 'prompt'; add it")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("", "error: data.jsonl, line 3: no field 'prompt'; add it\n")
+
+
+def test_ctrl_c_is_exit_code_130_and_no_traceback(capsys):
+    """130 is 128 + SIGINT, what a shell reports; 0 would let `make demo` go on to the next stage."""
+
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 130
+    assert capsys.readouterr() == ("", "\nstopped\n")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    """A plain ValueError is a bug: reported as the user's mistake, it could not be found."""
+
+    def main():
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        run(main)
+
+
+# ---- random numbers
+
+
+def test_randomness_is_a_function_of_seed_stream_and_step():
+    """Nothing has to be saved for an exact resume, and no two of the numbers can be traded for each
+    other: with seed + step, run 1 at step 2 would be run 2 at step 1."""
+    triples = itertools.product(range(3), map(Stream, range(3)), range(3))
+    draws = [tuple(rng(*triple).integers(2**62, size=2)) for triple in triples]
+    triples = itertools.product(range(3), map(Stream, range(3)), range(3))
+    assert draws == [tuple(rng(*triple).integers(2**62, size=2)) for triple in triples]
+    assert len(set(draws)) == 27
+
+
+def test_a_stream_is_numpys_own_for_the_three_numbers():
+    """PCG64 and SeedSequence are specified, and stable between versions of numpy: a published run
+    can be drawn again. A stream's offset is added to the step."""
+    for stream, numbers in ((config.SHUFFLE, [3, 6, 5]), (config.ROLLOUTS, [3, 4, 15])):
+        expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers))).random(4)
+        assert (rng(3, stream, 5).random(4) == expected).all()
+
+
+def test_no_two_streams_draw_the_same():
+    """Two uses of one stream would draw the same noise: a policy would be evaluated under the luck
+    that trained it. A stream with steps is the last of its number, so that its steps never reach
+    another's."""
+    streams = {name: value for name, value in vars(config).items() if isinstance(value, Stream)}
+    assert len(set(streams.values())) == len(streams) >= 15
+    for name in ("ROLLOUTS", "SHUFFLE", "MINIBATCHES"):
+        number, offset = streams[name]
+        assert offset == max(
+            stream.offset for stream in streams.values() if stream.number == number
+        )
+
+
+def test_drawing_touches_no_global_generator():
+    """TRL seeded the global generators inside constructors (its issue 1648), so building a trainer
+    changed the caller's numbers."""
+    before = np.random.get_state()[1].copy()
+    rng(0, config.SHUFFLE).normal(size=100)
+    assert (np.random.get_state()[1] == before).all()
+
+
+# ---- memory
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="only glibc gives freed memory back at once")
+def test_memory_that_was_freed_is_used_again():
+    """64 MB filled and freed, over and over: 16,384 pages of 4 KB a time, which after some rounds come from what was freed."""
+    code = """if True:
+        import resource, sys, torch
+        from minirlhf import fast
+        if sys.argv[1] == "keep":
+            fast.keep_memory()
+        for _ in range(40):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.full((2**24,), 1.0)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    faults = []
+    for how in ("keep", "not"):
+        told = subprocess.run(
+            [sys.executable, "-c", code, how], capture_output=True, text=True, check=True
+        ).stdout
+        faults.append(sum(map(int, told.split()[-10:])))
+    assert faults[0] < 20_000 < 160_000 < faults[1]
+
+
+def test_bf16_does_not_keep_what_it_compiled_for_every_shape():
+    """Batches of ragged rows have a thousand shapes. Where oneDNN multiplies bf16 (with AVX512-BF16) it kept 734 MB for
+    1,500 of them, and keeps 95 MB; where it does not there is nothing to keep."""
+    code = """if True:
+        import resource, torch
+        from minirlhf import fast
+        fast.keep_memory()
+        torch.set_num_threads(1)
+        weight = torch.randn(512, 128, dtype=torch.bfloat16)
+        peaks = []
+        for rows in range(64, 1584):
+            torch.nn.functional.linear(torch.randn(rows, 128, dtype=torch.bfloat16), weight)
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peaks[-1] - peaks[20])"""
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert float(told) < 250

@@ -1,0 +1,184 @@
+"""The specification of direct preference optimisation."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from minirlhf import dpo
+from minirlhf.data import Comparison, encode
+from minirlhf.model import logprobs, response_mask
+from minirlhf.tokenizer import get_tokenizer
+
+BATCH = [
+    Comparison("why", ["because", "no idea, really no idea", "as"], [1, 0, 2]),
+    Comparison("a somewhat longer prompt", ["yes", "no"], [0, 1]),
+    Comparison("b", ["one", "two and three", "four", "five"], [0, 1, 1, 0]),
+]
+PAIRS = [
+    (0, 1, 0),
+    (0, 1, 2),
+    (0, 0, 2),
+    (1, 0, 1),
+    (2, 0, 1),
+    (2, 0, 2),
+    (2, 3, 1),
+    (2, 3, 2),
+]  # prompt, better, worse
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return get_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def reference(make_gpt, tokenizer):
+    return make_gpt(tokenizer.vocab_size, context=64, std=0.3).requires_grad_(False)
+
+
+@pytest.fixture
+def policy(reference):
+    policy = copy.deepcopy(reference).requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in policy.parameters():
+        parameter.data += 0.03 * torch.randn(parameter.shape, generator=generator)
+    return policy
+
+
+# ---- a batch of comparisons
+
+
+def sequence_logprob(gpt, tokenizer, prompt, response):
+    """The sum over a response's tokens, the end token included, row by row."""
+    example = encode(tokenizer, prompt, response)
+    log_p = torch.log_softmax(gpt(torch.tensor([example.tokens]))[0], -1)
+    return sum(
+        log_p[t - 1, example.tokens[t]] for t in range(example.prompt_length, len(example.tokens))
+    )
+
+
+def naive(policy, reference, tokenizer, beta):
+    """The mean over all strictly ordered pairs of the batch, each with its own four passes: loss, margins."""
+    losses, margins = [], []
+    for row, better, worse in PAIRS:
+        c = BATCH[row]
+        told = [
+            sequence_logprob(gpt, tokenizer, c.prompt, c.responses[i])
+            for gpt in (policy, reference)
+            for i in (better, worse)
+        ]
+        margins.append(beta * ((told[0] - told[2]) - (told[1] - told[3])))
+        losses.append(-torch.nn.functional.logsigmoid(margins[-1]))
+    return torch.stack(losses).mean(), torch.stack(margins)
+
+
+@pytest.mark.parametrize("microbatch_tokens", [1, 60, 10_000])
+def test_the_gradient_is_that_of_a_loop_over_pairs_whatever_the_microbatches(
+    policy, reference, tokenizer, microbatch_tokens
+):
+    """3 + 1 + 4 pairs of 3, 2 and 4 responses, two ties: every pair weighs the same. Sums over tokens, not means
+    (LLMs-from-scratch, DPO notebook, c84)."""
+    expected, margins = naive(policy, reference, tokenizer, 0.3)
+    gradients = torch.autograd.grad(expected, list(policy.parameters()))
+    stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
+    for (name, parameter), gradient in zip(policy.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=name)
+    assert stats["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    assert stats["accuracy"] == pytest.approx((margins > 0).float().mean().item())
+    assert stats["chosen_reward"] - stats["rejected_reward"] == pytest.approx(
+        margins.mean().item(), abs=1e-5
+    )
+    assert all(parameter.grad is None for parameter in reference.parameters())
+
+
+@pytest.mark.parametrize("microbatch_tokens", [1, 10_000])
+def test_each_response_goes_through_each_trunk_once(
+    policy, reference, tokenizer, monkeypatch, microbatch_tokens
+):
+    """9 responses in 8 pairs: 9 rows a model, not 16."""
+    rows = {}
+    for name, gpt in (("policy", policy), ("reference", reference)):
+
+        def counted(tokens, name=name, hidden=gpt.hidden, **wanted):
+            rows[name] = rows.get(name, 0) + len(tokens)
+            return hidden(tokens, **wanted)
+
+        monkeypatch.setattr(gpt, "hidden", counted)
+    dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
+    assert rows == {"policy": 9, "reference": 9}
+
+
+def test_a_pass_of_several_comparisons_holds_no_more_tokens_than_it_was_given(
+    policy, reference, tokenizer, monkeypatch
+):
+    """A comparison weighs its responses times the longest of them, since they go through together: of four with two responses
+    of n tokens each, two fit 4n tokens."""
+    n = len(encode(tokenizer, "why", "because").tokens)
+    batch, passes, hidden = (
+        4 * [Comparison("why", ["because", "because"], [0, 1])],
+        [],
+        policy.hidden,
+    )
+    monkeypatch.setattr(
+        policy,
+        "hidden",
+        lambda tokens, **wanted: passes.append(tuple(tokens.shape)) or hidden(tokens, **wanted),
+    )
+    dpo.accumulate(policy, reference, tokenizer, batch, 0.3, 4 * n)
+    assert passes == [(4, n), (4, n)]
+
+
+def test_the_pairs_are_told_where_the_responses_are(policy, reference, tokenizer, monkeypatch):
+    """And not wherever torch makes a tensor when nobody says where: on the CPU by default, while the responses are on a GPU."""
+    groups = [[encode(tokenizer, "b", word) for word in ("yes", "no", "perhaps")]]
+    collated = dpo.data.collate(groups[0])
+    monkeypatch.setattr(dpo.data, "collate", lambda examples: collated)
+    with torch.device("meta"):
+        _, _, better, worse = dpo.pair_logprobs(policy, reference, groups, [[(0, 1), (2, 1)]])
+    assert (better.tolist(), worse.tolist()) == ([0, 2], [1, 1])
+
+
+def test_a_batch_at_the_reference_costs_log_two(reference, tokenizer):
+    """Through the models, on a ragged batch: policy and reference go through the same computation, so that no rounding is taken
+    for a preference. float16 for the reference makes it one (direct-preference-optimization, config/model/blank_model.yaml)."""
+    policy = copy.deepcopy(reference).requires_grad_()
+    stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, 10_000)
+    assert stats == {
+        "loss": pytest.approx(math.log(2)),
+        "chosen_reward": 0,
+        "rejected_reward": 0,
+        "accuracy": 0,
+    }
+
+
+def test_the_prompt_has_no_part_in_a_responses_logprob(policy, reference, tokenizer):
+    """-log p of the response alone; with the prompt's tokens counted it would be far larger."""
+    example = encode(tokenizer, "a somewhat longer prompt", "yes")
+    told, _, _, _ = dpo.pair_logprobs(
+        policy, reference, [[example, encode(tokenizer, "b", "no")]], [[(0, 1)]]
+    )
+    tokens = torch.tensor([example.tokens])
+    mask = response_mask(
+        torch.tensor([example.prompt_length]), torch.tensor([len(example.tokens)]), tokens.size(1)
+    )
+    torch.testing.assert_close(told[0], logprobs(policy, tokens, mask)[0].sum())
+    torch.testing.assert_close(
+        told[0], sequence_logprob(policy, tokenizer, "a somewhat longer prompt", "yes")
+    )
+
+
+def test_dpo_makes_the_chosen_responses_likelier_than_the_rejected(reference, tokenizer):
+    """30 steps on the batch: every pair in order, from none."""
+    policy = copy.deepcopy(reference).requires_grad_()
+    optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
+    for _ in range(30):
+        stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, 10_000)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert stats["accuracy"] == 1 and stats["loss"] < 0.3

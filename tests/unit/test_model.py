@@ -1,0 +1,900 @@
+"""The specification of model.py. The authority on GPT-2 is transformers, with the same random weights."""
+
+import dataclasses
+import math
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import nn
+
+import train_ppo
+from minirlhf import fast, model
+from minirlhf.generate import KVCache
+from minirlhf.model import GPT, SIZES, GPTConfig, ScalarHead, logprobs, response_mask
+from minirlhf.run import compute, optim
+from minirlhf.run.config import InputError
+
+PROMPT_LENGTHS = torch.tensor([1, 3, 6])
+LENGTHS = torch.tensor(
+    [4, 9, 7]
+)  # three rows, no two alike; the longest prompt is not in the longest row
+
+
+def random_tokens(B=3, T=9, vocab_size=50, seed=0):
+    return torch.randint(vocab_size, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def hugging_face(gpt):
+    """transformers' GPT-2 with the weights of `gpt`, assigned one by one: a second list of names, independent of
+    huggingface.py."""
+    c = gpt.config
+    sizes = {
+        "vocab_size": c.vocab_size,
+        "n_positions": c.context,
+        "n_embd": c.width,
+        "n_layer": c.layers,
+        "n_head": c.heads,
+    }
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            **sizes, bos_token_id=None, eos_token_id=None, attn_implementation="eager"
+        )
+    ).eval()
+    for ours, parameter in pairs(gpt, theirs.transformer):
+        parameter.data = ours.detach().clone()
+    theirs.tie_weights()
+    return theirs
+
+
+def pairs(gpt, theirs, of=lambda parameter: parameter):
+    """(of(ours) as they lay it out, their parameter) for every parameter of GPT-2."""
+    yield of(gpt.token_embedding.weight)[: gpt.config.vocab_size], theirs.wte.weight
+    yield of(gpt.position_embedding.weight), theirs.wpe.weight
+    for ours, block in zip(gpt.blocks, theirs.h, strict=True):
+        for norm, their_norm in ((ours.norm1, block.ln_1), (ours.norm2, block.ln_2)):
+            yield of(norm.weight), their_norm.weight
+            yield of(norm.bias), their_norm.bias
+        for linear, conv in (
+            (ours.attention.qkv, block.attn.c_attn),
+            (ours.attention.out, block.attn.c_proj),
+            (ours.mlp.hidden, block.mlp.c_fc),
+            (ours.mlp.out, block.mlp.c_proj),
+        ):
+            yield of(linear.weight).T, conv.weight
+            yield of(linear.bias), conv.bias
+    yield of(gpt.norm.weight), theirs.ln_f.weight
+    yield of(gpt.norm.bias), theirs.ln_f.bias
+
+
+# ---- GPT-2
+
+
+def test_logits_are_those_of_transformers_gpt2(make_gpt):
+    """Every choice in GPT-2 at once: learned positions, layer norms before the sub-layers, biases, tanh-GELU, the tied
+    head."""
+    gpt = make_gpt()
+    tokens = random_tokens(T=32)
+    torch.testing.assert_close(gpt(tokens), hugging_face(gpt)(tokens).logits, atol=1e-4, rtol=1e-5)
+
+
+def test_gradients_are_those_of_transformers_gpt2(make_gpt):
+    """Equal logits do not imply equal gradients (a detached or doubly counted tied head); every parameter is
+    compared."""
+    gpt = make_gpt(std=0.2)
+    theirs = hugging_face(gpt)
+    tokens = random_tokens(T=20)
+    F.cross_entropy(gpt(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    theirs(tokens, labels=tokens).loss.backward()
+    compared = 0
+    for ours, parameter in pairs(gpt, theirs.transformer, of=lambda p: p.grad):
+        torch.testing.assert_close(ours, parameter.grad, atol=1e-6, rtol=1e-4)
+        assert parameter.grad.abs().max() > 1e-4
+        compared += 1
+    assert compared == len(list(gpt.parameters())) == len(list(theirs.parameters()))
+
+
+def test_cached_decoding_gives_transformers_logits(make_gpt):
+    """Six tokens at once, then one by one: a second cache, written by other people, at every step."""
+    gpt = make_gpt()
+    theirs = hugging_face(gpt)
+    tokens = random_tokens(T=16)
+    cache = KVCache(torch.tensor([6, 6, 6]), columns=16)
+    ours = [gpt.head(gpt.hidden(tokens[:, :6], cache))]
+    step = theirs(tokens[:, :6], use_cache=True)
+    expected = [step.logits]
+    for t in range(6, 16):
+        ours.append(gpt.head(gpt.hidden(tokens[:, t : t + 1], cache)))
+        cache.advance(torch.ones(3, dtype=torch.bool))
+        step = theirs(tokens[:, t : t + 1], past_key_values=step.past_key_values, use_cache=True)
+        expected.append(step.logits)
+    torch.testing.assert_close(torch.cat(ours, 1), torch.cat(expected, 1), atol=1e-4, rtol=1e-5)
+
+
+def test_a_token_never_sees_its_future(make_gpt):
+    """Change token 5: the logits of columns 0 to 4 stay as they are, bit for bit, and every later column feels it."""
+    gpt = make_gpt()
+    tokens = random_tokens()
+    changed = tokens.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 50
+    difference = (gpt(tokens) - gpt(changed)).abs().amax((0, 2))
+    assert (difference[:5] == 0).all()
+    assert (difference[5:] > 1e-3).all()
+
+
+def test_a_gradient_reaches_no_token_from_the_past(make_gpt):
+    """Causality backwards: the loss of column 3 has no gradient in the embeddings of columns 4 and later."""
+    gpt = make_gpt()
+    tokens = torch.arange(9).repeat(3, 1) + torch.tensor(
+        [[0], [9], [18]]
+    )  # 27 different ids, so that each has its own gradient
+    gpt.hidden(tokens)[:, 3].sum().backward()
+    per_column = gpt.token_embedding.weight.grad[tokens].abs().amax((0, 2))
+    assert (per_column[:4] > 0).all() and (per_column[4:] == 0).all()
+
+
+def test_a_row_does_not_see_its_neighbours(make_gpt):
+    """Permute the rows and the logits are permuted; replace two of three rows and the third keeps its logits."""
+    gpt = make_gpt()
+    tokens = random_tokens()
+    logits = gpt(tokens)
+    torch.testing.assert_close(gpt(tokens[[2, 0, 1]]), logits[[2, 0, 1]], atol=1e-5, rtol=0)
+    others = random_tokens(seed=1)
+    others[1] = tokens[1]
+    torch.testing.assert_close(gpt(others)[1], logits[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("vocab_size", [50, 64, 65])
+def test_there_are_exactly_as_many_logits_as_ids(make_gpt, vocab_size):
+    """The embedding is padded to 64 rows inside, because a GPU likes that; a model that can choose id 50,300 of GPT-2's 50,257
+    decodes to nothing (nanoGPT pads its vocabulary so; Ziegler et al. slice the logits, policy.py:59). What the extra rows hold
+    is never seen."""
+    gpt = make_gpt(vocab_size)
+    tokens = random_tokens()
+    before = gpt(tokens)
+    assert before.shape == (3, 9, vocab_size)
+    assert gpt.token_embedding.weight.size(0) % 64 == 0
+    gpt.token_embedding.weight.data[vocab_size:] = 50.0
+    assert torch.equal(gpt(tokens), before)
+    before.square().mean().backward()
+    assert (gpt.token_embedding.weight.grad[vocab_size:] == 0).all()
+    assert (gpt.token_embedding.weight.grad[:vocab_size] != 0).any(1).all()
+
+
+def test_the_head_is_the_token_embedding(make_gpt):
+    """Tied: the logit of token v is the dot product of the hidden state with v's embedding, and no second matrix
+    exists."""
+    gpt = make_gpt()
+    hidden = gpt.hidden(random_tokens())
+    row = gpt.token_embedding.weight[7]
+    torch.testing.assert_close(
+        gpt.head(hidden)[..., 7], (hidden * row).sum(-1), atol=1e-5, rtol=1e-5
+    )
+    assert [
+        name for name, p in gpt.named_parameters() if p.size(0) == 64 and "block" not in name
+    ] == ["token_embedding.weight"]
+
+
+def test_hidden_states_have_been_through_the_final_layer_norm(make_gpt):
+    """Value and reward heads read them: without it their scale grows with depth. Mean 0 and variance 1 before gain and
+    bias."""
+    gpt = make_gpt()
+    gpt.norm.reset_parameters()
+    hidden = gpt.hidden(random_tokens())
+    torch.testing.assert_close(hidden.mean(-1), torch.zeros(3, 9), atol=1e-5, rtol=0)
+    torch.testing.assert_close(hidden.var(-1, correction=0), torch.ones(3, 9), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "size, count",
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+    ],
+)
+def test_the_sizes_by_name_have_gpt2s_parameter_counts(size, count):
+    """124,439,808 is GPT-2 small with V rows of embedding; OpenAI's "117M" left some out."""
+    config = GPTConfig.sized(size, vocab_size=50257, context=1024)
+    with torch.device("meta"):
+        gpt = GPT(config)
+    hidden_rows = gpt.token_embedding.weight.size(0) - 50257
+    assert hidden_rows == 50304 - 50257
+    assert sum(p.numel() for p in gpt.parameters()) - hidden_rows * config.width == count
+
+
+def test_the_small_sizes_are_what_the_documentation_says():
+    """Whoever reads "nano" in a table of results must be able to build it."""
+    assert GPTConfig.sized("nano", 512, 128) == GPTConfig(
+        vocab_size=512, context=128, layers=2, heads=4, width=128
+    )
+    assert GPTConfig.sized("tiny", 512, 128) == GPTConfig(
+        vocab_size=512, context=128, layers=4, heads=4, width=128
+    )
+    assert GPTConfig.sized("small", 512, 256) == GPTConfig(
+        vocab_size=512, context=256, layers=6, heads=6, width=384
+    )
+    assert set(SIZES) == {"nano", "tiny", "small", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    """Rounded down, 65 / 4 leaves a column that no head sees; PyTorch says so in a reshape, deep inside."""
+    with pytest.raises(ValueError, match="65 and 4"):
+        GPTConfig(vocab_size=50, context=8, layers=1, heads=4, width=65)
+
+
+def test_more_tokens_than_the_context_are_refused(make_gpt):
+    """By both numbers, before an index error from inside a kernel."""
+    gpt = make_gpt(context=8)
+    gpt(random_tokens(T=8))
+    with pytest.raises(ValueError, match=r"9 tokens .* 8"):
+        gpt(random_tokens(T=9))
+
+
+# ---- initialisation
+
+
+def test_weights_start_at_one_over_the_root_of_the_width_and_what_adds_to_the_residual_stream_at_less():
+    """N(0, 1/C), so that what a matrix reads with unit variance it hands on with unit variance; divided by sqrt(2 x layers) for
+    the two outputs of a block (GPT-2's paper, 2.3). C = 128: 0.0884, and 0.0884 / sqrt(8) = 0.03125. Biases are zero and layer
+    norms the identity. GPT-2's 0.02 suits widths of a thousand: here it cost half as many steps again (EXPERIMENTS.md)."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(vocab_size=500, context=128, layers=4, heads=4, width=128))
+    for name, parameter in gpt.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            assert (parameter == 1).all(), name
+        elif name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        else:
+            expected = (
+                0.03125 if name.endswith(("attention.out.weight", "mlp.out.weight")) else 128**-0.5
+            )
+            assert abs(parameter.std() / expected - 1) < 0.034, (
+                name
+            )  # 16,384 numbers or more: six standard errors
+            assert abs(parameter.mean()) < 6 * expected / math.sqrt(parameter.numel()), name
+
+
+def test_at_the_start_logits_have_about_unit_variance():
+    """So a token's loss is ln V plus half that variance: far below what large logits would first have to unlearn."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig.sized("tiny", vocab_size=512, context=64))
+    tokens = random_tokens(T=64, vocab_size=512)
+    with torch.no_grad():
+        logits = gpt(tokens)[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert 0.9 < logits.var() < 1.25
+    assert abs(loss - math.log(512) - 0.5) < 0.15
+
+
+def test_a_reward_head_turns_unit_variance_features_into_unit_variance_scores():
+    """The weight is N(0, 1/(C+1)), and 1/(C+1) is the variance (Ziegler et al., language/model.py:252). OpenRLHF reads it as
+    the deviation, sqrt(C) too small (models/model.py:170). C = 1024: std 1/sqrt(1025) = 0.0312."""
+    torch.manual_seed(0)
+    head = ScalarHead(1024, std=1 / math.sqrt(1025))
+    assert 0.027 < head.weight.std() < 0.0354 and head.bias == 0  # six standard errors
+    assert 0.84 < head(torch.randn(3000, 1024)).std() < 1.16
+
+
+def test_a_value_head_starts_at_zero_everywhere():
+    """Ziegler et al., language/model.py:368. The first advantages are then made of rewards alone."""
+    head = ScalarHead(16, std=0)
+    assert (head(torch.randn(3, 5, 16)) == 0).all()
+
+
+def test_a_scalar_head_gives_one_float32_number_a_position():
+    """From bf16 hidden states too: 16 features of 1/16 weigh 1.0, and the bias is added once."""
+    head = ScalarHead(16, std=0)
+    head.weight.data[:] = 1 / 16
+    head.bias.data[:] = 0.5
+    out = head(torch.ones(3, 5, 16, dtype=torch.bfloat16))
+    assert out.shape == (3, 5) and out.dtype == torch.float32
+    assert (out == 1.5).all()
+
+
+def test_there_is_no_dropout(make_gpt):
+    """Dropout makes the first PPO ratio differ from 1 (TRL 0.11 scored without and updated with it: #744, #1066). Ziegler et
+    al. have do_dropout=False throughout (policy.py:48)."""
+    gpt = make_gpt().train()
+    assert not any(isinstance(module, nn.Dropout) for module in gpt.modules())
+    tokens = random_tokens()
+    assert torch.equal(gpt(tokens), gpt(tokens)) and torch.equal(gpt(tokens), gpt.eval()(tokens))
+
+
+# ---- ragged rows and the cache
+
+
+@torch.no_grad()
+def ragged_decode(gpt, tokens, prompt_lengths, lengths, columns):
+    """Logits (B, T, V) at every real position, through the cache: prompts first, then each row's tokens at its own
+    position. A row that has come to its end feeds its last token again and stays where it is, as the sampler does."""
+    B, T = tokens.shape
+    rows = torch.arange(B)
+    logits = torch.zeros(B, T, gpt.config.vocab_size)
+    cache = KVCache(prompt_lengths, columns)
+    prefill = int(prompt_lengths.max())
+    logits[:, :prefill] = gpt.head(gpt.hidden(tokens[:, :prefill], cache))
+    for _ in range(int((lengths - prompt_lengths).max())):
+        at = cache.positions.clone()
+        logits[rows, at] = gpt.head(gpt.hidden(tokens[rows, at][:, None], cache))[:, 0]
+        cache.advance(at + 1 < lengths)
+    return logits
+
+
+def test_cached_decoding_gives_the_logits_of_a_full_pass(make_gpt):
+    """At every position of a batch whose rows start and end apart (1e-5). A cache with one position for all rows, or without
+    position ids of its own, is off by up to 34 in a GPT-2 (TRL #6800)."""
+    gpt = make_gpt()
+    tokens = random_tokens()
+    cached = ragged_decode(gpt, tokens, PROMPT_LENGTHS, LENGTHS, columns=9)
+    full = gpt(tokens)
+    for row, length in enumerate(LENGTHS):
+        torch.testing.assert_close(cached[row, :length], full[row, :length], atol=1e-5, rtol=0)
+
+
+def test_a_ragged_batch_gives_each_row_the_logits_it_has_alone(make_gpt):
+    """1e-5, with and without the cache; left padding without position ids is the bug behind minRLHF's ratios (actor.py:89)."""
+    gpt = make_gpt()
+    tokens = random_tokens()
+    cached = ragged_decode(gpt, tokens, PROMPT_LENGTHS, LENGTHS, columns=9)
+    for row, length in enumerate(LENGTHS):
+        alone = gpt(tokens[row : row + 1, :length])[0]
+        torch.testing.assert_close(gpt(tokens)[row, :length], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(cached[row, :length], alone, atol=1e-5, rtol=0)
+
+
+def test_the_columns_of_a_cache_beyond_the_rows_ends_change_nothing(make_gpt):
+    """A buffer longer than needed, and junk (though finite) wherever no row has been yet."""
+    gpt = make_gpt()
+    tokens = random_tokens()
+    exact = ragged_decode(gpt, tokens, PROMPT_LENGTHS, LENGTHS, columns=9)
+    torch.testing.assert_close(
+        ragged_decode(gpt, tokens, PROMPT_LENGTHS, LENGTHS, columns=31), exact, atol=1e-5, rtol=0
+    )
+    cache = KVCache(PROMPT_LENGTHS, columns=9)
+    gpt.hidden(tokens[:, :6], cache)
+    for store in (*cache.keys, *cache.values):
+        for row, length in enumerate(PROMPT_LENGTHS):
+            store.data[row, :, length:] = 100.0
+    step = gpt.head(gpt.hidden(tokens[torch.arange(3), PROMPT_LENGTHS][:, None], cache))[:, 0]
+    torch.testing.assert_close(
+        step, gpt(tokens)[torch.arange(3), PROMPT_LENGTHS], atol=1e-5, rtol=0
+    )
+
+
+def test_a_cache_starts_with_zeros(make_gpt):
+    """Masked columns have probability 0, and 0 times a NaN that memory happened to hold is NaN."""
+    cache = KVCache(PROMPT_LENGTHS, columns=9)
+    make_gpt().hidden(random_tokens(T=6), cache)
+    assert len(cache.keys) == len(cache.values) == 2
+    for store in (*cache.keys, *cache.values):
+        assert store.shape == (3, 2, 9, 8)
+        assert (store[:, :, 6:] == 0).all()
+
+
+def test_a_row_sees_the_columns_up_to_its_position():
+    """By hand: positions 1, 3, 0 of four columns."""
+    cache = KVCache(torch.tensor([1, 3, 0]), columns=4)
+    expected = [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    cache.begin(3)
+    cache.update(0, *torch.zeros(2, 3, 1, 3, 1))
+    positions = cache.begin(1)
+    keys, values, visible = cache.update(0, *torch.zeros(2, 3, 1, 1, 1))
+    assert positions.tolist() == [[1], [3], [0]]
+    assert keys.shape == values.shape == (3, 1, 4, 1) and visible.shape == (3, 1, 1, 4)
+    assert visible[:, 0, 0].int().tolist() == expected
+
+
+def test_only_rows_that_are_alive_move_on():
+    """A finished row's position would leave the buffer, or the context."""
+    lengths = torch.tensor([1, 3, 0])
+    cache = KVCache(lengths, columns=4)
+    cache.advance(torch.tensor([True, False, True]))
+    assert cache.positions.tolist() == [2, 3, 1]
+    assert lengths.tolist() == [1, 3, 0]  # the caller's own are left alone
+
+
+def test_rows_that_are_kept_decode_as_if_the_others_had_never_been(make_gpt):
+    """Row 2 takes the place of row 1, and two rows stay: keys, values and positions must all follow."""
+    gpt = make_gpt()
+    tokens = random_tokens()
+    cache = KVCache(PROMPT_LENGTHS, columns=9)
+    gpt.hidden(tokens[:, :6], cache)
+    kept = torch.tensor([0, 2])
+    cache.compact(2, torch.tensor([1]), torch.tensor([2]))
+    assert cache.positions.tolist() == [1, 6]
+    step = gpt.head(gpt.hidden(tokens[kept, PROMPT_LENGTHS[kept]][:, None], cache))[:, 0]
+    torch.testing.assert_close(step, gpt(tokens)[kept, PROMPT_LENGTHS[kept]], atol=1e-5, rtol=0)
+
+
+# ---- only what matters is computed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wanted_states_are_those_of_a_pass_over_everything(make_gpt, seed):
+    """Whatever is wanted, in whatever rows: ragged ones, rows of which nothing is wanted, rows that begin alike. What is not
+    wanted is zero. The gradients are those of the whole pass, too."""
+    gpt, generator = make_gpt(std=0.3), torch.Generator().manual_seed(seed)
+    tokens = torch.randint(
+        0, 2 + seed, (5, 9), generator=generator
+    )  # few ids: rows share beginnings of all lengths
+    wanted = torch.rand(5, 9, generator=generator) < (0.1, 0.5)[seed % 2]
+    weights = torch.randn(5, 9, 16, generator=generator) * wanted[:, :, None]
+    states, expected = gpt.hidden(tokens, wanted=wanted), gpt.hidden(tokens)
+    torch.testing.assert_close(states[wanted], expected[wanted], atol=1e-5, rtol=0)
+    assert (states[~wanted] == 0).all()
+    parameters = list(gpt.parameters())
+    told, truth = (torch.autograd.grad((x * weights).sum(), parameters) for x in (states, expected))
+    for one, other in zip(told, truth, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def rows_multiplied(gpt):
+    """How many tokens go through each block's first and last matrix."""
+    rows = []
+    for block in gpt.blocks:
+        for layer in (block.attention.qkv, block.mlp.out):
+            layer.register_forward_pre_hook(
+                lambda _, inputs: rows.append(inputs[0].numel() // inputs[0].size(-1))
+            )
+    return rows
+
+
+def test_padding_and_what_nobody_reads_is_not_computed(make_gpt):
+    """Prompts of 3, 1 and 6 tokens, responses of 3, 6 and 1: columns 0 to 4, 0 to 5 and 0 to 5 are needed to choose them, 17
+    tokens of 27; 10 states choose a token, and the last block goes on with those."""
+    gpt = make_gpt()
+    rows = rows_multiplied(gpt)
+    tokens = random_tokens()
+    tokens[:, 0] = torch.arange(3)
+    logprobs(gpt, tokens, response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+    assert rows == [17, 17, 17, 10]
+
+
+def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
+    """Four responses of 2 tokens to one prompt of 3: 3 + 4 * 2 tokens and not 20; a row that differs shares nothing."""
+    gpt = make_gpt()
+    rows = rows_multiplied(gpt)
+    tokens = torch.tensor(
+        [[1, 2, 3, 4, 5], [1, 2, 3, 5, 5], [1, 2, 3, 6, 5], [1, 2, 3, 7, 5], [2, 2, 3, 7, 5]]
+    )
+    wanted = torch.zeros(5, 5, dtype=torch.bool)
+    wanted[:, 4] = True
+    gpt.hidden(tokens, wanted=wanted)
+    assert rows == [16, 16, 16, 5]
+
+
+def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
+    """From far below 0, where nothing passes, to far above, where everything does; in bf16 it is torch's own. Without gradient
+    it has the same bits, as PPO's first ratio needs it."""
+    x, gradient = torch.linspace(-30, 30, 4001).requires_grad_(), torch.linspace(-2, 3, 4001)
+    ours, theirs = fast.gelu(x), F.gelu(x, approximate="tanh")
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    one, other = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(fast.gelu(x), ours)
+    half = x.detach().bfloat16()
+    assert torch.equal(fast.gelu(half), F.gelu(half, approximate="tanh"))
+
+
+def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
+    """Of the formula that everybody writes, log_softmax(logits / temperature)[chosen]: for states and weights, with the logits
+    in one piece and in several; and the entropy is that of torch.distributions."""
+    gpt = make_gpt(std=0.5)
+    generator = torch.Generator().manual_seed(0)
+    states, chosen = (
+        torch.randn(7, 16, generator=generator),
+        torch.randint(0, 13, (7,), generator=generator),
+    )
+    gradient, weight = torch.randn(7, generator=generator), gpt.token_embedding.weight
+    logits = gpt.head(states.requires_grad_())
+    naive = logits.log_softmax(-1)[torch.arange(7), chosen]
+    expected = torch.autograd.grad(naive, (states, weight), gradient)
+    for at_once in (2**24, 30, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fast.ChosenLogprobs, "LOGITS", at_once)
+            told, entropy = fast.chosen_logprobs(gpt, states, chosen)
+        torch.testing.assert_close(told, naive)
+        torch.testing.assert_close(
+            entropy, torch.distributions.Categorical(logits=logits).entropy()
+        )
+        for one, other in zip(
+            torch.autograd.grad(told, (states, weight), gradient), expected, strict=True
+        ):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        assert not entropy.requires_grad
+
+
+def test_a_model_makes_its_tensors_where_the_tokens_are(make_gpt):
+    """Positions, masks and caches too, and not wherever torch makes them when nobody says where: on the CPU by default, while
+    the tokens are on a GPU. The device "meta", on which nothing can be computed, stands in for the wrong one."""
+    gpt, tokens = make_gpt(), random_tokens()
+    mask = response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    expected = gpt(tokens), mask, *logprobs(gpt, tokens, mask)
+    cached = KVCache(PROMPT_LENGTHS, columns=9), KVCache(PROMPT_LENGTHS, columns=9)
+    steps = []
+    for cache, default in zip(cached, ("cpu", "meta"), strict=True):
+        with torch.device(default):
+            gpt.hidden(tokens[:, :6], cache)
+            steps.append(gpt.hidden(tokens[:, 6:7], cache))
+    with torch.device("meta"):
+        told = gpt(tokens), response_mask(PROMPT_LENGTHS, LENGTHS, 9), *logprobs(gpt, tokens, mask)
+    assert all(torch.equal(one, other) for one, other in zip(told, expected, strict=True))
+    assert torch.equal(*steps)
+
+
+# ---- log-probabilities of a batch
+
+
+def test_the_mask_is_true_in_the_columns_that_choose_a_response_token():
+    """By hand, T = 6; column t chooses token t + 1. Row 0: prompt 1, response tokens 1..2, columns 0..1. Row 1: prompt 3,
+    tokens 3..5, columns 2..4, the end token's choice included (dropped where the end is also the padding: minChatGPT,
+    tokenizer.py:14). Row 2: no response. A mask one column late trains the prompt's successor and drops the end token: OpenRLHF
+    #465, gpt-neox #1285."""
+    mask = response_mask(torch.tensor([1, 3, 4]), torch.tensor([3, 6, 4]), T=6)
+    assert mask.dtype == torch.bool
+    assert mask.int().tolist() == [[1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
+
+
+def prefix_logprobs(gpt, tokens, temperature=1.0):
+    """The same by a loop: token t + 1 of a row scored by a pass over its prefix alone, in float64. (B, T-1) and (B,
+    T-1)."""
+    B, T = tokens.shape
+    chosen, entropy = torch.zeros(B, T - 1), torch.zeros(B, T - 1)
+    for row in range(B):
+        for t in range(T - 1):
+            p = torch.softmax(gpt(tokens[row : row + 1, : t + 1])[0, -1].double() / temperature, -1)
+            chosen[row, t] = p[tokens[row, t + 1]].log()
+            entropy[row, t] = -(p * p.log()).sum()
+    return chosen, entropy
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_a_token_by_token_loop_over_prefixes(make_gpt, temperature):
+    """Token j is scored by the logits at j - 1 (Ziegler et al., policy.py:119). Entropy is that of the same tempered
+    distribution: OpenRLHF took it before the temperature (models/actor.py:271, until PR 1319)."""
+    gpt = make_gpt(std=0.3)
+    tokens = random_tokens()
+    mask = response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    ours, entropy = logprobs(gpt, tokens, mask, temperature)
+    expected, expected_entropy = prefix_logprobs(gpt, tokens, temperature)
+    assert ours.shape == entropy.shape == (3, 8)
+    torch.testing.assert_close(ours[mask], expected[mask], atol=1e-4, rtol=0)
+    torch.testing.assert_close(entropy[mask], expected_entropy[mask], atol=1e-4, rtol=0)
+
+
+def test_temperature_divides_the_logits(make_gpt):
+    """At temperature 0.7 the log-probabilities are those of a model whose logits are 1/0.7 times as large."""
+    gpt, scaled = make_gpt(std=0.3), make_gpt(std=0.3)
+    scaled.norm.weight.data /= 0.7
+    scaled.norm.bias.data /= 0.7
+    tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    for tempered, plain in zip(
+        logprobs(gpt, tokens, mask, 0.7), logprobs(scaled, tokens, mask), strict=True
+    ):
+        torch.testing.assert_close(tempered, plain, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_probabilities_sum_to_one_over_the_real_ids(make_gpt):
+    """With +50 in the rows nobody sees they would take all of it (N+ and TRL leave Pythia's unused rows in). Every one of the
+    50 ids is tried in every slot."""
+    gpt = make_gpt(std=0.3)
+    gpt.token_embedding.weight.data[50:] = 50.0
+    tokens = random_tokens()
+    mask = response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    total = torch.zeros(3, 8)
+    for column in range(8):
+        for v in range(50):
+            tried = tokens.clone()
+            tried[:, column + 1] = v
+            total[:, column] += logprobs(gpt, tried, mask)[0][:, column].exp() * mask[:, column]
+    torch.testing.assert_close(total, mask.float(), atol=1e-4, rtol=0)
+
+
+def test_outside_the_mask_everything_is_zero_and_has_no_gradient(make_gpt):
+    """What is multiplied by a mask afterwards may be NaN, and 0 times NaN is NaN. Summing what lies outside gives the
+    weights no gradient, summing all gives what the inside alone gives."""
+    gpt = make_gpt(std=0.3)
+    tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    chosen, entropy = logprobs(gpt, tokens, mask)
+    assert (chosen[~mask] == 0).all() and (entropy[~mask] == 0).all()
+    assert (chosen[mask] < 0).all() and (entropy[mask] > 0).all()
+    parameters = list(gpt.parameters())
+    outside = torch.autograd.grad(chosen[~mask].sum(), parameters)
+    assert all((gradient == 0).all() for gradient in outside)
+    whole = torch.autograd.grad(logprobs(gpt, tokens, mask)[0].sum(), parameters)
+    inside = torch.autograd.grad(logprobs(gpt, tokens, mask)[0][mask].sum(), parameters)
+    for a, b in zip(whole, inside, strict=True):
+        torch.testing.assert_close(a, b)
+    assert not entropy.requires_grad
+
+
+def test_a_batch_without_a_response_token_gives_zeros(make_gpt):
+    """An empty gather, not a mean over nothing."""
+    chosen, entropy = logprobs(make_gpt(), random_tokens(), torch.zeros(3, 8, dtype=torch.bool))
+    assert chosen.shape == entropy.shape == (3, 8)
+    assert (chosen == 0).all() and (entropy == 0).all()
+
+
+def test_gradients_of_logprobs_are_those_of_cross_entropy(make_gpt):
+    """torch's own loss on the whole matrix of logits, with -100 where nothing is learnt, against the gathered rows."""
+    ours, theirs = make_gpt(std=0.3), make_gpt(std=0.3)
+    tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    logprobs(ours, tokens, mask)[0].sum().backward()
+    labels = tokens[:, 1:].masked_fill(~mask, -100)
+    (
+        -F.cross_entropy(theirs(tokens)[:, :-1].flatten(0, 1), labels.flatten(), reduction="sum")
+    ).backward()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_what_lies_right_of_a_rows_end_changes_nothing(make_gpt):
+    """Any ids there, the end token or id 0 as well, give the same log-probabilities, entropies and gradients, bit for bit: no
+    code looks for a padding id. minChatGPT (loss.py:17) and PaLM-rlhf-pytorch (ppo.py:579) train on what stands there."""
+    gpt = make_gpt(std=0.3)
+    tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    beyond = torch.arange(9) >= LENGTHS[:, None]
+    results = []
+    for junk in (torch.zeros_like(tokens), torch.full_like(tokens, 49), random_tokens(seed=7)):
+        chosen, entropy = logprobs(gpt, torch.where(beyond, junk, tokens), mask)
+        results.append(
+            (chosen, entropy, *torch.autograd.grad(chosen.sum(), list(gpt.parameters())))
+        )
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_more_columns_on_the_right_change_nothing(make_gpt):
+    """0, 1 or 20 columns of padding; minChatGPT's scores fall from 0.36 to 0.14 with 50 (gpt.py:501)."""
+    gpt = make_gpt(std=0.3)
+    tokens = random_tokens()
+    chosen, entropy = logprobs(gpt, tokens, response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+    for extra in (1, 20):
+        wider = torch.cat([tokens, random_tokens(T=extra, seed=extra)], dim=1)
+        wide, wide_entropy = logprobs(gpt, wider, response_mask(PROMPT_LENGTHS, LENGTHS, 9 + extra))
+        torch.testing.assert_close(wide[:, :8], chosen, atol=1e-5, rtol=0)
+        torch.testing.assert_close(wide_entropy[:, :8], entropy, atol=1e-5, rtol=0)
+        assert (wide[:, 8:] == 0).all()
+
+
+def test_the_head_sees_the_response_tokens_alone(make_gpt, monkeypatch):
+    """3 + 6 + 1 response tokens make 10 rows of logits, not the 27 of the batch: with V = 50,257 that is most of the
+    memory."""
+    gpt = make_gpt()
+    seen = []
+    log_softmax = F.log_softmax
+    monkeypatch.setattr(
+        F, "log_softmax", lambda x, dim: seen.append(tuple(x.shape)) or log_softmax(x, dim)
+    )
+    logprobs(gpt, random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+    assert seen == [
+        (10, 64)
+    ]  # the ids of this model, and the rows that fill its embedding up to 64
+
+
+def test_a_mask_on_the_cpu_serves_tokens_that_are_elsewhere(make_gpt):
+    """A GPU asked for the indices of its own mask would have to finish everything before. "meta" stands in for it."""
+    mask = response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    hidden, tokens = torch.zeros(3, 9, 16, device="meta"), random_tokens().to("meta")
+    told = model.logprobs_of_hidden(make_gpt().to("meta"), hidden, tokens, mask)
+    assert [(x.shape, x.device.type) for x in told] == 2 * [((3, 8), "meta")]
+
+
+def test_the_temperature_is_one_where_none_is_given(make_gpt):
+    """SFT, reward model and DPO give none: theirs are the model's own probabilities."""
+    gpt, tokens, mask = make_gpt(), random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    expected = logprobs(gpt, tokens, mask, 1.0)
+    for told in (
+        logprobs(gpt, tokens, mask),
+        model.logprobs_of_hidden(gpt, gpt.hidden(tokens), tokens, mask),
+    ):
+        assert all(torch.equal(one, other) for one, other in zip(told, expected, strict=True))
+
+
+# ---- precision
+
+
+def test_log_probabilities_are_float32_when_the_trunk_computes_in_bf16(make_gpt):
+    """Rounding the logits to bf16 moves a log-probability by 0.01 to 0.2, enough to clip the first ratio (OpenRLHF PR 634,
+    minimind PR 814). Logits, log-probabilities and entropy are float32, and are what float32 makes of the trunk's output, digit
+    for digit."""
+    gpt = make_gpt()
+    tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    exact, _ = logprobs(gpt, tokens, mask)
+    gpt.precision = torch.bfloat16
+    hidden = gpt.hidden(tokens)
+    chosen, entropy = logprobs(gpt, tokens, mask)
+    assert gpt(tokens).dtype == chosen.dtype == entropy.dtype == torch.float32
+    logits = hidden.float() @ gpt.token_embedding.weight[:50].T
+    expected = logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(chosen[mask], expected[mask], atol=1e-4, rtol=0)
+    assert not torch.equal(exact, chosen), "the trunk did not compute in bf16"
+
+
+def test_the_trunk_computes_in_bf16_and_its_parameters_stay_float32(make_gpt):
+    """bf16 parameters lose updates of a learning rate of 1e-6: 1 + 1e-6 is 1 in bf16 (rlhf-book, utils.py:106; GRPO-Zero,
+    train.py:91). Keys and values are kept as attention computes them."""
+    gpt = make_gpt()
+    gpt.precision = torch.bfloat16
+    cache = KVCache(PROMPT_LENGTHS, columns=9)
+    gpt.hidden(random_tokens(), cache)[0, 0, 0].backward()
+    assert all(store.dtype == torch.bfloat16 for store in (*cache.keys, *cache.values))
+    assert all(
+        p.dtype == p.grad.dtype == torch.float32 for p in gpt.parameters() if p.grad is not None
+    )
+
+
+def test_the_trunk_computes_in_bf16_where_autocast_would_choose_float16(make_gpt):
+    """Which it does on a GPU: float16 ends at 65,504, and training in it needs a loss scale that nobody keeps here."""
+    gpt, tokens = make_gpt(), random_tokens()
+    gpt.precision = torch.bfloat16
+    expected, default = gpt.hidden(tokens), torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    try:
+        assert torch.equal(gpt.hidden(tokens), expected)
+    finally:
+        torch.set_autocast_dtype("cpu", default)
+
+
+def test_a_cache_in_bf16_decodes_what_a_full_pass_in_bf16_gives(make_gpt):
+    """Keys and values in bf16, logits in float32. bf16 has 8 bits: 1 part in 256 of the largest logit, a few times
+    over."""
+    gpt = make_gpt(std=0.3)
+    tokens = random_tokens()
+    exact = gpt(tokens).detach()
+    gpt.precision = torch.bfloat16
+    cached = ragged_decode(gpt, tokens, PROMPT_LENGTHS, LENGTHS, columns=9)
+    for row, length in enumerate(LENGTHS):
+        tolerance = exact.abs().max().item() * 5 / 256
+        torch.testing.assert_close(
+            cached[row, :length], gpt(tokens)[row, :length], atol=tolerance, rtol=0
+        )
+        torch.testing.assert_close(
+            cached[row, :length], exact[row, :length], atol=tolerance, rtol=0
+        )
+
+
+def test_a_pass_without_gradient_takes_none_from_the_next(make_gpt):
+    """Autocast remembers a weight's bf16 copy until its context ends; made under no_grad, that copy has no gradient, and the
+    weights are never trained (minChatGPT, trainers.py:250, on the torch of its time: pytorch #112583)."""
+    gpt = make_gpt()
+    gpt.precision = torch.bfloat16
+    tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
+    with torch.no_grad():
+        logprobs(gpt, tokens, mask)
+    logprobs(gpt, tokens, mask)[0].sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gpt.parameters())
+
+
+def test_a_device_that_is_not_there_is_refused_by_its_flag(monkeypatch):
+    """Before a model is loaded, with the flag that helps; auto takes what there is."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute.pick_device("auto") == compute.pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match=r"--device cuda: .*--device cpu"):
+        compute.pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compute.pick_device("auto") == torch.device("cuda")
+
+
+def test_on_a_gpu_automatic_precision_is_bf16_unless_that_is_emulated(monkeypatch):
+    """torch says yes for cards that only emulate it (before Ampere), many times slower than their float32."""
+    gpu = torch.device("cuda")
+    for native, expected in ((True, "bf16"), (False, "float32")):
+        supported = partial(
+            lambda native, including_emulation=True: native or including_emulation, native
+        )
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+        assert compute.pick_precision("auto", gpu) == expected
+        assert compute.pick_precision("bf16", gpu) == "bf16"
+        assert compute.pick_precision("float32", gpu) == "float32"
+
+
+@pytest.mark.parametrize(("bf16", "amx"), [(False, False), (True, False), (False, True)])
+def test_on_a_cpu_automatic_precision_is_float32_whatever_the_processor(monkeypatch, bf16, amx):
+    """A rule by processor would make one command learn differently from machine to machine; and a small model is slower in bf16
+    with AVX512-BF16 or AMX too. Asked for by name it is given."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    cpu = torch.device("cpu")
+    assert (
+        compute.pick_precision("auto", cpu) == compute.pick_precision("float32", cpu) == "float32"
+    )
+    assert compute.pick_precision("bf16", cpu) == "bf16"
+
+
+def test_flags_are_resolved_to_what_the_machine_computes_with():
+    """ "auto" and 0 stand in no stored run: what they mean may differ on the machine that resumes it."""
+    args, cpu = train_ppo.Config(), torch.device("cpu")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = compute.resolve(args, cpu)
+        assert (found.precision, found.threads) == ("float32", 2)
+        found = compute.resolve(dataclasses.replace(args, precision="bf16", threads=1), cpu)
+        assert (found.precision, found.threads, torch.get_num_threads()) == ("bf16", 1, 1)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_microbatch_has_2048_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_given():
+    """What stays in the cache of the one, and what keeps the other busy; memory, not results."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [compute.pick_microbatch(0, device) for device in (cpu, gpu)] == [2048, 16384]
+    assert [compute.pick_microbatch(0, device, 50_257) for device in (cpu, gpu)] == [
+        994,
+        15918,
+    ]  # .2 and 3.2 GB of logits
+    assert [compute.pick_microbatch(7, device, 50_257) for device in (cpu, gpu)] == [7, 7]
+
+
+# ---- the optimiser
+
+
+def test_only_matrices_decay(make_gpt):
+    """Every parameter is in exactly one group (PaLM-rlhf-pytorch leaves embeddings out: reward.py:74); with a gradient of zero
+    AdamW is p -= lr * decay * p."""
+    gpt = make_gpt()
+    before = {name: parameter.detach().clone() for name, parameter in gpt.named_parameters()}
+    optimizer = optim.adamw(gpt, lr=0.1, weight_decay=0.5)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in gpt.parameters())
+    for parameter in gpt.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in gpt.named_parameters():
+        shrunk = before[name] * (0.95 if parameter.dim() >= 2 else 1.0)
+        torch.testing.assert_close(parameter.detach(), shrunk, msg=name)
+
+
+def test_adamw_has_the_betas_and_eps_it_is_given(make_gpt):
+    """After one step of gradient g a weight moves by lr * g / (|g| + eps): with g = eps, by half the learning rate. What is
+    frozen is left out. (minChatGPT passes its first beta twice: trainers.py:123.)"""
+    gpt = make_gpt()
+    gpt.position_embedding.weight.requires_grad_(False)
+    optimizer = optim.adamw(gpt, lr=0.1, betas=(0.8, 0.7), eps=1e-3)
+    assert all(group["betas"] == (0.8, 0.7) for group in optimizer.param_groups)
+    assert all(
+        p is not gpt.position_embedding.weight
+        for group in optimizer.param_groups
+        for p in group["params"]
+    )
+    before = gpt.norm.bias.detach().clone()
+    gpt.norm.bias.grad = torch.full((16,), 1e-3)
+    optimizer.step()
+    torch.testing.assert_close(
+        before - gpt.norm.bias.detach(), torch.full((16,), 0.05), atol=1e-5, rtol=0
+    )
+    optim.set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_by_default_adamw_has_betas_of_point_9_and_point_99_and_no_decay(make_gpt):
+    """And is fused: one kernel for all parameters. torch has a beta of .999, for runs of many thousands of steps,
+    and a decay of .01."""
+    optimizer = optim.adamw(make_gpt(), lr=0.1)
+    told = [
+        (g["betas"], g["eps"], g["weight_decay"], g["lr"], g["fused"])
+        for g in optimizer.param_groups
+    ]
+    assert told == 2 * [((0.9, 0.99), 1e-8, 0.0, 0.1, True)]
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_to_a_tenth():
+    """Hand-worked, 14 steps of which 4 warm up: 1/4, 2/4, 3/4, 1, then from 1 down a half cosine whose middle is 0.55;
+    the first step is not lost on a rate of zero."""
+    shares = [optim.cosine(step, 14, 4) for step in range(15)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[9] == pytest.approx(0.55)
+    assert shares[14] == pytest.approx(0.1)
+    assert all(a > b for a, b in pairwise(shares[4:]))
+    assert optim.cosine(0, 10, 0) == 1.0
+    assert optim.cosine(3, 3, 3) == 1.0  # no step left to fall over: no division by zero
+    assert optim.cosine(4, 4, 3) == pytest.approx(0.1)  # and one step to fall over is enough
