@@ -10,14 +10,14 @@ from minirlhf import data, model
 
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):  # (N,) x 4 -> scalar, stats
-    """Equation 7: the mean of -log sigmoid(beta ((chosen - ref_chosen) - (rejected - ref_rejected))).
+    """Equation 7: the mean of
+    -log sigmoid(beta ((chosen - ref_chosen) - (rejected - ref_rejected))).
 
-    All four are log-probabilities of whole responses, *summed* over tokens: an average would make beta depend on the length.
+    All four are log-probabilities of whole responses, *summed* over tokens: an average would make
+    beta depend on the length.
     """
-    chosen_rewards, rejected_rewards = (
-        beta * (chosen - ref_chosen),
-        beta * (rejected - ref_rejected),
-    )
+    chosen_rewards = beta * (chosen - ref_chosen)
+    rejected_rewards = beta * (rejected - ref_rejected)
     margin = chosen_rewards - rejected_rewards
     stats = {
         "chosen_reward": chosen_rewards.mean().detach(),
@@ -27,25 +27,17 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):  # (N,) x 4 -> s
     return -F.logsigmoid(margin).mean(), stats
 
 
-def accumulate(policy, reference, tok, batch, beta, microbatch_tokens):
-    """Backpropagate the mean loss over a batch's strictly ordered pairs. Each response goes through a trunk once, however many
-    pairs it is in. Returns loss and stats as means over the pairs."""
-    encoded = [[data.encode(tok, c.prompt, response) for response in c.responses] for c in batch]
-    pairs = [
-        [
-            (i, j)
-            for i, j in itertools.permutations(range(len(c.ranks)), 2)
-            if c.ranks[i] < c.ranks[j]
-        ]
-        for c in batch
-    ]
-    total = sum(map(len, pairs))
-    sums = {}
-    for rows in data.microbatches(
-        [len(g) * max(len(e.tokens) for e in g) for g in encoded], microbatch_tokens
-    ):
-        groups = [encoded[row] for row in rows], [pairs[row] for row in rows]
-        logprobs, ref_logprobs, better, worse = pair_logprobs(policy, reference, *groups)
+def accumulate(policy, reference, tokenizer, batch, beta, microbatch_tokens):
+    """Backpropagate the mean loss over a batch's strictly ordered pairs. Each response goes through
+    each trunk once, however many pairs it is in. Returns loss and stats as means over the pairs."""
+    encoded = [[data.encode(tokenizer, c.prompt, text) for text in c.responses] for c in batch]
+    pairs = [ordered_pairs(comparison.ranks) for comparison in batch]
+    sizes = [len(group) * max(len(example.tokens) for example in group) for group in encoded]
+    total, sums = sum(map(len, pairs)), {}
+    for rows in data.microbatches(sizes, microbatch_tokens):
+        groups = [encoded[row] for row in rows]
+        logprobs, ref_logprobs = response_logprobs(policy, reference, groups)
+        better, worse = pair_index(groups, [pairs[row] for row in rows], logprobs.device)
         loss, stats = dpo_loss(
             logprobs[better], logprobs[worse], ref_logprobs[better], ref_logprobs[worse], beta
         )
@@ -56,18 +48,31 @@ def accumulate(policy, reference, tok, batch, beta, microbatch_tokens):
     return {name: float(value) for name, value in sums.items()}
 
 
-def pair_logprobs(policy, reference, groups, pairs):
-    """Summed log-probabilities of all responses by policy and reference; the indices of each pair's better and worse one."""
-    tokens, prompt_lengths, lengths = data.collate(
-        [example for group in groups for example in group]
-    )
+def ordered_pairs(ranks):
+    """[(better, worse)]: the strictly ordered pairs of responses, by their numbers."""
+    pairs = itertools.permutations(range(len(ranks)), 2)
+    return [(i, j) for i, j in pairs if ranks[i] < ranks[j]]
+
+
+def response_logprobs(policy, reference, groups):  # lists of Examples -> (N,), (N,)
+    """The summed log-probabilities of all responses, by policy and reference."""
+    examples = [example for group in groups for example in group]
+    tokens, prompt_lengths, lengths = data.collate(examples)
     mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
     logprobs = model.logprobs(policy, tokens, mask)[0].sum(1)
     with torch.no_grad():
         ref_logprobs = model.logprobs(reference, tokens, mask)[0].sum(1)
-    starts = itertools.accumulate(map(len, groups), initial=0)
-    flat = [
-        (start + i, start + j) for start, own in zip(starts, pairs, strict=False) for i, j in own
+    return logprobs, ref_logprobs
+
+
+def pair_index(groups, pairs, device):  # -> (pairs,), (pairs,)
+    """Where the better and the worse response of every pair stand among the responses of all
+    groups."""
+    starts = list(itertools.accumulate(map(len, groups), initial=0))
+    index = [
+        (start + better, start + worse)
+        for start, group_pairs in zip(starts[:-1], pairs, strict=True)
+        for better, worse in group_pairs
     ]
-    better, worse = torch.tensor(flat, device=logprobs.device).T
-    return logprobs, ref_logprobs, better, worse
+    better, worse = torch.tensor(index, device=device).T
+    return better, worse

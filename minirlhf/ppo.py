@@ -298,21 +298,24 @@ def update(
     for minibatches in plan:  # an epoch
         for minibatch in minibatches:  # an optimiser step
             tokens = sum(rollout.response_tokens(rows) for rows in minibatch)
-            for rows in minibatch:  # a microbatch: the gradients add up
+            for rows in minibatch:  # a microbatch: gradients add up
                 batch = rollout.select(rows)
                 logprobs, values, entropy = model(batch.tokens, batch.cpu_mask, temperature)
-                old = batch.logprobs, batch.advantages, batch.mask
-                pg_loss, pg_stats = policy_loss(logprobs, *old, clip, tokens)
-                old = batch.values, batch.returns, batch.mask
-                vf_loss, vf_stats = value_loss(values, *old, value_clip, tokens)
+                pg_loss, pg_stats = policy_loss(
+                    logprobs, batch.logprobs, batch.advantages, batch.mask, clip, tokens
+                )
+                vf_loss, vf_stats = value_loss(
+                    values, batch.values, batch.returns, batch.mask, value_clip, tokens
+                )
                 loss = pg_loss + vf_coef * vf_loss
                 loss.backward()
-                scale = tokens / rollout.response_tokens(rows)  # to a mean over the microbatch
+
+                weights.append(rollout.response_tokens(rows))
+                scale = tokens / weights[-1]  # from the minibatch's mean to the microbatch's
                 losses = {"policy_loss": pg_loss, "value_loss": vf_loss, "loss": loss}
                 means = {name: scale * x.detach() for name, x in losses.items()}
                 means["entropy"] = masked_mean(entropy, batch.mask)
                 parts.append(means | pg_stats | vf_stats)
-                weights.append(rollout.response_tokens(rows))
             norms.append(step(model, optimizer, max_grad_norm))
     return merge(parts, weights) | merge(norms, [1] * len(norms))
 

@@ -1,6 +1,8 @@
-"""The reward model: the SFT model's trunk and one number, read at the last real token, trained on what people preferred.
+"""The reward model: the SFT model's trunk and one number, read at the last real token, trained on
+what people preferred.
 
-Ziegler et al. 2019, section 2; Stiennon et al. 2020; the ranking loss is InstructGPT's (Ouyang et al. 2022, equation 1).
+Ziegler et al. 2019, section 2; Stiennon et al. 2020; the ranking loss is InstructGPT's (Ouyang et
+al. 2022, equation 1).
 """
 
 import copy
@@ -18,7 +20,8 @@ from minirlhf.run.compute import pick_microbatch
 
 
 class RewardModel(nn.Module):
-    """Copies the trunk of `gpt`. Frozen users call it for normalised scores; training and calibration use `raw`."""
+    """Copies the trunk of `gpt`. `raw` is for training and calibration; calling the model gives
+    normalised scores, which PPO uses."""
 
     def __init__(self, gpt):
         super().__init__()
@@ -28,82 +31,99 @@ class RewardModel(nn.Module):
         self.register_buffer("std", torch.tensor(1.0))
 
     def raw(self, tokens, lengths):  # (B, T), (B,) -> (B,)
-        """The score at the last real token, the end token of a finished response. What lies right of it changes nothing."""
-        last = torch.arange(tokens.size(1), device=tokens.device) == lengths[:, None] - 1  # (B, T)
-        hidden = self.gpt.hidden(tokens, wanted=last)
-        return self.head(hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1])
+        """The score at the last real token, which is the end token of a finished response. What
+        lies right of it changes nothing."""
+        B, T = tokens.shape
+        last = torch.arange(T, device=tokens.device) == lengths[:, None] - 1  # (B, T)
+        hidden = self.gpt.hidden(tokens, wanted=last)  # (B, T, C)
+        return self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1])
 
     def forward(self, tokens, lengths):  # (B, T), (B,) -> (B,)
-        """Normalised: mean 0 over the SFT model's responses, and a spread of 1 between responses to one prompt."""
+        """Normalised: mean 0 over the SFT model's responses, and a standard deviation of 1 between
+        responses to one prompt."""
         return (self.raw(tokens, lengths) - self.mean) / self.std
 
     def normalise(self, scores):  # (N, K) raw scores of K sampled responses to each of N prompts
-        """Store the mean, and the spread: the root of the mean variance *within* a prompt. PPO can only move a score within its
-        prompt, so that is the unit in which kl_coef and the missing-end score are meant. It cannot change a preference."""
+        """Store the mean, and as the standard deviation the root of the mean variance *within* a
+        prompt. PPO can only move a score within its prompt, so this is the unit of kl_coef and of
+        the missing-end score. It cannot change a preference."""
         self.mean.copy_(scores.mean())
         self.std.copy_(scores.var(dim=1, correction=1).mean().sqrt().clamp(min=1e-6))
 
 
+# ---- losses
+
+
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
-    """Bradley-Terry: mean of -log sigmoid(chosen - rejected - margin) on raw scores. margin is Llama 2's, one or (N,)."""
+    """Bradley-Terry: the mean of -log sigmoid(chosen - rejected - margin) on raw scores. `margin`,
+    a number or (N,), is Llama 2's."""
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
 def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
-    """InstructGPT's equation 1: the mean over prompts of the mean preference loss over a prompt's strictly ordered pairs.
+    """InstructGPT's equation 1: the mean over prompts of the mean preference loss over a prompt's
+    strictly ordered pairs.
 
-    Rank 0 is best; equal ranks tie and form no pair; a negative rank says that there is no such response. A prompt without a
-    pair leaves the mean, and if there is none at all the loss is 0. Each response goes through the trunk once, and every prompt
-    weighs the same however many responses it has.
+    Rank 0 is best; equal ranks tie and form no pair; a negative rank says that there is no such
+    response. A prompt without a pair leaves the mean, and if there is none at all the loss is 0.
+    Every prompt weighs the same, however many responses it has.
     """
-    there = ranks >= 0
-    ordered = (
-        (ranks[:, :, None] < ranks[:, None, :]) & there[:, :, None] & there[:, None, :]
-    )  # (B, K, K): first is better
-    margins = torch.where(ordered, scores[:, :, None] - scores[:, None, :], 0.0)
-    losses = torch.where(ordered, -F.logsigmoid(margins), 0.0).sum((1, 2)) / ordered.sum(
-        (1, 2)
-    ).clamp(min=1)  # (B,)
+    ordered = ordered_pairs(ranks)  # (B, K, K)
+    difference = torch.where(ordered, scores[:, :, None] - scores[:, None, :], 0.0)
+    pair_losses = torch.where(ordered, -F.logsigmoid(difference), 0.0)
+    pairs = ordered.sum((1, 2)).clamp(min=1)  # (B,)
+    losses = pair_losses.sum((1, 2)) / pairs
     return losses.sum() / ordered.any(2).any(1).sum().clamp(min=1)
+
+
+def ordered_pairs(ranks):  # (B, K) -> (B, K, K) bool
+    """Whether the first of two responses to a prompt is strictly better than the second."""
+    exists = ranks >= 0
+    better = ranks[:, :, None] < ranks[:, None, :]
+    return better & exists[:, :, None] & exists[:, None, :]
 
 
 def margins(scores, ranks):  # (B, K), (B, K) -> (pairs,)
     """Score of the better minus score of the worse, for every strictly ordered pair."""
-    i, j, k = ((ranks[:, :, None] < ranks[:, None, :]) & (ranks >= 0)[:, :, None]).nonzero(
-        as_tuple=True
-    )
-    return scores[i, j] - scores[i, k]
+    row, better, worse = ordered_pairs(ranks).nonzero(as_tuple=True)
+    return scores[row, better] - scores[row, worse]
 
 
-def calibration_error(margins, likely, bins=10):  # (N,), (N,) numpy -> number in [0, 1]
-    """Expected calibration error of raw scores: sigmoid(margin) is how sure the model is of a pair, `likely` how likely people
-    order it so (1 for an observed label). Pairs are turned so that the model is sure of at least 1/2, put into `bins` equal
-    bins, and the distance between the means is averaged over pairs."""
-    sure = 1 / (1 + np.exp(-np.abs(margins)))
-    likely = np.where(margins >= 0, likely, 1 - likely)
-    which = np.minimum(((sure - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = [np.abs((sure - likely)[which == b].sum()) for b in range(bins)]
+def calibration_error(margins, likelihoods, bins=10):  # (N,), (N,) numpy -> number in [0, 1]
+    """Expected calibration error of raw scores.
+
+    sigmoid(margin) is the confidence of the model in a pair; `likelihoods` say how likely people
+    order it so (1 for an observed label). A pair in which the confidence is below 1/2 is turned
+    round. Pairs are put into `bins` equal bins of confidence, and the distance between the two
+    means of a bin is averaged over pairs.
+    """
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    likelihoods = np.where(margins >= 0, likelihoods, 1 - likelihoods)
+    bin_numbers = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [np.abs((confidence - likelihoods)[bin_numbers == b].sum()) for b in range(bins)]
     return float(sum(gaps) / len(margins))
 
 
+# ---- scores of texts
+
+
 def score(model, tokenizer, prompts, responses, raw=False):  # N texts, N texts -> (N,) on the CPU
-    """Scores of responses that came to their end."""
-    examples = [
-        encode(tokenizer, prompt, response)
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
+    """Scores of finished responses."""
+    pairs = zip(prompts, responses, strict=True)
+    examples = [encode(tokenizer, prompt, response) for prompt, response in pairs]
     return score_examples(model, examples, raw)
 
 
 @torch.no_grad()
 def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (N,) on the CPU
-    """Scores read at each example's last token. Rows of similar length go through the model together, `max_tokens` tokens at
-    once (0: what suits the device)."""
-    scores, max_tokens = torch.zeros(len(examples)), pick_microbatch(max_tokens, model.mean.device)
+    """Scores read at each example's last token. Rows of similar length go through the model
+    together, `max_tokens` tokens at once (0: what suits the device)."""
+    scores = torch.zeros(len(examples))
+    max_tokens = pick_microbatch(max_tokens, model.mean.device)
     for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
         tokens, _, lengths = collate([examples[row] for row in rows])
-        read = model.raw if raw else model
-        scores[rows] = read(tokens, lengths).cpu()
+        batch_scores = model.raw(tokens, lengths) if raw else model(tokens, lengths)
+        scores[rows] = batch_scores.cpu()
     return scores
 
 
@@ -115,14 +135,12 @@ def score_comparisons(model, tokenizer, comparisons):
 
 
 def load_reward_model(path, device="cpu", precision=torch.float32):
-    """(RewardModel, Tokenizer, the missing-end score stored with it) from a checkpoint of train_rm.py."""
+    """(RewardModel, Tokenizer, the missing-end score stored with it) from a checkpoint of
+    train_rm.py."""
     state = checkpoint.load(path, ("rm",), device)
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = RewardModel(GPT(GPTConfig(**state["gpt"])))
     model.load_state_dict(state["model"], assign=True)
     model.gpt.precision = precision
-    return (
-        model.to(device).requires_grad_(False),
-        checkpoint.load_tokenizer(state, path),
-        state["missing_end_score"],
-    )
+    model = model.to(device).requires_grad_(False)
+    return model, checkpoint.load_tokenizer(state, path), state["missing_end_score"]

@@ -135,13 +135,16 @@ def test_a_pass_of_several_comparisons_holds_no_more_tokens_than_it_was_given(
 
 
 def test_the_pairs_are_told_where_the_responses_are(policy, reference, tokenizer, monkeypatch):
-    """And not wherever torch makes a tensor when nobody says where: on the CPU by default, while the responses are on a GPU."""
-    groups = [[encode(tokenizer, "b", word) for word in ("yes", "no", "perhaps")]]
-    collated = dpo.data.collate(groups[0])
+    """By hand, two groups of two and three responses. The indices are where the log-probabilities
+    are, and not where torch makes a tensor by default: on the CPU, while the responses are on a
+    GPU."""
+    groups = [[encode(tokenizer, "b", word) for word in words] for words in (["yes", "no"], "pqr")]
+    collated = dpo.data.collate([example for group in groups for example in group])
     monkeypatch.setattr(dpo.data, "collate", lambda examples: collated)
     with torch.device("meta"):
-        _, _, better, worse = dpo.pair_logprobs(policy, reference, groups, [[(0, 1), (2, 1)]])
-    assert (better.tolist(), worse.tolist()) == ([0, 2], [1, 1])
+        logprobs, _ = dpo.response_logprobs(policy, reference, groups)
+        better, worse = dpo.pair_index(groups, [[(0, 1)], [(0, 1), (2, 1)]], logprobs.device)
+    assert (better.tolist(), worse.tolist()) == ([0, 2, 4], [1, 3, 3])
 
 
 def test_a_batch_at_the_reference_costs_log_two(reference, tokenizer):
@@ -160,16 +163,15 @@ def test_a_batch_at_the_reference_costs_log_two(reference, tokenizer):
 def test_the_prompt_has_no_part_in_a_responses_logprob(policy, reference, tokenizer):
     """-log p of the response alone; with the prompt's tokens counted it would be far larger."""
     example = encode(tokenizer, "a somewhat longer prompt", "yes")
-    told, _, _, _ = dpo.pair_logprobs(
-        policy, reference, [[example, encode(tokenizer, "b", "no")]], [[(0, 1)]]
-    )
+    groups = [[example, encode(tokenizer, "b", "no")]]
+    summed, _ = dpo.response_logprobs(policy, reference, groups)
     tokens = torch.tensor([example.tokens])
     mask = response_mask(
         torch.tensor([example.prompt_length]), torch.tensor([len(example.tokens)]), tokens.size(1)
     )
-    torch.testing.assert_close(told[0], logprobs(policy, tokens, mask)[0].sum())
+    torch.testing.assert_close(summed[0], logprobs(policy, tokens, mask)[0].sum())
     torch.testing.assert_close(
-        told[0], sequence_logprob(policy, tokenizer, "a somewhat longer prompt", "yes")
+        summed[0], sequence_logprob(policy, tokenizer, "a somewhat longer prompt", "yes")
     )
 
 

@@ -20,7 +20,8 @@ from zoo import ZOO
 
 from minirlhf import ppo
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
+ROOMS = ("", "run", "world", "formats", "feedback", "rewards", "tools")  # of minirlhf
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 
 
@@ -28,31 +29,32 @@ SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 
 
 def find(name):
-    """ "ppo.whiten" or "model.GPT.hidden" -> the function, beneath its decorators, and the class it belongs to, if any."""
+    """ "ppo.whiten", "run.checkpoint.restore" or "model.GPT.hidden" -> the function, beneath its
+    decorators, and the class that it belongs to, or None."""
     module, *path = name.split(".")
-    owner, found = (
-        None,
-        importlib.import_module(module if module in SCRIPTS else f"minirlhf.{module}"),
-    )
+    if module in ROOMS:
+        module = f"{module}.{path.pop(0)}"
+    module = module if module in SCRIPTS else f"minirlhf.{module}"
+    owner, function = None, importlib.import_module(module)
     for part in path:
-        owner, found = found, getattr(found, part)
-    return inspect.unwrap(found), owner if inspect.isclass(owner) else None
+        owner, function = function, getattr(function, part)
+    return inspect.unwrap(function), owner if inspect.isclass(owner) else None
 
 
 def breed(animal, function, owner):
     """The function with the animal's line in it, compiled where the original was."""
     source = textwrap.dedent(inspect.getsource(function))
-    if source.count(animal.right) != 1:
+    if (count := source.count(animal.right)) != 1:
         pytest.fail(
-            f"the zoo is out of date: {animal.function} holds {animal.right!r} {source.count(animal.right)} times instead of "
-            f"once, so {animal.name!r} cannot be let loose; say in zoo.py what stands there now"
+            f"the zoo is out of date: {animal.function} holds {animal.right!r} {count} times "
+            f"instead of once, so {animal.name!r} cannot be let loose; say in zoo.py what stands "
+            "there now"
         )
     broken = textwrap.indent(source.replace(animal.right, animal.wrong), "    ")
-    name, scope = (
-        function.__name__,
-        dict(function.__globals__),
-    )  # a copy: the module itself must not get the animal's function
-    cage = f"def cage(__class__):\n    global {name}\n{broken}\n    return {name}"  # super() looks for its class in __class__
+    name = function.__name__
+    scope = dict(function.__globals__)  # a copy: the module itself must not get the function
+    # super() looks for its class in __class__.
+    cage = f"def cage(__class__):\n    global {name}\n{broken}\n    return {name}"
     exec(compile(cage, f"<zoo: {animal.name}>", "exec"), scope)
     return inspect.unwrap(scope["cage"](owner))
 
