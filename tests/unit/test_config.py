@@ -2,9 +2,6 @@
 
 import dataclasses
 import itertools
-import platform
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -226,47 +223,3 @@ def test_drawing_touches_no_global_generator():
     before = np.random.get_state()[1].copy()
     rng(0, config.SHUFFLE).normal(size=100)
     assert (np.random.get_state()[1] == before).all()
-
-
-# ---- memory
-
-
-@pytest.mark.skipif(not platform.libc_ver()[0], reason="only glibc gives freed memory back at once")
-def test_memory_that_was_freed_is_used_again():
-    """64 MB filled and freed, over and over: 16,384 pages of 4 KB a time, which after some rounds come from what was freed."""
-    code = """if True:
-        import resource, sys, torch
-        from minirlhf import fast
-        if sys.argv[1] == "keep":
-            fast.keep_memory()
-        for _ in range(40):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            torch.full((2**24,), 1.0)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
-    faults = []
-    for how in ("keep", "not"):
-        told = subprocess.run(
-            [sys.executable, "-c", code, how], capture_output=True, text=True, check=True
-        ).stdout
-        faults.append(sum(map(int, told.split()[-10:])))
-    assert faults[0] < 20_000 < 160_000 < faults[1]
-
-
-def test_bf16_does_not_keep_what_it_compiled_for_every_shape():
-    """Batches of ragged rows have a thousand shapes. Where oneDNN multiplies bf16 (with AVX512-BF16) it kept 734 MB for
-    1,500 of them, and keeps 95 MB; where it does not there is nothing to keep."""
-    code = """if True:
-        import resource, torch
-        from minirlhf import fast
-        fast.keep_memory()
-        torch.set_num_threads(1)
-        weight = torch.randn(512, 128, dtype=torch.bfloat16)
-        peaks = []
-        for rows in range(64, 1584):
-            torch.nn.functional.linear(torch.randn(rows, 128, dtype=torch.bfloat16), weight)
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        print(peaks[-1] - peaks[20])"""
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert float(told) < 250

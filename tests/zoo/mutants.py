@@ -16,19 +16,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OUT = ROOT / "out" / "mutants"
 TESTS = {
-    "model": ["tests/test_model.py", "tests/test_generate.py"],
-    "generate": ["tests/test_generate.py"],
-    "reward": ["tests/spec/test_reward_losses.py", "tests/test_reward.py"],
+    "model": ["tests/unit/test_model.py", "tests/unit/test_cache.py", "tests/unit/test_fast.py"],
+    "fast": ["tests/unit/test_fast.py", "tests/unit/test_model.py"],
+    "generate": ["tests/unit/test_generate.py", "tests/unit/test_cache.py"],
+    "reward": ["tests/spec/test_reward_losses.py", "tests/unit/test_reward.py"],
     "ppo": [
         "tests/spec/test_ppo_functions.py",
         "tests/spec/test_ppo_trace.py",
-        "tests/test_ppo.py",
-        "tests/test_invariances.py",
+        "tests/unit/test_ppo.py",
+        "tests/unit/test_invariances.py",
     ],
-    "dpo": ["tests/spec/test_dpo_loss.py", "tests/test_dpo.py", "tests/test_dpo_run.py"],
+    "dpo": ["tests/spec/test_dpo_loss.py", "tests/unit/test_dpo.py", "tests/runs/test_dpo_run.py"],
 }
 SLOW = {
     "ppo": "not ppo_finds and not ppo_does_not_find and not ppo_raises"

@@ -1,0 +1,183 @@
+"""The specification of fast.py: each function gives what its plain twin gives, values and gradients,
+with less work."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minirlhf import fast, model
+from minirlhf.generate import KVCache
+from minirlhf.model import logprobs, response_mask
+
+PROMPT_LENGTHS = torch.tensor([1, 3, 6])
+LENGTHS = torch.tensor([4, 9, 7])  # no two alike; the longest prompt is not in the longest row
+
+
+def random_tokens(B=3, T=9, vocab_size=50, seed=0):
+    return torch.randint(vocab_size, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+# ---- packed rows
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wanted_states_are_those_of_a_pass_over_everything(make_gpt, seed):
+    """Whatever is wanted, in whatever rows: ragged ones, rows of which nothing is wanted, rows that begin alike. What is not
+    wanted is zero. The gradients are those of the whole pass, too."""
+    gpt, generator = make_gpt(std=0.3), torch.Generator().manual_seed(seed)
+    tokens = torch.randint(
+        0, 2 + seed, (5, 9), generator=generator
+    )  # few ids: rows share beginnings of all lengths
+    wanted = torch.rand(5, 9, generator=generator) < (0.1, 0.5)[seed % 2]
+    weights = torch.randn(5, 9, 16, generator=generator) * wanted[:, :, None]
+    states, expected = gpt.hidden(tokens, wanted=wanted), gpt.hidden(tokens)
+    torch.testing.assert_close(states[wanted], expected[wanted], atol=1e-5, rtol=0)
+    assert (states[~wanted] == 0).all()
+    parameters = list(gpt.parameters())
+    told, truth = (torch.autograd.grad((x * weights).sum(), parameters) for x in (states, expected))
+    for one, other in zip(told, truth, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def rows_multiplied(gpt):
+    """How many tokens go through each block's first and last matrix."""
+    rows = []
+    for block in gpt.blocks:
+        for layer in (block.attention.qkv, block.mlp.out):
+            layer.register_forward_pre_hook(
+                lambda _, inputs: rows.append(inputs[0].numel() // inputs[0].size(-1))
+            )
+    return rows
+
+
+def test_padding_and_what_nobody_reads_is_not_computed(make_gpt):
+    """Prompts of 3, 1 and 6 tokens, responses of 3, 6 and 1: columns 0 to 4, 0 to 5 and 0 to 5 are needed to choose them, 17
+    tokens of 27; 10 states choose a token, and the last block goes on with those."""
+    gpt = make_gpt()
+    rows = rows_multiplied(gpt)
+    tokens = random_tokens()
+    tokens[:, 0] = torch.arange(3)
+    logprobs(gpt, tokens, response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+    assert rows == [17, 17, 17, 10]
+
+
+def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
+    """Four responses of 2 tokens to one prompt of 3: 3 + 4 * 2 tokens and not 20; a row that differs shares nothing."""
+    gpt = make_gpt()
+    rows = rows_multiplied(gpt)
+    tokens = torch.tensor(
+        [[1, 2, 3, 4, 5], [1, 2, 3, 5, 5], [1, 2, 3, 6, 5], [1, 2, 3, 7, 5], [2, 2, 3, 7, 5]]
+    )
+    wanted = torch.zeros(5, 5, dtype=torch.bool)
+    wanted[:, 4] = True
+    gpt.hidden(tokens, wanted=wanted)
+    assert rows == [16, 16, 16, 5]
+
+
+def test_a_packed_prefill_fills_the_cache_that_a_plain_one_fills(make_gpt):
+    """Keys and values of every prompt token, in every layer; and both decode the same next token."""
+    gpt, tokens = make_gpt(), random_tokens()
+    last = torch.arange(6) == PROMPT_LENGTHS[:, None] - 1
+    packed, plain = (KVCache(PROMPT_LENGTHS, columns=9) for _ in range(2))
+    gpt.hidden(tokens[:, :6], packed, wanted=last)
+    gpt.hidden(tokens[:, :6], plain)
+    prompt = torch.arange(6) < PROMPT_LENGTHS[:, None]  # (B, T)
+    for one, other in zip(packed.keys + packed.values, plain.keys + plain.values, strict=True):
+        columns = one[:, :, :6].transpose(1, 2)[prompt], other[:, :, :6].transpose(1, 2)[prompt]
+        torch.testing.assert_close(*columns, atol=1e-5, rtol=0)
+    step = tokens[torch.arange(3), PROMPT_LENGTHS][:, None]
+    torch.testing.assert_close(gpt.hidden(step, packed), gpt.hidden(step, plain), atol=1e-5, rtol=0)
+
+
+# ---- log-probabilities
+
+
+def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
+    """Of model.chosen_logprobs, the plain formula: for states and weights, with the logits in one
+    piece and in several. The entropy is that of torch.distributions too."""
+    gpt = make_gpt(std=0.5)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(7, 16, generator=generator).requires_grad_()
+    ids = torch.randint(0, 13, (7,), generator=generator)
+    gradient, weight = torch.randn(7, generator=generator), gpt.token_embedding.weight
+    logits = gpt.head(states)
+    plain, plain_entropy = model.chosen_logprobs(logits, ids)
+    assert torch.equal(plain, logits.log_softmax(-1)[torch.arange(7), ids])
+    expected = torch.autograd.grad(plain, (states, weight), gradient)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(plain_entropy, entropy)
+    for most in (2**24, 30, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fast.ChosenLogprobs, "LOGITS", most)
+            fused, fused_entropy = fast.chosen_logprobs(gpt, states, ids)
+        torch.testing.assert_close(fused, plain)
+        torch.testing.assert_close(fused_entropy, entropy)
+        gradients = torch.autograd.grad(fused, (states, weight), gradient)
+        for one, other in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        assert not fused_entropy.requires_grad and not plain_entropy.requires_grad
+
+
+# ---- GELU
+
+
+def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
+    """From far below 0, where nothing passes, to far above, where everything does; in bf16 it is torch's own. Without gradient
+    it has the same bits, as PPO's first ratio needs it."""
+    x, gradient = torch.linspace(-30, 30, 4001).requires_grad_(), torch.linspace(-2, 3, 4001)
+    ours, theirs = fast.gelu(x), F.gelu(x, approximate="tanh")
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    one, other = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(fast.gelu(x), ours)
+    half = x.detach().bfloat16()
+    assert torch.equal(fast.gelu(half), F.gelu(half, approximate="tanh"))
+
+
+# ---- memory
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="only glibc gives freed memory back at once")
+def test_memory_that_was_freed_is_used_again():
+    """64 MB filled and freed, over and over: 16,384 pages of 4 KB a time, which after some rounds come from what was freed."""
+    code = """if True:
+        import resource, sys, torch
+        from minirlhf import fast
+        if sys.argv[1] == "keep":
+            fast.keep_memory()
+        for _ in range(40):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.full((2**24,), 1.0)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    faults = []
+    for how in ("keep", "not"):
+        told = subprocess.run(
+            [sys.executable, "-c", code, how], capture_output=True, text=True, check=True
+        ).stdout
+        faults.append(sum(map(int, told.split()[-10:])))
+    assert faults[0] < 20_000 < 160_000 < faults[1]
+
+
+def test_bf16_does_not_keep_what_it_compiled_for_every_shape():
+    """Batches of ragged rows have a thousand shapes. Where oneDNN multiplies bf16 (with AVX512-BF16) it kept 734 MB for
+    1,500 of them, and keeps 95 MB; where it does not there is nothing to keep."""
+    code = """if True:
+        import resource, torch
+        from minirlhf import fast
+        fast.keep_memory()
+        torch.set_num_threads(1)
+        weight = torch.randn(512, 128, dtype=torch.bfloat16)
+        peaks = []
+        for rows in range(64, 1584):
+            torch.nn.functional.linear(torch.randn(rows, 128, dtype=torch.bfloat16), weight)
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peaks[-1] - peaks[20])"""
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert float(told) < 250

@@ -1,0 +1,70 @@
+"""The specification of run/optim.py: AdamW and the learning rate."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from minirlhf.run import optim
+
+
+def test_only_matrices_decay(make_gpt):
+    """Every parameter is in exactly one group (PaLM-rlhf-pytorch leaves embeddings out: reward.py:74); with a gradient of zero
+    AdamW is p -= lr * decay * p."""
+    gpt = make_gpt()
+    before = {name: parameter.detach().clone() for name, parameter in gpt.named_parameters()}
+    optimizer = optim.adamw(gpt, lr=0.1, weight_decay=0.5)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in gpt.parameters())
+    for parameter in gpt.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in gpt.named_parameters():
+        shrunk = before[name] * (0.95 if parameter.dim() >= 2 else 1.0)
+        torch.testing.assert_close(parameter.detach(), shrunk, msg=name)
+
+
+def test_adamw_has_the_betas_and_eps_it_is_given(make_gpt):
+    """After one step of gradient g a weight moves by lr * g / (|g| + eps): with g = eps, by half the learning rate. What is
+    frozen is left out. (minChatGPT passes its first beta twice: trainers.py:123.)"""
+    gpt = make_gpt()
+    gpt.position_embedding.weight.requires_grad_(False)
+    optimizer = optim.adamw(gpt, lr=0.1, betas=(0.8, 0.7), eps=1e-3)
+    assert all(group["betas"] == (0.8, 0.7) for group in optimizer.param_groups)
+    assert all(
+        p is not gpt.position_embedding.weight
+        for group in optimizer.param_groups
+        for p in group["params"]
+    )
+    before = gpt.norm.bias.detach().clone()
+    gpt.norm.bias.grad = torch.full((16,), 1e-3)
+    optimizer.step()
+    torch.testing.assert_close(
+        before - gpt.norm.bias.detach(), torch.full((16,), 0.05), atol=1e-5, rtol=0
+    )
+    optim.set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_by_default_adamw_has_betas_of_point_9_and_point_99_and_no_decay(make_gpt):
+    """And is fused: one kernel for all parameters. torch has a beta of .999, for runs of many thousands of steps,
+    and a decay of .01."""
+    optimizer = optim.adamw(make_gpt(), lr=0.1)
+    told = [
+        (g["betas"], g["eps"], g["weight_decay"], g["lr"], g["fused"])
+        for g in optimizer.param_groups
+    ]
+    assert told == 2 * [((0.9, 0.99), 1e-8, 0.0, 0.1, True)]
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_to_a_tenth():
+    """Hand-worked, 14 steps of which 4 warm up: 1/4, 2/4, 3/4, 1, then from 1 down a half cosine whose middle is 0.55;
+    the first step is not lost on a rate of zero."""
+    shares = [optim.cosine(step, 14, 4) for step in range(15)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[9] == pytest.approx(0.55)
+    assert shares[14] == pytest.approx(0.1)
+    assert all(a > b for a, b in pairwise(shares[4:]))
+    assert optim.cosine(0, 10, 0) == 1.0
+    assert optim.cosine(3, 3, 3) == 1.0  # no step left to fall over: no division by zero
+    assert optim.cosine(4, 4, 3) == pytest.approx(0.1)  # and one step to fall over is enough
