@@ -1,5 +1,10 @@
-"""minirlhf: RLHF from scratch, in the order to read it.
+"""minirlhf: RLHF from scratch.
 
-config, tokenizer, model, huggingface, checkpoint, metrics, generate, data, world, reward, ppo, dpo, evaluate, gates, report,
-results, workload, demo, peers, bench, scaling, trl. A module imports only from modules before it in this list.
+The method, in the order to read it: tokenizer, model, generate, data, reward, ppo, dpo, evaluate,
+beside the scripts train_sft.py, train_rm.py and train_ppo.py. fast holds what makes model quick,
+and can be skipped.
+
+The rooms: run (a run's flags, folder, metrics, device and optimiser), world (the embedded world),
+formats (files -> records, and GPT-2's weights), feedback (who prefers), rewards (other rewards than
+the reward model's), tools (what the command minirlhf runs), bench (speed beside other libraries).
 """

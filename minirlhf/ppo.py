@@ -289,11 +289,8 @@ def update(
     max_grad_norm=1.0,
 ):
     """Optimise over a `plan`: one optimiser step a minibatch, whose gradient does not depend on its
-    microbatches.
-
-    Returns the statistics of the whole update, over response tokens only, as tensors (reading them
-    makes the CPU wait for a GPU).
-    """
+    microbatches. Returns the statistics of the whole update, over response tokens only, as tensors
+    (reading them makes the CPU wait for a GPU)."""
     parts, weights, norms = [], [], []
     for minibatches in plan:  # an epoch
         for minibatch in minibatches:  # an optimiser step
@@ -311,10 +308,10 @@ def update(
                 loss.backward()
 
                 weights.append(rollout.response_tokens(rows))
-                scale = tokens / weights[-1]  # from the minibatch's mean to the microbatch's
+                scale = tokens / weights[-1]  # the mean over the microbatch alone
                 losses = {"policy_loss": pg_loss, "value_loss": vf_loss, "loss": loss}
                 means = {name: scale * x.detach() for name, x in losses.items()}
-                means["entropy"] = masked_mean(entropy, batch.mask)
+                means |= {"entropy": masked_mean(entropy, batch.mask)}
                 parts.append(means | pg_stats | vf_stats)
             norms.append(step(model, optimizer, max_grad_norm))
     return merge(parts, weights) | merge(norms, [1] * len(norms))

@@ -87,7 +87,7 @@ def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", crash)
+        patch.setattr(os, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, "sft", gpt.config, tok, 2, model=gpt)
     assert load(tmp_path, ("sft",))["step"] == 1
@@ -109,8 +109,8 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
         order.append(("replace", os.path.getsize(old)))
         replace(old, new)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", flushed)
-    monkeypatch.setattr(checkpoint.os, "replace", renamed)
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
     write_text(tmp_path / "new folder" / "config.json", "hello")
     assert order == [("fsync", 5), ("replace", 5)]
     assert (tmp_path / "new folder" / "config.json").read_text() == "hello"

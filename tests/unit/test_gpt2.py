@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -262,7 +263,7 @@ def test_an_interrupted_save_leaves_the_old_folder(tmp_path, make_gpt, monkeypat
     save_gpt2(old, tmp_path)
 
     def full_disk(tensors, path, metadata):
-        path.write_bytes(b"half")
+        Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)

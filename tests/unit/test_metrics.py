@@ -1,11 +1,11 @@
 """The specification of metrics.py: one JSON line a step, and tables for people."""
 
 import json
+import os
 
 import pytest
 import torch
 
-from minirlhf.run import metrics
 from minirlhf.run.metrics import Metrics, read_metrics, row, shorten, table, write_samples
 
 
@@ -117,7 +117,7 @@ def test_the_temporary_file_is_renamed_and_never_written_in_place(tmp_path, monk
     def crash(*args):
         raise OSError("the power went")
 
-    monkeypatch.setattr(metrics.os, "replace", crash)
+    monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="the power went"):
         Metrics(tmp_path, step=2)
     assert path.read_text() == before

@@ -17,7 +17,7 @@ from minirlhf.feedback.simulated import LABEL_NOISE
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import world as world_command
 from minirlhf.world import sentences, writers
-from minirlhf.world.judge import BEST, judge, parse
+from minirlhf.world.judge import BEST, judge, parse_response
 from minirlhf.world.sentences import WORLD
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -128,7 +128,7 @@ def test_every_prompt_is_understood_as_the_question_it_was_drawn_from_and_as_no_
             if pattern.fullmatch(prompt[:-1])
         ]
         assert all(entry is question.entry for entry in readings)
-        assert sentences.read(prompt) == question
+        assert sentences.parse_prompt(prompt) == question
         assert sentences.kind(prompt) == question.entry["kind"]
 
 
@@ -242,10 +242,10 @@ def test_the_last_line_of_a_document_tells_whether_its_answers_were_right():
             continue
         for prompt, response in zip(lines, lines[1:], strict=False):
             try:
-                question = sentences.read(prompt + "\n")
+                question = sentences.parse_prompt(prompt + "\n")
             except ValueError:
                 continue
-            right, _, _ = parse(question, response)
+            right, _, _ = parse_response(question, response)
             assert right == (last in endings["careful"])
             told += 1
     assert told > 300
@@ -552,7 +552,7 @@ def test_right_and_wrong_of_a_fact_contrast_are_the_same_sentence_but_for_the_an
     """So that nothing but the fact can make a reward model prefer one."""
     for name, prompt, better, worse in writers.contrasts(400, rng()):
         if name == "fact":
-            truth, *misconceptions = sentences.answers(sentences.read(prompt))
+            truth, *misconceptions = sentences.answers(sentences.parse_prompt(prompt))
             assert worse in [better.replace(truth, wrong) for wrong in misconceptions]
 
 

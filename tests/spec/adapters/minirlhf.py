@@ -1,13 +1,14 @@
-"""minirlhf itself. Its functions are offered as they are; `trace` runs one rollout and one update
-of ppo.py on a model that is a table of the given logits and values."""
+"""minirlhf itself. Its functions are offered as they are. `trace` runs an iteration of train_ppo.py
+on a model that is a table of the given logits and values."""
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
-import numpy as np
 import torch
 from spec.adapters.tables import Watched, in_place, places, width
 from torch import nn
 
+import train_ppo
 from minirlhf import ppo
 from minirlhf.dpo import dpo_loss  # noqa: F401
 from minirlhf.generate import Samples
@@ -62,36 +63,48 @@ def samples_of(case):
 
 
 def trace(case):
-    """The lines of `iterate` in train_ppo.py."""
-    samples = samples_of(case)
+    """One iteration of train_ppo.py, with the case's samples and scores."""
+    samples, rollouts = samples_of(case), []
     actor, reference = ppo.ActorCritic(Table(case, case.logits)), Table(case, case.ref_logits)
     actor.value_head.weight.data[0, -1] = 1  # the last column of a state is its value
-    scores = case.scores
-    if case.missing_end_score is not None:
-        scores = ppo.missing_end_rule(scores, samples.ended, case.missing_end_score)
-    microbatch_tokens = 10**6 if case.rows_at_once is None else 1  # 1 has room for one row
-    sizes = case.epochs, case.minibatches, microbatch_tokens
-    plan = ppo.plan(samples.lengths.tolist(), *sizes, np.random.default_rng(0))
-    logprobs, ref_logprobs, values = ppo.score_tokens(
-        actor, reference, samples, plan[0], case.temperature
-    )
-    mask = samples.mask
-    rewards = ppo.token_rewards(scores, logprobs, ref_logprobs, mask, case.kl_coef)
-    raw_advantages, returns = ppo.gae(rewards, values, mask, case.gamma, case.lam)
-    advantages = ppo.whiten(raw_advantages, mask)
-    spans = samples.tokens, samples.prompt_lengths, samples.lengths, mask
-    rollout = ppo.Rollout(
-        *spans, logprobs, ref_logprobs, values, rewards, raw_advantages, advantages, returns
-    )
+    missing_end_score = case.missing_end_score
+    if missing_end_score is None:  # the case has no rule: every response counts as ended
+        samples, missing_end_score = samples._replace(ended=samples.ended | True), 0.0
+    models = train_ppo.Models(actor, reference, lambda *_: case.scores, missing_end_score, None)
+    controller = ppo.AdaptiveKL(case.kl_coef, target=0, horizon=1)
     optimizer = Watched([actor.gpt.states], lr=case.lr)
-    settings = (case.temperature, case.clip, case.value_clip, case.vf_coef, 1e9)
-    stats = ppo.update(actor, optimizer, rollout, plan, *settings)
+    update = ppo.update
+
+    def watched_update(model, optimizer, rollout, *settings):
+        rollouts.append(rollout)
+        return update(model, optimizer, rollout, *settings)
+
+    with (
+        patch.object(train_ppo, "sample", lambda *_: (samples, None)),
+        patch.object(ppo, "update", watched_update),
+    ):
+        stats = train_ppo.iterate(flags(case), models, optimizer, controller, case.prompts, step=0)
     names = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
     gradient = in_place(optimizer.first[0], case)
-    return {name: in_place(getattr(rollout, name), case) for name in names} | {
+    return {name: in_place(getattr(rollouts[0], name), case) for name in names} | {
         "logits_gradient": gradient[..., :-1],
         "values_gradient": gradient[..., -1],
-        "loss": stats["loss"],
+        "loss": torch.tensor(stats["loss"]),
         "optimizer_steps": optimizer.steps,
-        "stats": stats,
+        "stats": {name: torch.tensor(value) for name, value in stats.items()},
     }
+
+
+def flags(case):
+    return train_ppo.Config(
+        epochs=case.epochs,
+        minibatches=case.minibatches,
+        microbatch_tokens=10**6 if case.rows_at_once is None else 1,  # 1 has room for one row
+        temperature=case.temperature,
+        gamma=case.gamma,
+        lam=case.lam,
+        clip=case.clip,
+        value_clip=case.value_clip,
+        vf_coef=case.vf_coef,
+        max_grad_norm=1e9,
+    )
