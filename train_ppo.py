@@ -243,8 +243,8 @@ def load_reward(args, tokenizer, device, precision):
 
 
 def final_scores(score, missing_end_score, prompts, replies):
-    """Scores after the missing-end rule, as the policy is paid: a score that is read in mid-sentence
-    means nothing."""
+    """Scores after the missing-end rule, as in training: a score read in mid-sentence means
+    nothing."""
     ended = torch.tensor([reply.ended for reply in replies])
     return ppo.missing_end_rule(score(prompts, replies), ended, missing_end_score)
 

@@ -1,7 +1,7 @@
 """Stage 2: what people preferred -> a reward model.
 
-    python train_rm.py                           sample from out/sft, let the world's labellers rank,
-                                                 train: out/rm
+    python train_rm.py                           sample from out/sft, have the world's labellers
+                                                 rank the samples, train: out/rm
     python train_rm.py --data comparisons.jsonl  your own comparisons, or HH-RLHF's dialogues
 
 The trunk starts as the SFT model's. The comparisons that were collected stay beside the checkpoint,
@@ -201,8 +201,8 @@ def rank(args, sft, tokenizer, split, caption):
 
 
 def sample(args, sft, tokenizer, prompts, stream, caption):
-    """K responses of the SFT model to each prompt, not ranked yet. `caption` is that of the progress
-    bar."""
+    """K responses of the SFT model to each prompt, not ranked yet. The progress bar has the
+    `caption`."""
     K = args.responses
     repeated = [prompt for prompt in prompts for _ in range(K)]
     shape = len(repeated), args.max_new_tokens

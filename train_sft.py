@@ -31,7 +31,7 @@ class Config(TrainingFlags):
     out: str = flag("out", "folder of all stages; this one writes OUT/pretrain and OUT/sft")
     data: str = flag(
         "",
-        "demonstrations as JSON Lines (plain or gzip): prompt/response records or HH-RLHF dialogues",
+        "demonstrations as JSON Lines (plain or gzip): prompt/response records, HH-RLHF dialogues",
     )
     text: str = flag(
         "", "a text file to pretrain on; with --data and without this there is no pretraining"
@@ -170,8 +170,9 @@ def start(args):
         gpt = gpt2.load_gpt2(args.init)
         if gpt.config.vocab_size != tokenizer.vocab_size:
             raise InputError(
-                f"--init {args.init} has {gpt.config.vocab_size} ids and --tokenizer {tokenizer.name} "
-                f"has {tokenizer.vocab_size}; GPT-2's weights go with --tokenizer gpt2"
+                f"--init {args.init} has {gpt.config.vocab_size} ids and "
+                f"--tokenizer {tokenizer.name} has {tokenizer.vocab_size}; "
+                "GPT-2's weights go with --tokenizer gpt2"
             )
         return gpt, tokenizer
     with config.torch_seed(args.seed, config.GPT_WEIGHTS):

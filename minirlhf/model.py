@@ -101,7 +101,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """`GPT(config)(tokens)` -> logits. Parameters are float32, the trunk computes in `precision`."""
+    """`GPT(config)(tokens)` -> logits. Weights are float32; the trunk computes in `precision`."""
 
     precision = torch.float32
 

@@ -76,7 +76,7 @@ def whiten(x, mask, shift_mean=True):  # (B, T-1), (B, T-1) -> (B, T-1)
 
 
 def kl_k3(logprobs, ref_logprobs):  # (...) x 2 -> (...)
-    """Schulman's k3 estimator of KL(policy || reference): r - 1 - log r with r = reference / policy.
+    """Schulman's k3 estimator of KL(policy || reference): r - 1 - log r, r = reference / policy.
 
     It is never negative, so it reads well. It is only logged: as a reward its gradient is not that
     of the KL (it would push rare tokens further out).
