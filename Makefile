@@ -12,30 +12,31 @@ JOBS = 2
 .PHONY: demo results seed test test-processors check-pythons spec mutants bench trl lint format tokenizer clean
 
 demo: .venv/demo
-	$(BIN)/python -m minirlhf.tools.demo --out $(OUT)
+	$(BIN)/minirlhf demo --out $(OUT)
 
-# Three seeds, DPO, and PPO with other prices of a nat: what the README shows. A gate that fails is told, and the run goes on.
+# Three seeds, DPO, and PPO with other KL coefficients: the README's table and figures. The run goes on
+# when a gate does not pass.
 results: .venv/plot
 	for seed in $(SEEDS); do $(MAKE) --no-print-directory seed SEED=$$seed || exit 1; done
-	for kl in $(KL_COEFS); do $(BIN)/python train_ppo.py --out $(RESULTS)/kl-$$kl --sft $(RESULTS)/1/sft --rm $(RESULTS)/1/rm \
+	for kl in $(KL_COEFS); do $(BIN)/minirlhf ppo --out $(RESULTS)/kl-$$kl --sft $(RESULTS)/1/sft --rm $(RESULTS)/1/rm \
 	  --kl-coef $$kl --held-out 512 --overwrite || exit 1; done
-	$(BIN)/python -m minirlhf.tools.results --out $(RESULTS)
+	$(BIN)/minirlhf results --out $(RESULTS)
 
 seed: OUT = $(RESULTS)/$(SEED)
 seed: .venv/plot
-	$(BIN)/python train_sft.py --out $(OUT) --seed $(SEED) --overwrite
-	$(BIN)/python train_rm.py --out $(OUT) --seed $(SEED) --held-out 2560 --overwrite
-	-for gate in probe facts best-of-n; do $(BIN)/python -m minirlhf.tools.gates $$gate --out $(OUT) --seed $(SEED); done
-	$(BIN)/python train_ppo.py $(ON_JUDGE) --seed $(SEED) --overwrite
-	-$(BIN)/python -m minirlhf.tools.gates judge --out $(OUT) --seed $(SEED)
-	$(BIN)/python train_ppo.py --out $(OUT) --seed $(SEED) --overwrite
-	$(BIN)/python -m minirlhf.tools.dpo --out $(OUT) --seed $(SEED) --overwrite
-	$(BIN)/python -m minirlhf.tools.report --out $(OUT) --seed $(SEED) --prompts 2048
+	$(BIN)/minirlhf sft --out $(OUT) --seed $(SEED) --overwrite
+	$(BIN)/minirlhf rm --out $(OUT) --seed $(SEED) --held-out 2560 --overwrite
+	-for gate in probe facts best-of-n; do $(BIN)/minirlhf gates $$gate --out $(OUT) --seed $(SEED); done
+	$(BIN)/minirlhf ppo $(ON_JUDGE) --seed $(SEED) --overwrite
+	-$(BIN)/minirlhf gates judge --out $(OUT) --seed $(SEED)
+	$(BIN)/minirlhf ppo --out $(OUT) --seed $(SEED) --overwrite
+	$(BIN)/minirlhf dpo --out $(OUT) --seed $(SEED) --overwrite
+	$(BIN)/minirlhf report --out $(OUT) --seed $(SEED) --prompts 2048
 
 test: .venv/test
 	$(BIN)/python -m pytest
 
-# What depends on the processor, with its answers about bf16 turned both ways, and with the instructions of an older one.
+# What depends on the processor: with and without bf16, and with the instructions of an older one.
 BY_PROCESSOR = tests/unit/test_model.py tests/unit/test_generate.py tests/unit/test_ppo.py tests/runs
 test-processors: .venv/test
 	$(BIN)/python -m pytest --bf16-processor yes $(BY_PROCESSOR)
@@ -52,23 +53,23 @@ check-pythons:
 	    && out/python$$version/bin/python -m pytest || exit 1; \
 	done
 
-# docs/SPEC.md and docs/BEHAVIOUR.md: what the tests say, to be read.
+# docs/SPEC.md and docs/BEHAVIOUR.md: what the tests say, as text.
 spec: .venv/test
 	$(BIN)/python docs/spec/write.py
 
-# How much of the code the tests hold: an hour, and not in CI. What it found is in tests/mutants.md.
+# How much of the code the tests hold: an hour, and not in CI. The findings are in tests/zoo/mutants.md.
 mutants: .venv/mutants
 	$(BIN)/python tests/zoo/mutants.py --jobs $(JOBS)
 
 # How fast it is, beside transformers and TRL. NANOGPT=folder of a checkout adds nanoGPT.
 bench: .venv/bench
-	$(BIN)/python -m minirlhf.bench.speed --workload tiny $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-tiny.json
-	$(BIN)/python -m minirlhf.bench.speed --workload small $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-small.json
-	$(BIN)/python -m minirlhf.bench.scaling
+	$(BIN)/minirlhf bench --workload tiny $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-tiny.json
+	$(BIN)/minirlhf bench --workload small $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json out/bench-small.json
+	$(BIN)/minirlhf scaling
 
 # TRL's PPOTrainer from OUT/sft and OUT/rm with the flags of OUT/ppo, judged beside it.
 trl: .venv/bench
-	$(BIN)/python -m minirlhf.bench.trl_ppo --out $(OUT) --prompts 2048
+	$(BIN)/minirlhf trl --out $(OUT) --prompts 2048
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -81,7 +82,7 @@ format: .venv/test
 # The 1,024 ids of the default tokenizer, learned again from the world's text.
 tokenizer: .venv/demo
 	mkdir -p out
-	$(BIN)/python -m minirlhf.tools.world --documents 3000 > out/world.txt
+	$(BIN)/minirlhf world --documents 3000 > out/world.txt
 	$(BIN)/python -m minirlhf.world.bpe < out/world.txt > out/tiny.tiktoken
 	mv out/tiny.tiktoken minirlhf/world/tiny.tiktoken
 

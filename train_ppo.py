@@ -65,7 +65,7 @@ class Config(TrainingFlags):
     vf_coef: float = flag(0.1, "weight of the value loss", low=0)
     gamma: float = flag(1.0, "discount", low=0, high=1)
     lam: float = flag(0.95, "lambda of generalised advantage estimation", low=0, high=1)
-    kl_coef: float = flag(0.1, "reward paid per nat of KL from the reference", low=0)
+    kl_coef: float = flag(0.1, "penalty, in reward, per nat of KL from the reference", low=0)
     kl_target: float = flag(
         0.0, "KL per response, in nats, that kl_coef adapts to; 0 keeps kl_coef fixed", low=0
     )
@@ -86,7 +86,7 @@ class Config(TrainingFlags):
 
 @dataclass(frozen=True)
 class Models:
-    """What an iteration of PPO needs beside its flags."""
+    """What an iteration of PPO uses, beside its flags."""
 
     actor: ppo.ActorCritic  # the policy and its value function
     reference: GPT  # the SFT model, frozen
@@ -96,95 +96,114 @@ class Models:
 
 
 def iterate(args, models, optimizer, controller, prompts, step):
-    """One iteration of PPO. Returns its metrics."""
+    """One iteration of PPO, on one batch of prompts. Returns its metrics."""
     actor, clock = models.actor, Clock()
 
+    # Sample a response to each prompt.
     samples, replies = sample(args, actor.gpt, models.tokenizer, prompts, step)
     clock.lap("rollout_s")
 
+    # Score each response.
     raw_scores = models.score(prompts, replies).to(samples.tokens.device)
     scores = ppo.missing_end_rule(raw_scores, samples.ended, models.missing_end_score)
+
+    # Log-probabilities and values of each token, computed in the microbatches of the first epoch,
+    # so that the first ratios are exactly 1. Hence the plan of the update is made here.
     shuffle = rng(args.seed, config.MINIBATCHES, step)
-    sizes = args.epochs, args.minibatches, args.microbatch_tokens
-    plan = ppo.plan(samples.lengths.tolist(), *sizes, shuffle)
+    plan = ppo.plan(
+        samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
+    )
     logprobs, ref_logprobs, values = ppo.score_tokens(
         actor, models.reference, samples, plan[0], args.temperature
     )
-    mask = samples.mask.to(samples.tokens.device)
-    kl_coef = controller.kl_coef
+
+    # The reward of each token, its advantage, and the target of its value.
+    mask, kl_coef = samples.mask.to(samples.tokens.device), controller.kl_coef
     rewards = ppo.token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef)
     raw_advantages, returns = ppo.gae(rewards, values, mask, args.gamma, args.lam)
     advantages = ppo.whiten(raw_advantages, mask)
-    spans = samples.tokens, samples.prompt_lengths, samples.lengths, mask
     rollout = ppo.Rollout(
-        *spans, logprobs, ref_logprobs, values, rewards, raw_advantages, advantages, returns
+        samples, mask, logprobs, ref_logprobs, values, rewards, raw_advantages, advantages, returns
     )
-    stats = numbers(ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef))
+    stats = to_floats(ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef))
     clock.lap("scoring_s")
 
-    clips = args.clip, args.value_clip, args.vf_coef, args.max_grad_norm
-    stats |= numbers(ppo.update(actor, optimizer, rollout, plan, args.temperature, *clips))
+    # Several epochs of optimiser steps on the rollout; then the KL coefficient adapts.
+    stats |= to_floats(ppo.update(actor, optimizer, rollout, plan, **update_flags(args)))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
-
-    tokens = int(samples.lengths.sum())
-    return stats | clock.seconds | {"tokens_per_s": tokens / sum(clock.seconds.values())}
+    return stats | clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
 
 
 def sample(args, gpt, tokenizer, prompts, step):
     """A response to each prompt: Samples, their lengths on the CPU, and the same as replies."""
     ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
-    shape = len(ids), args.max_new_tokens
-    uniforms = rng(args.seed, config.ROLLOUTS, step).random(shape, dtype=np.float32)
-    uniforms = torch.from_numpy(uniforms)
+    draw = rng(args.seed, config.ROLLOUTS, step).random
+    uniforms = torch.from_numpy(draw((len(ids), args.max_new_tokens), dtype=np.float32))
     samples = generate(
         gpt, ids, args.max_new_tokens, tokenizer.end_token, args.temperature, uniforms
     )
-    lengths = {name: getattr(samples, name).cpu() for name in ("prompt_lengths", "lengths")}
-    samples = samples._replace(**lengths)
+    # Microbatches are planned on the CPU.
+    samples = samples._replace(
+        prompt_lengths=samples.prompt_lengths.cpu(), lengths=samples.lengths.cpu()
+    )
     return samples, evaluate.unpack(samples, tokenizer)
 
 
-def numbers(stats):
-    """Tensors -> floats, once a phase: a GPU finishes the phase first, so that a clock that is read
-    afterwards shows its time."""
+def update_flags(args):
+    """The flags that ppo.update has as arguments."""
+    return {
+        "temperature": args.temperature,
+        "clip": args.clip,
+        "value_clip": args.value_clip,
+        "vf_coef": args.vf_coef,
+        "max_grad_norm": args.max_grad_norm,
+    }
+
+
+def to_floats(stats):
+    """Converts tensors to floats. This waits for the GPU, so that the next reading of the clock
+    includes all work of the phase."""
     return {name: float(x) for name, x in stats.items()}
 
 
 def train(args, folder, models, prompts, monitor):
+    """Iterate, from the last checkpoint on; log, evaluate and save."""
     actor = models.actor
     optimizer = optim.adamw(actor, args.lr, betas=(0.9, 0.999), eps=1e-5)
     parts = {"model": actor.gpt, "value_head": actor.value_head, "optimizer": optimizer}
-    parts |= {"critic": actor.critic} if actor.critic else {}
+    if actor.critic:
+        parts["critic"] = actor.critic
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
-    kl_coef = state.get("kl_coef", args.kl_coef) if args.kl_target else args.kl_coef
+    kl_coef = args.kl_coef  # a fixed coefficient may change with --resume
+    if args.kl_target:
+        kl_coef = state.get("kl_coef", args.kl_coef)
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
     metrics, first = Metrics(folder, state["step"]), state["step"]
     bar = tqdm(range(first, args.updates), desc="ppo", initial=first, total=args.updates)
     with checkpoint.Interrupt() as interrupt:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
-            places = step * args.batch_size, (step + 1) * args.batch_size
-            batch = [prompts[i] for i in data.stream(len(prompts), *places, args.seed)]
+            start, stop = step * args.batch_size, (step + 1) * args.batch_size
+            batch = [prompts[i] for i in data.stream(len(prompts), start, stop, args.seed)]
             stats = iterate(args, models, optimizer, controller, batch, step)
 
             # ---- bookkeeping
             updates = step + 1
-            stats["lr"], stats["episodes"] = optim.learning_rate(optimizer), places[1]
+            stats["lr"], stats["episodes"] = optim.learning_rate(optimizer), stop
             if updates % args.eval_every == 0 or updates == args.updates:
                 stats |= monitor.evaluate(updates, actor.gpt, folder)
             metrics.log(step, **stats)
             bar.set_postfix({name: f"{stats[name]:.2f}" for name in ("score", "kl", "ended")})
             if updates % args.save_every == 0 or updates == args.updates or interrupt.requested:
                 parts["kl_coef"] = controller.kl_coef
-                shape = actor.gpt.config, models.tokenizer
-                checkpoint.save(folder, "ppo", *shape, updates, **parts)
+                checkpoint.save(folder, "ppo", actor.gpt.config, models.tokenizer, updates, **parts)
             interrupt.stop_if_requested(folder, updates, args.updates)
 
 
 def main(argv=None):
     args = checkpoint.configure(Config, "ppo", argv)
-    check(args)
+    check_flags(args)
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
     precision = compute.PRECISIONS[args.precision]
@@ -193,12 +212,14 @@ def main(argv=None):
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     reference.requires_grad_(False)
     score, missing_end_score, reward_model = load_reward(args, tokenizer, device, precision)
-    trunks = [reference, *([reward_model.gpt] if reward_model else [])]
-    context = min(gpt.config.context for gpt in trunks)
+    context = reference.config.context
+    if reward_model:
+        context = min(context, reward_model.gpt.config.context)
     prompts, held_out = load_prompts(args, tokenizer, context)
-    # It calls a user's own function, so that a mistake in it shows before anything is written.
-    final = partial(final_scores, score, missing_end_score)
-    monitor = Monitor(args, tokenizer, held_out, final, reference)
+    # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
+    # function shows before any file is written.
+    score_after_rule = partial(final_scores, score, missing_end_score)
+    monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
     (folder,) = checkpoint.start_run(args, tokenizer, "ppo")
     policy = copy.deepcopy(reference).requires_grad_()
     critic = reward_model if args.critic == "separate" else None
@@ -208,7 +229,7 @@ def main(argv=None):
     print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")
 
 
-def check(args):
+def check_flags(args):
     """Refuses flags that contradict one another."""
     if args.minibatches > args.batch_size:
         problem = f"--minibatches {args.minibatches} must be at most"
@@ -251,14 +272,15 @@ def final_scores(score, missing_end_score, prompts, replies):
 
 def load_prompts(args, tokenizer, context):
     """(prompts to learn on, prompts held out)"""
-    fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
     if args.data:
+        fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
         prompts = jsonl.read_prompts(args.data, fits)
         n = max(1, min(args.held_out, len(prompts) // 10))
-        return prompts[n:] or prompts, prompts[:n]
+        return prompts[n:] or prompts, prompts[:n]  # a single prompt serves for both
+    room = tokenizer, context, args.max_new_tokens, args.drop_long
     prompts = writers.prompts(args.prompts, rng(args.seed, config.PPO_PROMPTS))
     held_out = writers.prompts(args.held_out, rng(args.seed, config.HELD_OUT_PROMPTS), "test")
-    return list(filter(fits, prompts)), list(filter(fits, held_out))
+    return data.fitting_prompts(prompts, *room), data.fitting_prompts(held_out, *room)
 
 
 if __name__ == "__main__":

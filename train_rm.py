@@ -103,7 +103,7 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens):
     """
     encoded = [[data.encode(tokenizer, c.prompt, text) for text in c.responses] for c in batch]
     sizes = [len(group) * max(len(example.tokens) for example in group) for group in encoded]
-    loss, right, pairs = 0.0, 0, 0
+    loss, correct, pairs = 0.0, 0, 0
     for rows in data.microbatches(sizes, microbatch_tokens):
         groups, group_ranks = [encoded[row] for row in rows], [batch[row].ranks for row in rows]
         scores, ranks = scores_and_ranks(reward_model, groups, group_ranks)
@@ -111,8 +111,10 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens):
         part = reward.ranking_loss(scores, ranks) * len(rows) / len(batch)
         part.backward()
         margins = reward.margins(scores.detach(), ranks)
-        loss, right, pairs = loss + part.detach(), right + (margins > 0).sum(), pairs + len(margins)
-    return float(loss), float(right / pairs)
+        loss += part.detach()
+        correct += (margins > 0).sum()
+        pairs += len(margins)
+    return float(loss), float(correct / pairs)
 
 
 def scores_and_ranks(reward_model, groups, ranks):  # N lists of Examples, N lists -> (N, K) x 2
@@ -131,7 +133,7 @@ def normalise(reward_model, tokenizer, norm):
     reward_model.normalise(torch.tensor(scores))
 
 
-# ---- what it learns from
+# ---- inputs
 
 
 def main(argv=None):
@@ -164,21 +166,23 @@ def main(argv=None):
 def load_comparisons(args, sft, tokenizer):
     """Your own comparisons, or those that an interrupted run has collected already; None if they
     are yet to be made."""
-    context = sft.config.context
     if args.data:
-        fits = data.fits_context(tokenizer, context, drop_long=args.drop_long)
+        fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
         return jsonl.read_comparisons(args.data, fits)
-    fits = data.fits_context(tokenizer, context, args.max_new_tokens)
-    for split in ("train", "test"):
-        all(map(fits, draw_prompts(args, split)))  # an error now, and not after hours
+    for split in ("train", "test"):  # what does not fit is an error now, and not after hours
+        draw_prompts(args, sft, tokenizer, split)
     collected = Path(args.out) / "rm" / "comparisons.jsonl"
     return jsonl.read_comparisons(collected) if args.resume and collected.exists() else None
 
 
-def draw_prompts(args, split):
-    if split == "train":
-        return writers.prompts(args.prompts, rng(args.seed, config.RANKED_PROMPTS), split)
-    return writers.prompts(args.held_out, rng(args.seed, config.RANKED_HELD_OUT_PROMPTS), split)
+def draw_prompts(args, sft, tokenizer, split):
+    n, stream = {
+        "train": (args.prompts, config.RANKED_PROMPTS),
+        "test": (args.held_out, config.RANKED_HELD_OUT_PROMPTS),
+    }[split]
+    prompts = writers.prompts(n, rng(args.seed, stream), split)
+    context = sft.config.context
+    return data.fitting_prompts(prompts, tokenizer, context, args.max_new_tokens, args.drop_long)
 
 
 def collect(args, folder, sft, tokenizer):
@@ -191,13 +195,14 @@ def collect(args, folder, sft, tokenizer):
 
 def rank(args, sft, tokenizer, split, caption):
     """Prompts with K responses each, and a labeller's ranking of them."""
-    responses, labels = {
+    response_stream, label_stream = {
         "train": (config.RANKED_RESPONSES, config.LABELS),
         "test": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS),
     }[split]
-    labeller = rng(args.seed, labels)
-    unranked = sample(args, sft, tokenizer, draw_prompts(args, split), responses, caption)
-    return [dataclasses.replace(c, ranks=simulated.rank(totals(c), labeller)) for c in unranked]
+    prompts = draw_prompts(args, sft, tokenizer, split)
+    label_rng = rng(args.seed, label_stream)
+    unranked = sample(args, sft, tokenizer, prompts, response_stream, caption)
+    return [dataclasses.replace(c, ranks=simulated.rank(totals(c), label_rng)) for c in unranked]
 
 
 def sample(args, sft, tokenizer, prompts, stream, caption):
@@ -224,14 +229,9 @@ def sample(args, sft, tokenizer, prompts, stream, caption):
 
 def norm_prompts(args, sft, tokenizer, comparisons):
     """Prompts of your comparisons that leave room for a response."""
-    context = sft.config.context
-    fits = data.fits_context(tokenizer, context, args.max_new_tokens, drop_long=True)
-    prompts = [comparison.prompt for comparison in comparisons if fits(comparison.prompt)]
-    if not prompts:
-        room = f"--max-new-tokens {args.max_new_tokens} in a context of {context}"
-        remedy = "lower the one or train_sft.py with a larger --context"
-        raise InputError(f"no prompt leaves room for {room}; {remedy}")
-    return prompts[: args.norm_prompts]
+    prompts = [comparison.prompt for comparison in comparisons]
+    room = sft.config.context, args.max_new_tokens
+    return data.fitting_prompts(prompts, tokenizer, *room, drop_long=True)[: args.norm_prompts]
 
 
 def totals(comparison):
@@ -239,7 +239,7 @@ def totals(comparison):
     return [judge.judge(comparison.prompt, response).total for response in texts]
 
 
-# ---- what it shows at the end
+# ---- report
 
 
 def report(args, folder, reward_model, tokenizer, held_out):

@@ -139,7 +139,7 @@ def summed_loss(gpt, examples):
     return -logprobs.sum()
 
 
-# ---- what it starts from
+# ---- inputs
 
 
 def main(argv=None):
@@ -213,7 +213,7 @@ def fitting(args, gpt, examples):
     return kept
 
 
-# ---- what it shows at the end
+# ---- report
 
 
 def show_samples(args, folder, gpt, tokenizer):

@@ -1,6 +1,6 @@
-"""The records that the three stages learn from, and records -> ids -> batches.
+"""The records that the three stages learn from, and the way from records to ids to batches.
 
-Readers of files are in `minirlhf/formats`.
+What reads them from files is in `minirlhf/formats`.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Comparison:
 
 
 class Example(NamedTuple):
-    """A prompt and a response as ids, `tokens[:prompt_length]` and the rest, the end token included."""
+    """A prompt and a response as ids: `tokens[:prompt_length]`, and the rest with its end token."""
 
     tokens: list
     prompt_length: int
@@ -37,50 +37,73 @@ class Example(NamedTuple):
 
 
 def encode_prompt(tokenizer, prompt):
-    """Prompt and response are encoded apart and joined as ids, in every stage alike. An empty prompt is one end token."""
+    """text -> list of ids. An empty prompt is one end token.
+
+    Prompt and response are encoded apart and joined as ids, in the same way in every stage.
+    """
     return tokenizer.encode(prompt) or [tokenizer.end_token]
 
 
 def encode(tokenizer, prompt, response):
-    """-> Example. A response always ends in the end token: it is what SFT teaches and where the reward model reads."""
+    """text, text -> Example. A response always ends in the end token: SFT teaches it, and the
+    reward model reads its score there."""
     prompt = encode_prompt(tokenizer, prompt)
     return Example(prompt + tokenizer.encode(response) + [tokenizer.end_token], len(prompt))
 
 
 def fits_context(tokenizer, context, new_tokens=0, drop_long=False):
-    """A `fits` for the readers. A record that does not fit is dropped with `drop_long`, and otherwise an error."""
+    """A function `fits(record)` for the readers: whether a Demonstration, a Comparison, or a prompt
+    with `new_tokens` more, has at most `context` tokens. Without `drop_long`, a record that does
+    not fit is an InputError."""
 
     def fits(record):
-        responses = getattr(record, "responses", None) or [getattr(record, "response", "")]
-        if isinstance(record, str):  # a prompt, with room for what will be sampled
-            need = len(encode_prompt(tokenizer, record)) + new_tokens
-        else:
-            need = max(
-                len(encode(tokenizer, record.prompt, response).tokens) for response in responses
-            )
-        if need > context and not drop_long:
+        length = longest_row(tokenizer, record, new_tokens)
+        if length > context and not drop_long:
             remedy = "train_sft.py --context sets it, --drop-long leaves out what does not fit"
-            raise InputError(f"{need} tokens do not fit the context of {context}; {remedy}")
-        return need <= context
+            raise InputError(f"{length} tokens do not fit the context of {context}; {remedy}")
+        return length <= context
 
     return fits
 
 
+def longest_row(tokenizer, record, new_tokens):
+    """The tokens of the longest row that comes from a record: a prompt and `new_tokens` sampled
+    ones, or prompt, response and end token."""
+    if isinstance(record, str):
+        return len(encode_prompt(tokenizer, record)) + new_tokens
+    responses = record.responses if isinstance(record, Comparison) else [record.response]
+    return max(len(encode(tokenizer, record.prompt, response).tokens) for response in responses)
+
+
+def fitting_prompts(prompts, tokenizer, context, new_tokens, drop_long):
+    """The prompts that leave room for `new_tokens` sampled tokens. InputError if one does not and
+    is not to be dropped, or if none is left."""
+    fits = fits_context(tokenizer, context, new_tokens, drop_long)
+    prompts = [prompt for prompt in prompts if fits(prompt)]
+    if not prompts:
+        room = f"--max-new-tokens {new_tokens} in a context of {context}"
+        remedy = "lower the one or train_sft.py with a larger --context"
+        raise InputError(f"no prompt leaves room for {room}; {remedy}")
+    return prompts
+
+
 def informative(comparisons):
-    """Those with a better and a worse response: where everything ties there is nothing to learn."""
-    kept = [c for c in comparisons if len(set(c.ranks)) > 1]
-    if not kept:
+    """The comparisons with a better and a worse response: from a tie nothing can be learned.
+    InputError if there is none."""
+    ordered = [c for c in comparisons if len(set(c.ranks)) > 1]
+    if not ordered:
         raise InputError("every comparison is a tie; nothing can be learned from them")
-    return kept
+    return ordered
 
 
 # ---- ids -> batches
 
 
 def stream(n, start, stop, seed):
-    """The record indices at positions start..stop-1 of an endless stream: one permutation of range(n) after another.
+    """The indices of records at the positions start, ..., stop - 1 of an endless stream: a new
+    permutation of range(n) for every epoch.
 
-    A function of the position, so that resuming in the middle needs no saved state; every record comes once an epoch.
+    It is a function of the position, so that resuming in the middle needs no saved state.
     """
     epochs = range(start // n, (stop - 1) // n + 1)
     order = np.concatenate([rng(seed, SHUFFLE, epoch).permutation(n) for epoch in epochs])
@@ -88,10 +111,12 @@ def stream(n, start, stop, seed):
 
 
 def microbatches(lengths, max_tokens):
-    """Split rows 0..len(lengths)-1 into groups of similar length with at most `max_tokens` tokens each, padding counted.
+    """Split the rows of a batch, given by their lengths, into groups of rows of similar length.
+    A group has at most `max_tokens` tokens, padding included; a row that is longer is alone in its
+    group. Returns lists of row numbers.
 
-    Gradients of the groups add up to the batch's whatever the split, so the groups may be sorted; minibatches must not be.
-    A row longer than `max_tokens` is a group of its own.
+    The gradients of the groups add up to the batch's, whatever the split. That is why sorting is
+    allowed here, and not between minibatches.
     """
     groups = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
@@ -101,8 +126,9 @@ def microbatches(lengths, max_tokens):
     return groups
 
 
-def collate(examples):
-    """Examples -> tokens (B, T), prompt_lengths (B,), lengths (B,), on the CPU. Zeros fill the rows; nothing ever sees them."""
+def collate(examples):  # B Examples -> (B, T), (B,), (B,)
+    """Examples -> tokens, prompt_lengths, lengths, on the CPU. The rows are filled with zeros,
+    which no result depends on."""
     lengths = torch.tensor([len(example.tokens) for example in examples])
     tokens = torch.zeros(len(examples), int(lengths.max()), dtype=torch.long)
     for row, example in zip(tokens, examples, strict=True):

@@ -67,12 +67,14 @@ class Packing:
         B, self.columns = tokens.shape
         needed = wanted.flip(1).cummax(1).values.flip(1)  # left of a wanted token, or one
         needed[0, 0] = True  # something must be there to gather from
-        first_seen = needed.clone()  # what of that the row above does not have as well
-        if tokens.device == first_seen.device:
+        first_seen = needed.clone()  # needed, and not shared with the row above
+        if tokens.device.type == "cpu":
             repeated = (tokens[1:] == tokens[:-1]) & needed[:-1]
             first_seen[1:] &= ~repeated.cumprod(1).bool()
+        # A shared place takes the state of the nearest row above that computes it: the running
+        # maximum of row numbers, with 0 for the rows that share.
         row = torch.arange(B, device="cpu")[:, None]
-        source_row = torch.where(first_seen | ~needed, row, 0).cummax(0).values  # whose state it is
+        source_row = torch.where(first_seen | ~needed, row, 0).cummax(0).values
         number = first_seen.flatten().cumsum(0).view(B, -1) - 1
         packed_index = number.gather(0, source_row).clamp(min=0).flatten()
         wanted_index = wanted.flatten().nonzero().squeeze(1)
@@ -148,7 +150,7 @@ def gelu(x):
     """F.gelu(x, approximate="tanh"), GPT-2's."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.gelu(x, approximate="tanh")
-    # Sampling asks for few numbers at a time, where autograd's bookkeeping takes longer than they.
+    # Sampling needs few numbers at a time, for which autograd's bookkeeping costs more than they.
     return GELU.apply(x) if torch.is_grad_enabled() else x * GELU.share(x)
 
 

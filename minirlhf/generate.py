@@ -16,7 +16,8 @@ class Samples(NamedTuple):
     ended: torch.Tensor  # (B,) bool: the response has its end token
 
     @property
-    def mask(self):  # (B, T-1) bool
+    def mask(self):  # (B, T-1) bool, on the device of the lengths
+        """True in the columns that choose a response token."""
         return response_mask(self.prompt_lengths, self.lengths, self.tokens.size(1))
 
 
@@ -27,14 +28,17 @@ class KVCache:
     takes the prompts, all rows from column 0, and leaves each row's position at its prompt length.
     It also writes right of a short prompt, which is harmless: a row overwrites a column before it
     first sees it.
+
+    Each pass of the model calls `begin` once and `update` once per layer; after a decoding pass the
+    sampler calls `advance`.
     """
 
     def __init__(self, prompt_lengths, columns):
         self.positions = prompt_lengths.clone()  # (B,)
         self.rows = torch.arange(len(prompt_lengths), device=prompt_lengths.device)
         self.columns = columns
-        self.keys, self.values = [], []  # one (B, H, S, D) per layer, in attention's dtype
-        self.filled = 0  # columns that a row may have written to
+        self.keys, self.values = [], []  # one (B, H, columns, D) per layer, in attention's dtype
+        self.filled = 0  # S: columns that a row may have written to
         self.visible = None  # (B, 1, 1, S) bool in a decoding step, None in the prefill
 
     def begin(self, T):  # -> (T,) or (B, 1): the positions of this pass's tokens
@@ -42,18 +46,20 @@ class KVCache:
         if not self.keys:
             self.filled = T
             return torch.arange(T, device=self.positions.device)
+        # A finished row writes its last column again, so that no column beyond the last is filled.
         self.filled = min(self.filled + 1, self.columns)
         columns = torch.arange(self.filled, device=self.positions.device)
         self.visible = (columns <= self.positions[:, None])[:, None, None]
         return self.positions[:, None]
 
-    def update(self, layer, k, v):  # (B, H, T, D) x 2 -> (B, H, S, D) x 2, (B, 1, 1, S)
-        """Store a layer's new keys and values. Returns what the new tokens attend to, and which of
-        it they may see (None: causal)."""
-        if layer == len(self.keys):
+    def update(self, layer, k, v):  # (B, H, T, D) x 2 -> (B, H, S, D) x 2, (B, 1, 1, S) or None
+        """Store a layer's new keys and values. Returns the keys and values that the new tokens
+        attend to, and which of them they may see; None, in the prefill, stands for causal."""
+        if layer == len(self.keys):  # the prefill: this layer has stored nothing yet
             self.keys.append(self.stored(k))
             self.values.append(self.stored(v))
             return k, v, None
+        # Row b, column positions[b]; both sides are (B, H, D).
         self.keys[layer][self.rows, :, self.positions] = k[:, :, 0]
         self.values[layer][self.rows, :, self.positions] = v[:, :, 0]
         keys, values = self.keys[layer], self.values[layer]
@@ -157,8 +163,8 @@ def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
     if temperature == 0:
         return logits.argmax(-1)
     cdf = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
-    # In float32 the last entry is not exactly 1, hence the factor. Right-sided: a token of
-    # probability 0 has an empty interval.
+    # In float32 the CDF ends near 1, so that the uniform is scaled to its last entry; rounding may
+    # still reach that entry, hence the clamp. right=True never draws a token of probability 0.
     chosen = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
     return chosen.squeeze(1).clamp(max=logits.size(-1) - 1)
 

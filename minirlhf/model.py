@@ -10,7 +10,7 @@ One time alignment everywhere: a per-token quantity is `(B, T-1)`, and its colum
 *choosing* `tokens[:, t+1]` having seen `tokens[:, :t+1]`.
 
 What is here is the definition. `minirlhf/fast.py` computes the same results with less work, and
-reading it can wait: wherever it is called, the line says what it computes.
+reading it can wait: where it is called, a comment says what it computes.
 """
 
 import math
@@ -66,10 +66,12 @@ class Attention(nn.Module):
         return self.out(self.mix(self.qkv(x), cache))
 
     def mix(self, qkv, cache=None):  # (B, T, 3C) -> (B, T, C)
-        """Between the two projections: each token's average of the values that it may see."""
+        """Each token's weighted average of the values that it may see. It is separate from
+        `forward` because fast.packed_hidden applies the two projections to fewer tokens."""
         B, T, _ = qkv.shape
-        q, k, v = qkv.view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        visible = None
+        qkv = qkv.view(B, T, 3, self.heads, -1)  # (B, T, 3, H, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        visible = None  # causal; with a cache, from the second pass on, a mask for one new token
         if cache is not None:
             k, v, visible = cache.update(self.layer, k, v)  # (B, H, S, D) x 2, (B, 1, 1, S)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
@@ -77,17 +79,21 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear layers, four times as wide between them."""
+
     def __init__(self, config):
         super().__init__()
         self.hidden = nn.Linear(config.width, 4 * config.width)
         self.out = nn.Linear(4 * config.width, config.width)
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
-        # GPT-2's GELU is the tanh one; the exact one gives other logits.
+        # F.gelu(x, approximate="tanh"), which is GPT-2's; the exact GELU gives other logits.
         return self.out(fast.gelu(self.hidden(x)))
 
 
 class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream."""
+
     def __init__(self, config, layer):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
@@ -108,9 +114,9 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        # GPUs multiply faster by a multiple of 64; the extra rows never leave this class.
-        rows = -(-config.vocab_size // 64) * 64
-        self.token_embedding = nn.Embedding(rows, config.width)
+        # GPUs multiply faster by a multiple of 64. `head` cuts off the logits of the extra rows.
+        padded_vocab_size = math.ceil(config.vocab_size / 64) * 64
+        self.token_embedding = nn.Embedding(padded_vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
@@ -135,14 +141,18 @@ class GPT(nn.Module):
     def hidden(self, tokens, cache=None, wanted=None):  # (B, T) -> (B, T, C)
         """The states after the final layer norm.
 
+        `wanted (B, T)` bool says which states will be read. The others are zero, and
+        fast.packed_hidden leaves out what the wanted ones do not need. Training and the first pass
+        of the sampler take that road; it gives what the loop below gives.
+
         An empty `cache` (generate.KVCache) is filled by this pass; afterwards T is 1, and each row
-        continues at its own position. `wanted (B, T)` bool says which states will be read: the
-        others are zero, and `fast.packed_hidden` does not compute what the wanted ones don't need.
+        continues at its own position. ValueError if the tokens do not fit the context.
         """
         T = tokens.size(1)
         if T > self.config.context:
             raise ValueError(f"{T} tokens do not fit a context of {self.config.context}")
-        # Entered anew for every pass: weights cast without gradient must not serve one with.
+        # Autocast keeps its bf16 copies of weights while its context lasts. A copy that was made
+        # without gradient must not serve a pass with one, so each pass has a context of its own.
         bf16 = self.precision == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             if wanted is not None:
@@ -185,10 +195,10 @@ class ScalarHead(nn.Module):
 
 
 def response_mask(prompt_lengths, lengths, T):  # (B,), (B,) -> (B, T-1) bool
-    """True in the columns that choose a response token, the end token included. The one place where
-    the shift happens."""
-    chosen = torch.arange(1, T, device=lengths.device)  # column t chooses token t + 1
-    return (chosen >= prompt_lengths[:, None]) & (chosen < lengths[:, None])
+    """True in the columns that choose a response token, the end token included. The one place that
+    decides which columns belong to a response."""
+    token = torch.arange(1, T, device=lengths.device)  # column t chooses token t + 1
+    return (token >= prompt_lengths[:, None]) & (token < lengths[:, None])
 
 
 def logprobs(gpt, tokens, mask, temperature=1.0):  # (B, T), (B, T-1) -> (B, T-1), (B, T-1)
@@ -198,8 +208,9 @@ def logprobs(gpt, tokens, mask, temperature=1.0):  # (B, T), (B, T-1) -> (B, T-1
     `tokens` and `mask` may be on the CPU whatever the model's device; a mask on the CPU spares a
     GPU the wait for its indices. What comes back is on the model's device.
     """
-    states = gpt.hidden(tokens, wanted=F.pad(mask, (0, 1)))  # the state before the chosen token
-    return logprobs_of_hidden(gpt, states, tokens, mask, temperature)
+    wanted = F.pad(mask, (0, 1))  # (B, T): column t of the mask reads the state of token t
+    hidden = gpt.hidden(tokens, wanted=wanted)  # (B, T, C)
+    return logprobs_of_hidden(gpt, hidden, tokens, mask, temperature)
 
 
 def logprobs_of_hidden(gpt, hidden, tokens, mask, temperature=1.0):
@@ -210,7 +221,8 @@ def logprobs_of_hidden(gpt, hidden, tokens, mask, temperature=1.0):
     rows, columns = (fast.to_device(x, hidden.device) for x in mask.nonzero(as_tuple=True))  # (N,)
     states = hidden.reshape(B * T, -1).index_select(0, rows * T + columns)  # (N, C)
     ids = fast.to_device(tokens, hidden.device).flatten().index_select(0, rows * T + columns + 1)
-    # chosen_logprobs(logits, ids) with logits = head(states) / temperature
+    # chosen_logprobs(gpt.head(states) / temperature, ids); the head is linear without a bias, so
+    # dividing the states divides the logits.
     log_p, entropy = fast.chosen_logprobs(gpt, states.float() / temperature, ids)
     zeros = log_p.new_zeros(B * (T - 1))
     place = rows * (T - 1) + columns

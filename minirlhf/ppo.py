@@ -11,6 +11,8 @@ nothing that stands there reaches a loss, a gradient or a metric.
 """
 
 import copy
+import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +21,8 @@ from torch import nn
 
 from minirlhf.data import microbatches
 from minirlhf.fast import to_device
-from minirlhf.model import ScalarHead, logprobs_of_hidden, response_mask
+from minirlhf.generate import Samples
+from minirlhf.model import ScalarHead, logprobs_of_hidden
 from minirlhf.model import logprobs as model_logprobs
 
 
@@ -43,7 +46,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, tokens, mask, temperature=1.0):
         # (B, T), (B, T-1) -> logprobs, values, entropy, each (B, T-1)
-        wanted = F.pad(mask, (0, 1))  # the state that chooses, not the one that was chosen
+        wanted = F.pad(mask, (0, 1))  # (B, T): column t of the mask reads the state of token t
         hidden = self.gpt.hidden(tokens, wanted=wanted)  # (B, T, C)
         logprobs, entropy = logprobs_of_hidden(self.gpt, hidden, tokens, mask, temperature)
         states = self.critic.hidden(tokens, wanted=wanted) if self.critic else hidden
@@ -55,7 +58,8 @@ class ActorCritic(nn.Module):
 
 
 def masked_mean(x, mask):  # (...), (...) bool -> scalar
-    """The mean over the True entries; what stands in the others, even NaN, does not matter."""
+    """The mean over the True entries, NaN if there are none. What stands in the others, even NaN,
+    does not matter."""
     return torch.where(mask, x, 0.0).sum() / mask.sum()
 
 
@@ -67,8 +71,8 @@ def whiten(x, mask, shift_mean=True):  # (B, T-1), (B, T-1) -> (B, T-1)
     """Scaled to unit variance (biased, eps 1e-8) over the mask, zero outside. The mean becomes 0,
     or stays what it was if not `shift_mean`."""
     mean = masked_mean(x, mask)
-    shift = 0.0 if shift_mean else mean
-    whitened = (x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8) + shift
+    new_mean = 0.0 if shift_mean else mean
+    whitened = (x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8) + new_mean
     return torch.where(mask, whitened, 0.0)
 
 
@@ -158,9 +162,9 @@ def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
     within `clip` of the old one (Ziegler et al.'s code): the sum over the mask divided by `tokens`,
     as in `policy_loss`."""
     tokens = mask.sum() if tokens is None else tokens
-    near = values.clamp(old_values - clip, old_values + clip)
+    clipped_values = values.clamp(old_values - clip, old_values + clip)
     unclipped = torch.where(mask, values - returns, 0.0) ** 2  # masked first: NaN times 0 is NaN
-    clipped = torch.where(mask, near - returns, 0.0) ** 2
+    clipped = torch.where(mask, clipped_values - returns, 0.0) ** 2
     loss = 0.5 * torch.maximum(unclipped, clipped).sum() / tokens
     with torch.no_grad():
         stats = {
@@ -172,7 +176,8 @@ def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
 
 class AdaptiveKL:
     """Moves kl_coef so that the KL (nats per response) comes to `target` (Ziegler et al. 2019,
-    section 2.2). With a target of 0 it stays what it is."""
+    section 2.2): kl_coef *= 1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon. A target of
+    0 leaves kl_coef unchanged."""
 
     def __init__(self, kl_coef, target, horizon):
         self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
@@ -197,36 +202,42 @@ def missing_end_rule(scores, ended, missing_end_score):  # (B,), (B,) bool -> (B
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sampled responses and what is to be learned from them. Constants: nothing has a gradient."""
+    """Sampled responses and what is to be learned from them. Nothing in it has a gradient.
 
-    tokens: torch.Tensor  # (B, T)
-    prompt_lengths: torch.Tensor  # (B,) on the CPU, as the next: microbatches are made there
-    lengths: torch.Tensor  # (B,)
-    mask: torch.Tensor  # (B, T-1), as is all that follows
+    Everything per token is (B, T-1). The lengths are on the CPU, where microbatches are planned.
+    """
+
+    samples: Samples
+    mask: torch.Tensor
     logprobs: torch.Tensor  # of the policy that sampled
     ref_logprobs: torch.Tensor
     values: torch.Tensor
     rewards: torch.Tensor
-    raw_advantages: torch.Tensor
+    raw_advantages: torch.Tensor  # not whitened
     advantages: torch.Tensor  # whitened once, over the whole rollout
     returns: torch.Tensor
 
     def select(self, rows):  # list of row numbers -> Rollout
         """Some rows, with as many columns as the longest of them needs."""
-        T = int(self.lengths[rows].max())
-        index = row_index(rows, self.tokens.device)
-        spans = self.tokens[index, :T], self.prompt_lengths[rows], self.lengths[rows]
-        names = "mask logprobs ref_logprobs values rewards raw_advantages advantages returns"
-        return Rollout(*spans, *(getattr(self, name)[index, : T - 1] for name in names.split()))
+        samples = select_rows(self.samples, rows)
+        index = row_index(rows, self.mask.device)
+        columns = samples.tokens.size(1) - 1
+        fields = dataclasses.fields(self)[1:]
+        per_token = {field.name: getattr(self, field.name)[index, :columns] for field in fields}
+        return Rollout(samples, **per_token)
 
     def response_tokens(self, rows):  # list of row numbers -> int
         """How many response tokens some rows have."""
-        return int((self.lengths[rows] - self.prompt_lengths[rows]).sum())
+        return int((self.samples.lengths[rows] - self.samples.prompt_lengths[rows]).sum())
 
-    @property
-    def cpu_mask(self):  # (B, T-1) bool
-        """`mask` on the CPU: its indices then cost a GPU no wait."""
-        return response_mask(self.prompt_lengths, self.lengths, self.tokens.size(1))
+
+def select_rows(samples, rows):  # Samples, list of row numbers -> Samples
+    """Some rows, with as many columns as the longest of them needs."""
+    index = row_index(rows, samples.tokens.device)
+    columns = int(samples.lengths[rows].max())
+    tokens = samples.tokens[index, :columns]
+    ended = samples.ended[row_index(rows, samples.ended.device)]
+    return Samples(tokens, samples.prompt_lengths[rows], samples.lengths[rows], ended)
 
 
 def row_index(rows, device):
@@ -263,14 +274,14 @@ def score_tokens(model, reference, samples, first_epoch, temperature=1.0):
     """
     B, T = samples.tokens.shape
     logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)
-    for rows in (rows for minibatch in first_epoch for rows in minibatch):
-        columns = int(samples.lengths[rows].max())
-        index = row_index(rows, samples.tokens.device)
-        tokens = samples.tokens[index, :columns]
-        mask = response_mask(samples.prompt_lengths[rows], samples.lengths[rows], columns)
-        place = index, slice(columns - 1)
-        logprobs[place], values[place], _ = model(tokens, mask, temperature)
-        ref_logprobs[place], _ = model_logprobs(reference, tokens, mask, temperature)
+    for rows in itertools.chain.from_iterable(first_epoch):
+        batch = select_rows(samples, rows)
+        policy_logprobs, row_values, _ = model(batch.tokens, batch.mask, temperature)
+        reference_logprobs, _ = model_logprobs(reference, batch.tokens, batch.mask, temperature)
+        index, columns = row_index(rows, samples.tokens.device), batch.mask.size(1)
+        logprobs[index, :columns] = policy_logprobs
+        ref_logprobs[index, :columns] = reference_logprobs
+        values[index, :columns] = row_values
     return logprobs, ref_logprobs, values
 
 
@@ -291,30 +302,30 @@ def update(
     """Optimise over a `plan`: one optimiser step a minibatch, whose gradient does not depend on its
     microbatches. Returns the statistics of the whole update, over response tokens only, as tensors
     (reading them makes the CPU wait for a GPU)."""
-    parts, weights, norms = [], [], []
+    parts, token_counts, norms = [], [], []
     for minibatches in plan:  # an epoch
         for minibatch in minibatches:  # an optimiser step
-            tokens = sum(rollout.response_tokens(rows) for rows in minibatch)
+            minibatch_tokens = sum(rollout.response_tokens(rows) for rows in minibatch)
             for rows in minibatch:  # a microbatch: gradients add up
                 batch = rollout.select(rows)
-                logprobs, values, entropy = model(batch.tokens, batch.cpu_mask, temperature)
+                logprobs, values, entropy = model(
+                    batch.samples.tokens, batch.samples.mask, temperature
+                )
                 pg_loss, pg_stats = policy_loss(
-                    logprobs, batch.logprobs, batch.advantages, batch.mask, clip, tokens
+                    logprobs, batch.logprobs, batch.advantages, batch.mask, clip, minibatch_tokens
                 )
                 vf_loss, vf_stats = value_loss(
-                    values, batch.values, batch.returns, batch.mask, value_clip, tokens
+                    values, batch.values, batch.returns, batch.mask, value_clip, minibatch_tokens
                 )
                 loss = pg_loss + vf_coef * vf_loss
                 loss.backward()
 
-                weights.append(rollout.response_tokens(rows))
-                scale = tokens / weights[-1]  # the mean over the microbatch alone
                 losses = {"policy_loss": pg_loss, "value_loss": vf_loss, "loss": loss}
-                means = {name: scale * x.detach() for name, x in losses.items()}
-                means |= {"entropy": masked_mean(entropy, batch.mask)}
-                parts.append(means | pg_stats | vf_stats)
+                stats = microbatch_stats(batch, losses, minibatch_tokens, entropy)
+                parts.append(stats | pg_stats | vf_stats)
+                token_counts.append(rollout.response_tokens(rows))
             norms.append(step(model, optimizer, max_grad_norm))
-    return merge(parts, weights) | merge(norms, [1] * len(norms))
+    return merge(parts, token_counts) | merge(norms, [1] * len(norms))
 
 
 def step(model, optimizer, max_grad_norm):
@@ -331,10 +342,18 @@ def step(model, optimizer, max_grad_norm):
 # ---- metrics
 
 
-def merge(parts, weights):  # n dictionaries, n numbers -> dictionary
+@torch.no_grad()
+def microbatch_stats(batch, losses, minibatch_tokens, entropy):
+    """The losses as means over the microbatch's own tokens, and the mean entropy."""
+    scale = minibatch_tokens / batch.mask.sum()  # the losses are divided by the minibatch's tokens
+    means = {name: scale * loss for name, loss in losses.items()}
+    return means | {"entropy": masked_mean(entropy, batch.mask)}
+
+
+def merge(parts, token_counts):  # n dictionaries, n numbers -> dictionary
     """The statistics of all tokens from those of the microbatches: means weighted by their tokens,
     the variance within parts and between them, the least and the largest."""
-    weights = torch.tensor(weights, dtype=torch.float32, device="cpu")
+    weights = torch.tensor(token_counts, dtype=torch.float32, device="cpu")
     columns = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     weights = to_device(weights / weights.sum(), next(iter(columns.values())).device)
     merged = {name: (weights * x).sum() for name, x in columns.items()}
@@ -348,8 +367,9 @@ def merge(parts, weights):  # n dictionaries, n numbers -> dictionary
 
 @torch.no_grad()
 def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
-    """What was sampled, before learning from it. Numbers of a response are sums over its tokens;
-    the mean over responses is logged."""
+    """What was sampled, before learning from it. KL, its k3 and the sampled entropy are sums over a
+    response, averaged over responses; statistics of values, returns and advantages are over
+    tokens."""
     mask = rollout.mask
     kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)  # (B,)
     k3 = torch.where(mask, kl_k3(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(1)  # (B,)

@@ -56,7 +56,7 @@ class RewardModel(nn.Module):
 
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
     """Bradley-Terry: the mean of -log sigmoid(chosen - rejected - margin) on raw scores. `margin`,
-    a number or (N,), is Llama 2's."""
+    a number or (N,), is Llama 2's. `ranking_loss` is this for K = 2, and what train_rm.py uses."""
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
@@ -65,18 +65,19 @@ def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
     strictly ordered pairs.
 
     Rank 0 is best; equal ranks tie and form no pair; a negative rank says that there is no such
-    response. A prompt without a pair leaves the mean, and if there is none at all the loss is 0.
+    response. A prompt without a pair is left out of the mean; without any pair the loss is 0.
     Every prompt weighs the same, however many responses it has.
     """
-    ordered = ordered_pairs(ranks)  # (B, K, K)
+    ordered = pair_mask(ranks)  # (B, K, K)
+    # The first `where` keeps NaN out of the gradient: 0 times NaN is NaN.
     difference = torch.where(ordered, scores[:, :, None] - scores[:, None, :], 0.0)
     pair_losses = torch.where(ordered, -F.logsigmoid(difference), 0.0)
-    pairs = ordered.sum((1, 2)).clamp(min=1)  # (B,)
-    losses = pair_losses.sum((1, 2)) / pairs
-    return losses.sum() / ordered.any(2).any(1).sum().clamp(min=1)
+    pairs = ordered.sum((1, 2))  # (B,)
+    losses = pair_losses.sum((1, 2)) / pairs.clamp(min=1)
+    return losses.sum() / (pairs > 0).sum().clamp(min=1)
 
 
-def ordered_pairs(ranks):  # (B, K) -> (B, K, K) bool
+def pair_mask(ranks):  # (B, K) -> (B, K, K) bool
     """Whether the first of two responses to a prompt is strictly better than the second."""
     exists = ranks >= 0
     better = ranks[:, :, None] < ranks[:, None, :]
@@ -85,22 +86,22 @@ def ordered_pairs(ranks):  # (B, K) -> (B, K, K) bool
 
 def margins(scores, ranks):  # (B, K), (B, K) -> (pairs,)
     """Score of the better minus score of the worse, for every strictly ordered pair."""
-    row, better, worse = ordered_pairs(ranks).nonzero(as_tuple=True)
+    row, better, worse = pair_mask(ranks).nonzero(as_tuple=True)
     return scores[row, better] - scores[row, worse]
 
 
-def calibration_error(margins, likelihoods, bins=10):  # (N,), (N,) numpy -> number in [0, 1]
+def calibration_error(margins, probabilities, bins=10):  # (N,), (N,) numpy -> number in [0, 1]
     """Expected calibration error of raw scores.
 
-    sigmoid(margin) is the confidence of the model in a pair; `likelihoods` say how likely people
-    order it so (1 for an observed label). A pair in which the confidence is below 1/2 is turned
-    round. Pairs are put into `bins` equal bins of confidence, and the distance between the two
-    means of a bin is averaged over pairs.
+    sigmoid(margin) is the confidence of the model in a pair; `probabilities` say how likely people
+    order it so (1 for an observed label). A pair whose confidence is below 1/2 is swapped. Pairs
+    are put into `bins` equal bins of confidence, and the distance between the mean confidence and
+    the mean probability of a bin is averaged over pairs.
     """
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    likelihoods = np.where(margins >= 0, likelihoods, 1 - likelihoods)
+    probabilities = np.where(margins >= 0, probabilities, 1 - probabilities)
     bin_numbers = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = [np.abs((confidence - likelihoods)[bin_numbers == b].sum()) for b in range(bins)]
+    gaps = [np.abs((confidence - probabilities)[bin_numbers == b].sum()) for b in range(bins)]
     return float(sum(gaps) / len(margins))
 
 

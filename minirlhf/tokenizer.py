@@ -15,13 +15,14 @@ from minirlhf.run.config import InputError
 
 TINY = Path(__file__).parent / "world" / "tiny.tiktoken"
 END = "<|endoftext|>"
-# Contractions, words with the space before them, single digits, runs of punctuation, white space. GPT-2's pattern in spirit,
-# but written so that Python's `re` (training, below) and tiktoken's engine (everything else) both accept it.
+# Contractions, words with the space before them, single digits, runs of punctuation, white space.
+# It follows GPT-2's pattern, but Python's `re` (training, in world/bpe.py) and tiktoken's engine
+# (everything else) both accept it.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d| ?[^\s\w]+|_+|\s+(?!\S)|\s"
 
 
 class Tokenizer:
-    """`encode` never produces a special token, whatever the text; `decode` never shows one."""
+    """`encode` never gives a special token, whatever the text; `decode` never shows one."""
 
     def __init__(self, encoding):
         self.encoding = encoding
@@ -33,23 +34,25 @@ class Tokenizer:
             self.pieces[encoding.encode_single_token(piece)] = piece
 
     def encode(self, text):
-        """text -> list of ids. "<|endoftext|>" typed by a user is thirteen characters like any others."""
+        """text -> list of ids. "<|endoftext|>" in a text is thirteen characters like any others."""
         return self.encoding.encode_ordinary(text)
 
     def decode(self, ids):
-        """ids -> text; the end token and ids without text (some encodings have gaps) contribute nothing."""
+        """ids -> text. The end token and ids without text (some encodings have gaps) give nothing,
+        and bytes that are not UTF-8 give the replacement character."""
         return b"".join(self.pieces.get(i, b"") for i in ids).decode("utf-8", errors="replace")
 
     def fingerprint(self):
-        """A short name for the exact vocabulary, stored in checkpoints: two files called "tiny" may differ."""
-        pieces = [(i, piece) for i, piece in sorted(self.pieces.items())]
-        return hashlib.sha256(
-            repr((pieces, self.end_token, self.encoding._pat_str)).encode()
-        ).hexdigest()[:16]
+        """16 characters that identify the vocabulary and are stored in checkpoints: two
+        vocabularies called "tiny" may differ."""
+        pieces = sorted(self.pieces.items())
+        vocabulary = repr((pieces, self.end_token, self.encoding._pat_str))
+        return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
 
 def get_tokenizer(name="tiny"):
-    """The packaged tokenizer ("tiny") or tiktoken's encoding of that name. Raises InputError where there is none to be had."""
+    """The packaged tokenizer ("tiny"), or tiktoken's encoding of that name. InputError if tiktoken
+    does not know the name or cannot download its file."""
     if name == "tiny":
         return Tokenizer(tiktoken.Encoding(name, pat_str=PATTERN, **read_ranks(TINY.read_text())))
     if name not in tiktoken.list_encoding_names():
@@ -58,19 +61,19 @@ def get_tokenizer(name="tiny"):
         )
     try:
         return Tokenizer(tiktoken.get_encoding(name))
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # requests' errors are OSErrors; a ValueError is a file with the wrong hash
+    # The errors of requests are OSErrors; a ValueError is a file with the wrong hash.
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"--tokenizer {name}: tiktoken cannot download it here; set TIKTOKEN_CACHE_DIR to a folder that holds its files"
+            f"--tokenizer {name}: tiktoken cannot download it here; set TIKTOKEN_CACHE_DIR to a "
+            "folder that holds its files"
         ) from error
 
 
 def read_ranks(text):
-    """tiktoken's own file format: one `base64(piece) rank` a line. The end token takes the id after the last rank."""
-    ranks = {
-        base64.b64decode(piece): int(rank)
-        for piece, rank in (line.split() for line in text.splitlines())
-    }
+    """The arguments of tiktoken.Encoding from a text in tiktoken's file format, one
+    `base64(piece) rank` a line. The end token is the id after the last rank."""
+    ranks = {}
+    for line in text.splitlines():
+        piece, rank = line.split()
+        ranks[base64.b64decode(piece)] = int(rank)
     return {"mergeable_ranks": ranks, "special_tokens": {END: len(ranks)}}

@@ -1,4 +1,4 @@
-"""What several test files read and compare. Fixtures are in conftest.py."""
+"""Functions that several test files use. Fixtures are in conftest.py."""
 
 import json
 import random
@@ -16,21 +16,21 @@ CLOCKS = ("rollout_s", "scoring_s", "update_s", "tokens_per_s")
 
 
 def contents(folder):
+    """{path: bytes} of all files under a folder."""
     return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def logged(folder, name=None):
-    """metrics.jsonl as text, line by line (so that NaN equals NaN), without the readings of the
-    clock; or one metric."""
+    """The lines of metrics.jsonl as text, without what depends on the clock; or the values of one
+    metric, from the lines that have it. (As text, because NaN does not equal NaN.)"""
     lines = [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_metrics(folder)]
-    return (
-        [json.dumps(line) for line in lines]
-        if name is None
-        else [line[name] for line in lines if name in line]
-    )
+    if name is None:
+        return [json.dumps(line) for line in lines]
+    return [line[name] for line in lines if name in line]
 
 
 def saved(folder):
+    """The dictionary in a run's checkpoint."""
     return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
 
 
@@ -40,24 +40,22 @@ def same(a, b):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
-    return a.dtype == b.dtype and torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return a == b
 
 
 def generators():
     """The state of every global random number generator."""
-    numbers = np.random.get_state()
-    return (
-        torch.get_rng_state().tolist(),
-        [x.tolist() if isinstance(x, np.ndarray) else x for x in numbers],
-        random.getstate(),
-    )
+    name, keys, *rest = np.random.get_state()
+    numpy_state = [name, keys.tolist(), *rest]
+    return torch.get_rng_state().tolist(), numpy_state, random.getstate()
 
 
 def gradient(module):
-    """All gradients of a module as one vector, which are then cleared."""
-    vector = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in module.parameters()]
-    )
+    """The gradients of a module as one vector; none counts as zero. They are cleared."""
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
+    vector = torch.cat([part.flatten() for part in parts])
     module.zero_grad()
     return vector
 
@@ -73,7 +71,9 @@ def loop_rollout(samples, scores, logprobs, ref_logprobs, values, kl_coef, **fla
     with (
         patch.object(train_ppo, "sample", lambda *_: (samples._replace(ended=ended), None)),
         patch.object(ppo, "score_tokens", lambda *_: (logprobs, ref_logprobs, values)),
-        patch.object(ppo, "update", lambda *arguments: rollouts.append(arguments[2]) or {}),
+        patch.object(
+            ppo, "update", lambda *arguments, **settings: rollouts.append(arguments[2]) or {}
+        ),
     ):
         controller = ppo.AdaptiveKL(kl_coef, target=0, horizon=1)
         train_ppo.iterate(args, models, None, controller, [None] * len(scores), 0)

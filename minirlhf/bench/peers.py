@@ -1,7 +1,8 @@
-"""Other people's code on our work: the sides that minirlhf.bench puts beside ours.
+"""The sides of other libraries in `minirlhf bench`: the same work as ours by their code.
 
-A side is a function: job (see workload.Job) -> a function that does one run and returns (seconds by part, response tokens).
-What is not told otherwise is the library's default. Nothing here is needed for training: whatever is not installed is left out.
+A side is a function: a job (workload.Job) -> a function that does one run and returns (seconds by
+part, response tokens). An option that is not set here has the library's default. Training needs
+none of these libraries; a side whose library is not installed is left out.
 """
 
 import importlib.util
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minirlhf.bench.workload import LR, now, padded, sampled, timed
+from minirlhf.bench.workload import LR, count_tokens, pad, single_part, wall_clock
 from minirlhf.formats import gpt2
 
 
-def stepper(model, optimizer=None):
-    """The optimiser step that everybody takes: AdamW, gradients clipped to norm 1."""
+def optimiser_step(model, optimizer=None):
+    """The step that every side takes, as a function loss -> None: AdamW by default, gradients
+    clipped to norm 1."""
     optimizer = optimizer or torch.optim.AdamW(
         model.parameters(), lr=LR, weight_decay=0.0, fused=True
     )
@@ -36,7 +38,8 @@ def stepper(model, optimizer=None):
 # ---- transformers
 
 
-def quiet():
+def silence():
+    """Switch off the warnings and progress bars of transformers."""
     import transformers
 
     warnings.filterwarnings("ignore")
@@ -44,26 +47,25 @@ def quiet():
     transformers.logging.disable_progress_bar()
 
 
-def causal(folder):
+def causal_model(folder):
     from transformers import GPT2LMHeadModel
 
     return GPT2LMHeadModel.from_pretrained(folder)
 
 
-def scalar(folder):
+def scalar_model(folder):
     from transformers import GPT2ForSequenceClassification
 
     model = GPT2ForSequenceClassification.from_pretrained(folder, num_labels=1)
-    model.config.pad_token_id = (
-        model.config.vocab_size
-    )  # only there to find the last token: out of the vocabulary is none
+    # It serves only to find the last token. Out of the vocabulary, it marks no token as padding.
+    model.config.pad_token_id = model.config.vocab_size
     return model
 
 
 def transformers_sampling(job):
-    quiet()
-    model = causal(job.folder).to(job.device).eval()
-    tokens, there = (x.to(job.device) for x in padded(job.prompts, 0, left=True))
+    silence()
+    model = causal_model(job.folder).to(job.device).eval()
+    tokens, mask = (x.to(job.device) for x in pad(job.prompts, 0, left=True))
     options = {
         "max_new_tokens": job.workload.new_tokens,
         "do_sample": True,
@@ -73,77 +75,77 @@ def transformers_sampling(job):
     }
 
     def work():
-        out = model.generate(tokens, attention_mask=there, **options)
-        return sampled(out[:, tokens.size(1) :])
+        rows = model.generate(tokens, attention_mask=mask, **options)
+        return count_tokens(rows[:, tokens.size(1) :])
 
-    return timed(job.device, work)
+    return single_part(job.device, work)
 
 
 def transformers_language(job):
-    quiet()
-    model = causal(job.folder).to(job.device).train()
-    step = stepper(model)
+    silence()
+    model = causal_model(job.folder).to(job.device).train()
+    step = optimiser_step(model)
 
     def work():
         for batch in job.batches:
-            tokens, there = padded([example.tokens for example in batch], 0)
-            prompts = torch.tensor([example.prompt_length for example in batch])[:, None]
-            labels = torch.where(
-                (torch.arange(tokens.size(1)) >= prompts) & (there == 1), tokens, -100
-            )
-            tokens, there, labels = (x.to(job.device) for x in (tokens, there, labels))
-            step(model(input_ids=tokens, attention_mask=there, labels=labels).loss)
+            tokens, mask = pad([example.tokens for example in batch], 0)
+            prompt_lengths = torch.tensor([example.prompt_length for example in batch])[:, None]
+            response = (torch.arange(tokens.size(1)) >= prompt_lengths) & (mask == 1)
+            labels = torch.where(response, tokens, -100)
+            tokens, mask, labels = (x.to(job.device) for x in (tokens, mask, labels))
+            step(model(input_ids=tokens, attention_mask=mask, labels=labels).loss)
         return job.response_tokens
 
-    return timed(job.device, work)
+    return single_part(job.device, work)
 
 
 def pairs(batch):
-    """Each response once: a group of four ranked responses is two pairs of chosen and rejected."""
+    """[(chosen, rejected)] with each response in one pair: a group of four ranked responses gives
+    two."""
     return [group[i : i + 2] for group in batch for i in range(0, len(group) - 1, 2)]
 
 
 def transformers_rm(job):
-    quiet()
-    model = scalar(job.folder).to(job.device).train()
-    step = stepper(model)
+    silence()
+    model = scalar_model(job.folder).to(job.device).train()
+    step = optimiser_step(model)
 
     def work():
         for batch in job.batches:
-            both = [example.tokens for side in zip(*pairs(batch), strict=True) for example in side]
-            tokens, there = padded(both, 0)
-            last = there.sum(1) - 1
-            tokens, there = tokens.to(job.device), there.to(job.device)
-            hidden = model.transformer(input_ids=tokens, attention_mask=there).last_hidden_state
-            chosen, rejected = (
-                model.score(hidden[torch.arange(len(last)), last]).squeeze(-1).chunk(2)
-            )
+            rows = [example.tokens for side in zip(*pairs(batch), strict=True) for example in side]
+            tokens, mask = pad(rows, 0)
+            last = mask.sum(1) - 1
+            tokens, mask = tokens.to(job.device), mask.to(job.device)
+            hidden = model.transformer(input_ids=tokens, attention_mask=mask).last_hidden_state
+            scores = model.score(hidden[torch.arange(len(last)), last]).squeeze(-1)
+            chosen, rejected = scores.chunk(2)
             step(-F.logsigmoid(chosen - rejected).mean())
         return job.response_tokens
 
-    return timed(job.device, work)
+    return single_part(job.device, work)
 
 
 # ---- nanoGPT
 
 
 def nanogpt_dense(job):
-    """Its class of the same shape with its own optimiser. Loaded from a checkout of it: model.py is the file wanted."""
+    """Its GPT of the same shape with its own optimiser, from the model.py of a checkout."""
     path = Path(job.nanogpt) / "model.py"
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["nanogpt_model"] = module
     spec.loader.exec_module(module)
-    c = gpt2.read_config(Path(job.folder) / "config.json")
-    shape = {
-        "block_size": c.context,
-        "vocab_size": c.vocab_size,
-        "n_layer": c.layers,
-        "n_head": c.heads,
-        "n_embd": c.width,
+    shape = gpt2.read_config(Path(job.folder) / "config.json")
+    sizes = {
+        "block_size": shape.context,
+        "vocab_size": shape.vocab_size,
+        "n_layer": shape.layers,
+        "n_head": shape.heads,
+        "n_embd": shape.width,
     }
-    model = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True)).to(job.device)
-    step = stepper(model, model.configure_optimizers(0.0, LR, (0.9, 0.95), job.device.type))
+    model = module.GPT(module.GPTConfig(**sizes, dropout=0.0, bias=True)).to(job.device)
+    optimizer = model.configure_optimizers(0.0, LR, (0.9, 0.95), job.device.type)
+    step = optimiser_step(model, optimizer)
 
     def work():
         for batch in job.batches:
@@ -151,13 +153,14 @@ def nanogpt_dense(job):
             step(model(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())[1])
         return job.response_tokens
 
-    return timed(job.device, work)
+    return single_part(job.device, work)
 
 
 # ---- TRL
 
 QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-# Float32 and nothing computed twice, as in our own runs; the first two are TRL's defaults on a GPU with memory to save.
+# Float32 and nothing computed twice, as in our runs. TRL's defaults for the first two save memory
+# on a GPU.
 PLAIN = {
     "bf16": False,
     "gradient_checkpointing": False,
@@ -167,7 +170,7 @@ PLAIN = {
 
 
 def end_tokenizer():
-    """TRL wants a tokenizer even for ids; of this one only the padding and end ids are ever asked."""
+    """TRL requires a tokenizer even for ids; it reads only its padding id and its end id."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -175,61 +178,57 @@ def end_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>")
 
 
-def drive(trainer, job):
-    """One run is one call of train(), clocked from its beginning to the end of the last step."""
+def trainer_run(trainer, job):
+    """A run is one call of train(), clocked from its beginning to the end of its last step."""
     from transformers import TrainerCallback
 
-    clock = {}
+    times = {}
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *_, **__):
-            clock["start"] = now(job.device)
+            times["start"] = wall_clock(job.device)
 
         def on_step_end(self, *_, **__):
-            clock["end"] = now(job.device)
+            times["end"] = wall_clock(job.device)
 
     trainer.add_callback(Clock())
 
     def run():
         trainer.train()
-        return {"whole": clock["end"] - clock["start"]}, job.response_tokens
+        return {"whole": times["end"] - times["start"]}, job.response_tokens
 
     return run
 
 
-def settings(job, rows):
+def trainer_options(job, rows):
+    """Those of TRL's SFT and reward trainers: `rows` rows an optimiser step."""
     steps = {"max_steps": len(job.batches), "per_device_train_batch_size": rows}
-    return steps | {"output_dir": f"{job.folder}/trl", "use_cpu": job.device.type == "cpu"}
+    place = {"output_dir": f"{job.folder}/trl", "use_cpu": job.device.type == "cpu"}
+    return steps | place | QUIET | PLAIN
 
 
 def trl_sft(job):
-    quiet()
+    silence()
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     examples = [example for batch in job.batches for example in batch]
+    masks = [[int(i >= e.prompt_length) for i in range(len(e.tokens))] for e in examples]
     columns = {
         "input_ids": [example.tokens for example in examples],
-        "completion_mask": [
-            [int(i >= e.prompt_length) for i in range(len(e.tokens))] for e in examples
-        ],
+        "completion_mask": masks,
     }
-    own = SFTConfig(
-        completion_only_loss=True, **settings(job, len(job.batches[0])), **QUIET, **PLAIN
+    trainer = SFTTrainer(
+        causal_model(job.folder),
+        SFTConfig(completion_only_loss=True, **trainer_options(job, len(job.batches[0]))),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=end_tokenizer(),
     )
-    return drive(
-        SFTTrainer(
-            causal(job.folder),
-            own,
-            train_dataset=Dataset.from_dict(columns),
-            processing_class=end_tokenizer(),
-        ),
-        job,
-    )
+    return trainer_run(trainer, job)
 
 
 def trl_rm(job):
-    quiet()
+    silence()
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
@@ -238,51 +237,45 @@ def trl_rm(job):
         "chosen_ids": [e.tokens for e in chosen],
         "rejected_ids": [e.tokens for e in rejected],
     }
-    own = RewardConfig(**settings(job, len(pairs(job.batches[0]))), **QUIET, **PLAIN)
     trainer = RewardTrainer(
-        scalar(job.folder),
-        own,
+        scalar_model(job.folder),
+        RewardConfig(**trainer_options(job, len(pairs(job.batches[0])))),
         train_dataset=Dataset.from_dict(columns),
         processing_class=end_tokenizer(),
     )
-    return drive(trainer, job)
+    return trainer_run(trainer, job)
 
 
 def ppo_trainer(models, prompts, end_token, **options):
-    """TRL's PPOTrainer on prompts as ids. `models` are policy, reference, reward model and value model. The padding id is out
-    of the vocabulary, so that no token is taken for padding: TRL looks nothing up at it."""
+    """TRL's PPOTrainer on prompts as ids. `models` are policy, reference, reward model and value
+    model. The padding id is out of the vocabulary, so that no token counts as padding: TRL looks
+    nothing up at it."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     policy, reference, reward_model, value_model = models
-    pad = policy.config.vocab_size
+    pad_token = policy.config.vocab_size
+    plain = {"stop_token": "eos", "num_sample_generations": 0, "gradient_accumulation_steps": 1}
     return PPOTrainer(
-        PPOConfig(
-            stop_token="eos",
-            num_sample_generations=0,
-            gradient_accumulation_steps=1,
-            **QUIET,
-            **options,
-        ),
-        SimpleNamespace(eos_token_id=end_token, pad_token_id=pad),
+        PPOConfig(**plain, **QUIET, **options),
+        SimpleNamespace(eos_token_id=end_token, pad_token_id=pad_token),
         *(policy, reference, reward_model, prompts, value_model),
-        data_collator=lambda rows: {"input_ids": padded(rows, pad, left=True)[0]},
+        data_collator=lambda rows: {"input_ids": pad(rows, pad_token, left=True)[0]},
         eval_dataset=prompts,
     )
 
 
 def trl_ppo(job):
-    """One run is one call of train() for one rollout; its parts begin where it samples, scores and shuffles the first epoch."""
-    quiet()
+    """A run is one call of train() for one rollout, in parts: sampling, scoring, the update."""
+    silence()
     from trl.experimental.ppo import ppo_trainer as module
 
-    policy, reference, reward_model, value_model = (
-        make(job.folder) for make in (causal, causal, scalar, scalar)
-    )
-    B = len(job.prompts)
-    same_work = {
-        "total_episodes": B,
-        "per_device_train_batch_size": B,  # all at once, here and while scoring
-        "local_rollout_forward_batch_size": B,
+    makers = causal_model, causal_model, scalar_model, scalar_model
+    models = [make(job.folder) for make in makers]
+    rows = len(job.prompts)
+    options = {
+        "total_episodes": rows,
+        "per_device_train_batch_size": rows,  # all at once, here and while scoring
+        "local_rollout_forward_batch_size": rows,
         "num_ppo_epochs": job.epochs,
         "num_mini_batches": job.minibatches,
         "response_length": job.workload.new_tokens,
@@ -290,37 +283,39 @@ def trl_ppo(job):
         "use_cpu": job.device.type == "cpu",
         "output_dir": f"{job.folder}/trl",
     }
-    trainer = ppo_trainer(
-        [policy, reference, reward_model, value_model], job.prompts, 0, **same_work, **PLAIN
-    )
-    clock, told, batch_generation, permutation = (
-        [],
-        [],
-        module.batch_generation,
-        np.random.permutation,
-    )
-
-    def watched(model, queries, *rest):
-        clock[:] = [now(job.device)]
-        made = batch_generation(model, queries, *rest)
-        clock.append(now(job.device))
-        told[:] = [sampled(made[0][:, queries.size(1) :])]
-        return made
-
-    def shuffled(*parameters):
-        if len(clock) == 2:
-            clock.append(now(job.device))
-        return permutation(*parameters)
-
-    module.batch_generation, module.np.random.permutation = watched, shuffled
-    trainer.log = lambda _: clock.append(now(job.device))
+    trainer = ppo_trainer(models, job.prompts, 0, **options, **PLAIN)
+    laps = PPOLaps(module, trainer, job.device)
 
     def run():
         trainer.train()
-        parts = dict(zip(("rollout", "scoring", "update"), np.diff(clock).tolist(), strict=True))
-        return parts | {"whole": clock[-1] - clock[0]}, told[0]
+        seconds = np.diff(laps.times).tolist()
+        parts = dict(zip(("rollout", "scoring", "update"), seconds, strict=True))
+        return parts | {"whole": laps.times[-1] - laps.times[0]}, laps.response_tokens
 
     return run
+
+
+class PPOLaps:
+    """Clocks TRL's PPOTrainer: `times` are when it begins to sample, when it begins to score, when
+    it shuffles for the first epoch, and when it logs. Replaces functions in TRL's module."""
+
+    def __init__(self, module, trainer, device):
+        self.device, self.times, self.response_tokens = device, [], 0
+        self.generate, self.permute = module.batch_generation, np.random.permutation
+        module.batch_generation, module.np.random.permutation = self.sample, self.shuffle
+        trainer.log = lambda _: self.times.append(wall_clock(device))
+
+    def sample(self, model, queries, *rest):
+        self.times = [wall_clock(self.device)]
+        rollout = self.generate(model, queries, *rest)
+        self.times.append(wall_clock(self.device))
+        self.response_tokens = count_tokens(rollout[0][:, queries.size(1) :])
+        return rollout
+
+    def shuffle(self, *parameters):
+        if len(self.times) == 2:
+            self.times.append(wall_clock(self.device))
+        return self.permute(*parameters)
 
 
 # What the sides above import, some of it where it is used.

@@ -1,10 +1,11 @@
-"""Where the time of a PPO iteration goes, and how it grows with the number of responses and with their length.
+"""Where the time of a PPO iteration goes, and how it grows with the responses and their length.
 
-    python -m minirlhf.scaling                        the demonstration's shapes on this machine
-    python -m minirlhf.scaling --workload small       a larger model with GPT-2's vocabulary
+    minirlhf scaling                        the demonstration's shapes on this machine
+    minirlhf scaling --workload small       a larger model with GPT-2's vocabulary
 
-Twice the work is to take twice the time: then microseconds per real token, padding not counted, are the same in every row. Only
-attention may grow, because a token of a longer row looks at more tokens; so its share stands in a column of its own.
+Twice the work should take twice the time: then the microseconds per real token, without padding,
+are the same in every row. Only attention may grow, because a token of a longer row attends to more
+tokens; so its share has a column of its own.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from torch.profiler import profile
 from tqdm import tqdm
 
 from minirlhf.bench import speed
-from minirlhf.bench.workload import WORKLOADS, random_gpt, workload, write_record
+from minirlhf.bench.ours import ppo_iteration
+from minirlhf.bench.workload import WORKLOADS, random_gpt, sized_workload, write_record
 from minirlhf.formats import gpt2
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag
@@ -27,11 +29,13 @@ from minirlhf.run.metrics import table
 
 MATRICES = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 KINDS = ("matrix products", "attention", "the rest")
+HEADER = ("responses", "up to", "real tokens", "s", "us a token", "attention", "without it")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Time per real token of one PPO iteration at several numbers and lengths of responses, and what it is spent on."""
+    """Time per real token of one PPO iteration at several numbers and lengths of responses, and
+    what it is spent on."""
 
     workload: str = flag(
         "tiny", "shapes: tiny is the demonstration's, gpt2 wants a GPU", choices=tuple(WORKLOADS)
@@ -51,131 +55,118 @@ class Config:
     json: str = flag("out/scaling.json", "file that everything measured is written to")
 
 
-def numbers(name, text):
-    """ "16,32" -> [16, 32]"""
+def numbers(option, text):
+    """ "16,32", given as `option` -> [16, 32]"""
     try:
-        found = [int(word) for word in text.split(",") if word]
+        values = [int(word) for word in text.split(",") if word]
     except ValueError:
-        found = [0]
-    if any(n < 1 for n in found):
-        raise InputError(f"{name} {text}: write whole numbers separated by commas, as in 16,32")
-    return found
+        values = [0]
+    if any(n < 1 for n in values):
+        raise InputError(f"{option} {text}: write whole numbers separated by commas, as in 16,32")
+    return values
 
 
 def iteration(args, device, rollouts, new_tokens):
-    """A function that does one PPO iteration of the workload with so many responses of so many tokens."""
-    sizes = {
-        "workload": args.workload,
-        "rollouts": rollouts,
-        "new_tokens": new_tokens,
-        "seed": args.seed,
-    }
+    """A function that does one PPO iteration of the workload with this many responses of at most
+    this many tokens: () -> seconds by part, and the tokens of prompts and responses."""
+    shape = {"workload": args.workload, "rollouts": rollouts, "new_tokens": new_tokens}
+    workload = sized_workload(args.workload, rollouts, new_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        gpt2.save_gpt2(random_gpt(workload(args.workload, rollouts, new_tokens), args.seed), folder)
-        job = speed.make_job(dataclasses.replace(speed.Config(), **sizes), "ppo", folder, device)
-        run = speed.our_ppo(job, torch.float32)
+        gpt2.save_gpt2(random_gpt(workload, args.seed), folder)
+        sizes = dataclasses.replace(speed.Config(), **shape, seed=args.seed)
+        job = speed.make_job(sizes, "ppo", folder, device)
+        run = ppo_iteration(job, torch.float32)
     prompts = sum(map(len, job.prompts))
 
-    def counted():
+    def count():
         seconds, response_tokens = run()
         return seconds | {"tokens": prompts + response_tokens}
 
-    return counted
+    return count
 
 
 def kinds(run, device):
     """{kind of work: its share of one run}"""
     with profile() as record:
         run()
-    spent = dict.fromkeys(KINDS, 0.0)
+    times = dict.fromkeys(KINDS, 0.0)
     for event in record.key_averages():
-        if (
-            event.device_type != DeviceType.CPU
-        ):  # a GPU's own record of what the operations below have asked of it
+        # A GPU has events of its own for the kernels that the operations below have launched.
+        if event.device_type != DeviceType.CPU:
             continue
         kind = "attention" if "attention" in event.key else "the rest"
         kind = "matrix products" if event.key in MATRICES else kind
-        spent[kind] += (
-            event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-        )
-    return {kind: own / sum(spent.values()) for kind, own in spent.items()}
+        on_gpu = device.type == "cuda"
+        times[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    return {kind: seconds / sum(times.values()) for kind, seconds in times.items()}
 
 
 def measure(args, device, shapes):
-    """{shape: {"runs": [...], "kinds": {...}}}: the shapes in turn, run by run: whatever else the machine does meets all."""
-    made = {}
+    """{shape: {"runs": [...], "kinds": {...}}}. The shapes take turns, run by run, so that another
+    load on the machine affects them all."""
+    runs, measurements = {}, {}
     with tqdm(total=len(shapes) * (args.runs + 2)) as bar:
         for shape in shapes:
             bar.set_description("{} responses of up to {} tokens".format(*shape))
-            made[shape] = {"run": iteration(args, device, *shape), "runs": []}
-            made[shape]["run"]()
+            runs[shape], measurements[shape] = iteration(args, device, *shape), {"runs": []}
+            runs[shape]()
             bar.update()
         for _ in range(args.runs):
-            for own in made.values():
-                own["runs"].append(own["run"]())
+            for shape, run in runs.items():
+                measurements[shape]["runs"].append(run())
                 bar.update()
-        for own in made.values():
-            own["kinds"] = kinds(own.pop("run"), device)
+        for shape, run in runs.items():
+            measurements[shape]["kinds"] = kinds(run, device)
             bar.update()
-    return made
+    return measurements
 
 
-def row(shape, own):
+def row(shape, measurement):
     """One line of the table; microseconds are of the median run."""
-    each = [1e6 * run["whole"] / run["tokens"] for run in own["runs"]]
-    attention = own["kinds"]["attention"] * np.median(each)
-    tokens, seconds = (
-        np.median([run["tokens"] for run in own["runs"]]),
-        np.median([run["whole"] for run in own["runs"]]),
-    )
-    without = np.median(each) - attention
-    spread = f"{np.median(each):.0f} ({min(each):.0f}-{max(each):.0f})"
-    shares = [f"{100 * own['kinds'][kind]:.0f}" for kind in KINDS]
+    runs, shares = measurement["runs"], measurement["kinds"]
+    microseconds = [1e6 * run["whole"] / run["tokens"] for run in runs]
+    median = np.median(microseconds)
+    attention = shares["attention"] * median
     return [
         *shape,
-        f"{tokens:.0f}",
-        f"{seconds:.2f}",
-        spread,
+        f"{np.median([run['tokens'] for run in runs]):.0f}",
+        f"{np.median([run['whole'] for run in runs]):.2f}",
+        f"{median:.0f} ({min(microseconds):.0f}-{max(microseconds):.0f})",
         f"{attention:.0f}",
-        f"{without:.0f}",
-        *shares,
+        f"{median - attention:.0f}",
+        *(f"{100 * shares[kind]:.0f}" for kind in KINDS),
     ]
+
+
+def shapes_of(args):
+    """[(responses, tokens)]: the workload with each number of responses, and with each length."""
+    workload = WORKLOADS[args.workload]
+    shapes = [(n, workload.new_tokens) for n in numbers("--rollouts", args.rollouts)]
+    shapes += [(workload.prompts, n) for n in numbers("--new-tokens", args.new_tokens)]
+    if not shapes:
+        raise InputError("--rollouts and --new-tokens are both empty: nothing to measure")
+    for shape in shapes:
+        sized_workload(args.workload, *shape)  # refuses what is too short
+    return list(dict.fromkeys(shapes))
 
 
 def main(argv=None):
-    args = config.parse(Config, argv, prog="python -m minirlhf.scaling")
-    device = compute.pick_device(args.device)
-    usual = WORKLOADS[args.workload]
-    shapes = [(rollouts, usual.new_tokens) for rollouts in numbers("--rollouts", args.rollouts)]
-    shapes += [
-        (usual.prompts, new_tokens) for new_tokens in numbers("--new-tokens", args.new_tokens)
-    ]
-    if not shapes:
-        raise InputError("--rollouts and --new-tokens are both empty: nothing to measure")
+    args = config.parse(Config, argv)
+    device, shapes = compute.pick_device(args.device), shapes_of(args)
     if args.workload == "gpt2" and device.type == "cpu":
         raise InputError("--workload gpt2 takes hours without a GPU; choose small")
-    for shape in shapes:
-        workload(args.workload, *shape)  # refuses what is too short
     checkpoint.writable("--json", args.json)
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    made = measure(args, device, list(dict.fromkeys(shapes)))
-    header = ["responses", "up to", "real tokens", "s", "us a token", "attention", "without it"]
-    print(
-        "\n".join(
-            [
-                "",
-                *table(
-                    [*header, *(f"% {kind}" for kind in KINDS)],
-                    [row(*item) for item in made.items()],
-                ),
-            ]
-        )
-    )
-    rows = [{"rollouts": shape[0], "new_tokens": shape[1], **own} for shape, own in made.items()]
-    write_record(args, device, started, shapes=rows)
-    print(
-        f"\nus: microseconds of an iteration per token of prompts and responses, median (least-most). All is in {args.json}"
-    )
+    date = time.strftime("%Y-%m-%d %H:%M:%S")
+    measurements = measure(args, device, shapes)
+    header = [*HEADER, *(f"% {kind}" for kind in KINDS)]
+    print("\n".join(["", *table(header, [row(*item) for item in measurements.items()])]))
+    rows = [
+        {"rollouts": rollouts, "new_tokens": new_tokens, **measurement}
+        for (rollouts, new_tokens), measurement in measurements.items()
+    ]
+    write_record(args, device, date, shapes=rows)
+    explanation = "microseconds of an iteration per token of prompts and responses, median"
+    print(f"\nus: {explanation} (least-most). All is in {args.json}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The demonstration's PPO by TRL: from the same models, on the same prompts, with the flags of our run, judged beside it.
+"""The demonstration's PPO by TRL: the same models, prompts and flags as our run, judged beside it.
 
     pip install -e '.[bench]'
-    python -m minirlhf.trl                TRL's PPOTrainer from OUT/sft and OUT/rm with the flags of OUT/ppo; writes OUT/trl
+    minirlhf trl                from OUT/sft and OUT/rm with the flags of OUT/ppo; writes OUT/trl
 
-Three things TRL does its own way: its value function is always a network of its own (train_ppo.py's --critic separate), it
-does not clip gradients, and a response without an end has 3 taken off its score, where ours gets a score of -3.
+TRL differs in three things. Its value function is always a network of its own (train_ppo.py's
+--critic separate). It does not clip gradients. It takes 3 off the score of a response without an
+end; ours replaces that score by -3.
 """
 
 import contextlib
@@ -25,18 +26,19 @@ from tqdm import tqdm
 
 from minirlhf import data, evaluate, reward
 from minirlhf.bench import peers
-from minirlhf.bench.workload import script
 from minirlhf.formats import gpt2
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.metrics import table
 from minirlhf.tools import report
+from minirlhf.tools.script import script
 from minirlhf.world import measures, writers
 
 
 @dataclass(frozen=True)
 class Config:
-    """The PPO of OUT/ppo by TRL's PPOTrainer: the same models, prompts and flags, judged under the same noise."""
+    """The PPO of OUT/ppo by TRL's PPOTrainer: the same models, prompts and flags, judged under the
+    same noise."""
 
     out: str = flag(
         "out", "folder of all stages: reads OUT/sft, OUT/rm and OUT/ppo, writes OUT/trl"
@@ -45,40 +47,32 @@ class Config:
 
 
 def flags_of(folder):
-    """The flags of the PPO run in `folder`, as a Config of train_ppo.py, if TRL can follow them."""
+    """The flags of the PPO run in `folder`, as a Config of train_ppo.py. An InputError if TRL has
+    no such options."""
     path = Path(folder) / "config.json"
     if not path.exists():
         raise InputError(f"{path} does not exist; run train_ppo.py first, TRL takes its flags")
-    saved, own = json.loads(path.read_text())["flags"], script("train_ppo").Config
-    flags = own(
-        **{
-            field.name: saved[field.name]
-            for field in dataclasses.fields(own)
-            if field.name in saved
-        }
-    )
+    record, flags_class = json.loads(path.read_text())["flags"], script("train_ppo").Config
+    names = [field.name for field in dataclasses.fields(flags_class)]
+    flags = flags_class(**{name: record[name] for name in names if name in record})
     if flags.data or flags.reward:
-        raise InputError(
-            f"{folder} was trained with --data or --reward; only the embedded world and its reward model will do"
-        )
+        problem = f"{folder} was trained with --data or --reward"
+        raise InputError(f"{problem}; only the embedded world and its reward model will do")
     if flags.kl_target or flags.batch_size % flags.minibatches:
-        raise InputError(
-            f"{folder}: TRL has no --kl-target, and --batch-size must be a multiple of --minibatches"
-        )
+        problem = f"{folder}: TRL has no --kl-target"
+        raise InputError(f"{problem}, and --batch-size must be a multiple of --minibatches")
     return flags
 
 
 def hyper_parameters(flags):
     """Those of train_ppo.py in TRL's names, all rows of a rollout at once."""
-    size, plain = (
-        flags.batch_size,
-        {"use_cpu": True, "bf16": False, "gradient_checkpointing": False},
-    )
+    rows = flags.batch_size
+    plain = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
     return plain | {
         "seed": flags.seed,
-        "total_episodes": flags.updates * size,
-        "per_device_train_batch_size": size,
-        "local_rollout_forward_batch_size": size,
+        "total_episodes": flags.updates * rows,
+        "per_device_train_batch_size": rows,
+        "local_rollout_forward_batch_size": rows,
         "num_ppo_epochs": flags.epochs,
         "num_mini_batches": flags.minibatches,
         "response_length": flags.max_new_tokens,
@@ -96,22 +90,24 @@ def hyper_parameters(flags):
     }
 
 
-def to_transformers(gpt, make):
-    """Our weights as a model of theirs."""
+def to_transformers(gpt, load):
+    """Our weights as a model of transformers; `load` makes it of a folder."""
     with tempfile.TemporaryDirectory() as folder:
         gpt2.save_gpt2(gpt, folder)
-        return make(folder)
+        return load(folder)
 
 
 def from_transformers(model):
+    """A GPT-2 of transformers as a GPT of ours."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return gpt2.load_gpt2(folder)
 
 
 def to_scorer(reward_model):
-    """Our normalised scores by their model: mean and spread go into the head, which gets the bias that theirs lacks."""
-    model, head = to_transformers(reward_model.gpt, peers.scalar), reward_model.head
+    """A model of transformers with our normalised scores: mean and standard deviation go into the
+    head, which gets the bias that theirs lacks."""
+    model, head = to_transformers(reward_model.gpt, peers.scalar_model), reward_model.head
     model.score = nn.Linear(reward_model.gpt.config.width, 1)
     with torch.no_grad():
         model.score.weight.copy_(head.weight / reward_model.std)
@@ -120,79 +116,65 @@ def to_scorer(reward_model):
 
 
 def train(flags, sft, tokenizer, reward_model, prompts):
-    """(the policy that TRL makes of the SFT model, as a GPT of ours; seconds)"""
+    """(the policy that TRL trains from the SFT model, as a GPT of ours; seconds)"""
     prompts = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    policy, reference = (to_transformers(sft, peers.causal_model) for _ in range(2))
     scorer = to_scorer(reward_model)
-    models = [
-        to_transformers(sft, peers.causal),
-        to_transformers(sft, peers.causal),
-        scorer,
-        copy.deepcopy(scorer),
-    ]
+    models = [policy, reference, scorer, copy.deepcopy(scorer)]
     with tempfile.TemporaryDirectory() as folder:
-        own = hyper_parameters(flags)
-        trainer = peers.ppo_trainer(models, prompts, tokenizer.end_token, output_dir=folder, **own)
+        options = hyper_parameters(flags) | {"output_dir": folder}
+        trainer = peers.ppo_trainer(models, prompts, tokenizer.end_token, **options)
         with tqdm(total=flags.updates, desc="TRL's ppo") as bar:
-            trainer.log = partial(tell, bar)
+            trainer.log = partial(advance, bar)
             start = time.perf_counter()
             with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
                 trainer.train()
-    return from_transformers(models[0]), time.perf_counter() - start
+    return from_transformers(policy), time.perf_counter() - start
 
 
-def tell(bar, numbers):
+def advance(bar, numbers):
+    """TRL's log of one update, on the progress bar."""
     bar.update()
     bar.set_postfix(score=f"{numbers['objective/scores']:.2f}", kl=f"{numbers['objective/kl']:.2f}")
 
 
-def judged(args, flags, policies, tokenizer, reward_model):
-    """{name: numbers}, in the same way and under the same noise as minirlhf.report."""
+def compare(args, flags, policies, tokenizer, reward_model):
+    """{name: numbers}, in the same way and under the same noise as `minirlhf report`."""
     prompts = writers.prompts(args.prompts, rng(flags.seed, config.HELD_OUT_PROMPTS), "test")
     uniforms = evaluate.noise(flags.seed, len(prompts), flags.max_new_tokens)
     rows = {}
     for name, gpt in policies.items():
         replies = evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)
-        measured = report.measured_values(prompts, replies)
-        rows[name] = {axis: float(np.nanmean(measured[axis])) for axis in measures.AXES}
-        rows[name]["total_half"] = evaluate.interval(measured["total"])[1]
-        rows[name]["score"] = float(evaluate.score_replies(reward_model, prompts, replies).mean())
-        rows[name]["kl"] = float(evaluate.kl(gpt, policies["SFT"], replies).mean())
-        rows[name]["length"] = float(np.mean([reply.length for reply in replies]))
+        values = report.measured_values(prompts, replies)
+        numbers = {axis: float(np.nanmean(values[axis])) for axis in measures.AXES}
+        numbers["total_half"] = evaluate.interval(values["total"])[1]
+        numbers["score"] = float(evaluate.score_replies(reward_model, prompts, replies).mean())
+        numbers["kl"] = float(evaluate.kl(gpt, policies["SFT"], replies).mean())
+        numbers["length"] = float(np.mean([reply.length for reply in replies]))
+        rows[name] = numbers
     return rows
 
 
 def main(argv=None):
-    args = config.parse(Config, argv, prog="python -m minirlhf.trl")
+    args = config.parse(Config, argv)
     flags = flags_of(f"{args.out}/ppo")
     sft, tokenizer = checkpoint.load_gpt(flags.sft or f"{args.out}/sft")
     reward_model, _, _ = reward.load_reward_model(flags.rm or f"{args.out}/rm")
     ours, _ = checkpoint.load_gpt(f"{args.out}/ppo")
     prompts, _ = script("train_ppo").load_prompts(flags, tokenizer, sft.config.context)
     try:
-        peers.quiet()
+        peers.silence()
         policy, seconds = train(flags, sft, tokenizer, reward_model, prompts)
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; pip install -e '.[bench]'") from error
-    rows = judged(
-        args, flags, {"SFT": sft, "TRL's PPO": policy, "our PPO": ours}, tokenizer, reward_model
-    )
+    policies = {"SFT": sft, "TRL's PPO": policy, "our PPO": ours}
+    rows = compare(args, flags, policies, tokenizer, reward_model)
     columns = [*measures.AXES, "score", "kl", "length"]
-    print(
-        "\n".join(
-            [
-                "",
-                *table(
-                    ["", *columns],
-                    [[name, *(own[c] for c in columns)] for name, own in rows.items()],
-                ),
-            ]
-        )
-    )
+    lines = [[name, *(numbers[c] for c in columns)] for name, numbers in rows.items()]
+    print("\n".join(["", *table(["", *columns], lines)]))
     print(f"\nTRL took {seconds:.0f} seconds for {flags.updates} updates")
-    checkpoint.write_text(
-        f"{args.out}/trl/report.json",
-        json.dumps({"seconds": seconds, "rows": rows}, indent=1) + "\n",
-    )
+    record = json.dumps({"seconds": seconds, "rows": rows}, indent=1)
+    checkpoint.write_text(f"{args.out}/trl/report.json", record + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What minirlhf.bench measures: weights, prompts and records, the same for every side whatever library it is made of."""
+"""The work that `minirlhf bench` measures: weights, prompts and records, the same for every side,
+whatever library the side belongs to."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import time
@@ -11,24 +11,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minirlhf import data, model, tokenizer
+from minirlhf import data, model
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, rng
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import writers
 
 END = 0  # the end token of every workload
-LR = 1e-6  # of every optimiser that is timed: the weights, and with them the lengths of responses, stay what they were
+# The learning rate of every timed optimiser. It is small, so that the weights, and with them the
+# lengths of responses, stay as they are.
+LR = 1e-6
 
 
 @dataclass(frozen=True)
 class Workload:
-    size: str  # of the model, model.SIZES
+    size: str  # of the model, a key of model.SIZES
     vocab_size: int
     prompts: int  # responses a rollout
     prompt_tokens: tuple  # shortest, longest
-    new_tokens: int  # at most
-    mean: float  # length of a response
-    steps: int  # optimiser steps a run of sft takes; a tenth of it for rm, whose steps are larger
+    new_tokens: int  # the most tokens of a response
+    mean: float  # length of a response in tokens
+    steps: int  # optimiser steps a run of sft; rm, whose steps are larger, takes a tenth of them
 
 
 WORKLOADS = {
@@ -38,26 +41,25 @@ WORKLOADS = {
 }
 
 
-def workload(name, rollouts, new_tokens):
-    """A workload by name; with other numbers of responses and of their tokens, if those are not 0."""
+def sized_workload(name, rollouts, new_tokens):
+    """The workload of this name, with another number of responses and of tokens where they are not
+    0. Responses are then half of `new_tokens` long on average. An InputError for fewer than 3."""
     if 0 < new_tokens < 3:
-        raise InputError(
-            f"--new-tokens {new_tokens}: give at least 3, because responses are to end by themselves half-way"
-        )
-    chosen = WORKLOADS[name]
-    chosen = dataclasses.replace(chosen, prompts=rollouts or chosen.prompts)
-    return (
-        dataclasses.replace(chosen, new_tokens=new_tokens, mean=new_tokens / 2)
-        if new_tokens
-        else chosen
-    )
+        reason = "because responses are to end by themselves half-way"
+        raise InputError(f"--new-tokens {new_tokens}: give at least 3, {reason}")
+    workload = WORKLOADS[name]
+    workload = dataclasses.replace(workload, prompts=rollouts or workload.prompts)
+    if not new_tokens:
+        return workload
+    return dataclasses.replace(workload, new_tokens=new_tokens, mean=new_tokens / 2)
 
 
-# ---- weights and records
+# ---- weights
 
 
 def chance_of_end(mean, new_tokens):
-    """p such that responses which end with chance p at each token, and are cut off after new_tokens, are `mean` long."""
+    """The probability p of an end at each token that makes responses `mean` tokens long, if they
+    are cut off after `new_tokens` tokens. By bisection."""
     low, high = 1e-9, 1.0
     for _ in range(60):
         p = (low + high) / 2
@@ -67,7 +69,8 @@ def chance_of_end(mean, new_tokens):
 
 @torch.no_grad()
 def random_gpt(workload, seed):
-    """GPT-2's initialisation, and a direction of the last layer that makes responses end at the rate wanted."""
+    """A GPT with GPT-2's initialisation whose responses end at the workload's rate: a direction in
+    the last layer gives the end token its probability. Seeds torch's global generator."""
     torch.manual_seed(seed)
     context = max(128, workload.prompt_tokens[1] + workload.new_tokens)
     gpt = model.GPT(model.GPTConfig.sized(workload.size, workload.vocab_size, context))
@@ -77,18 +80,19 @@ def random_gpt(workload, seed):
     v = torch.randn(gpt.config.width)
     v *= 0.3 / v.norm()
     gpt.token_embedding.weight[END] = v
-    hidden = gpt.hidden(torch.randint(1, workload.vocab_size, (16, 32))).flatten(
-        0, 1
-    )  # of a random model all ids are alike
+    # Any ids will do: to a random model they are all alike.
+    hidden = gpt.hidden(torch.randint(1, workload.vocab_size, (16, 32))).flatten(0, 1)
     p = chance_of_end(workload.mean, workload.new_tokens)
-    offset = wanted = math.log(p / (1 - p))
-    for _ in range(
-        8
-    ):  # the logit is not quite linear in the offset, because the other ids' logits move a little with it
-        now = float(torch.softmax(gpt.head(hidden + v / 0.09 * offset), -1)[:, END].mean())
-        offset += wanted - math.log(now / (1 - now))
+    offset = target = math.log(p / (1 - p))
+    # The logit is not quite linear in the offset, because the other ids' logits move a little too.
+    for _ in range(8):
+        end = float(torch.softmax(gpt.head(hidden + v / 0.09 * offset), -1)[:, END].mean())
+        offset += target - math.log(end / (1 - end))
     gpt.norm.bias.copy_(v / 0.09 * offset)
     return gpt
+
+
+# ---- records
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,10 @@ class Job:
 
     task: str
     workload: Workload
-    folder: str  # of the weights, GPT-2's layout
+    folder: str  # of the weights, in GPT-2's layout
     device: torch.device
-    prompts: list
-    batches: list  # of Examples, or in rm of groups of Examples
+    prompts: list  # of lists of ids
+    batches: list  # of Examples; in rm of groups of Examples
     epochs: int
     minibatches: int
     nanogpt: str
@@ -116,146 +120,137 @@ class Job:
         return sum(len(example.tokens) - example.prompt_length for example in self.examples)
 
 
-def renamed(vocab_size, seed):
-    """Text -> ids of the workload's vocabulary: the world's own tokenizer, its ids renamed one to one, its end token END."""
-    tok = tokenizer.get_tokenizer("tiny")
-    names = np.insert(
-        rng(seed, config.GPT_WEIGHTS).permutation(vocab_size - 1)[: tok.vocab_size - 1] + 1,
-        tok.end_token,
-        END,
-    )
-    return lambda ids: names[ids].tolist(), tok
+def id_map(tokenizer, vocab_size, seed):
+    """For each id of the tokenizer an id of another vocabulary, (tokenizer.vocab_size,): one to one
+    at random, the end token to END."""
+    ids = rng(seed, config.GPT_WEIGHTS).permutation(vocab_size - 1) + 1
+    return np.insert(ids[: tokenizer.vocab_size - 1], tokenizer.end_token, END)
 
 
 def batches(task, workload, seed):
-    """Records of the world in steps as large as the scripts' default; half of sft's are documents, as in pretraining."""
-    draw = rng(seed, config.DEMONSTRATIONS)
+    """Records of the world in batches as large as the scripts' default. Half of sft's records are
+    documents, as in pretraining; those of dense are rows of one length."""
+    generator = rng(seed, config.DEMONSTRATIONS)
     if task == "dense":
-        rows = draw.integers(1, workload.vocab_size, (max(1, workload.steps // 4), 64, 64)).tolist()
+        shape = max(1, workload.steps // 4), 64, 64
+        rows = generator.integers(1, workload.vocab_size, shape).tolist()
         return [[data.Example(ids, 1) for ids in batch] for batch in rows]
-    name, tok = renamed(workload.vocab_size, seed)
+    tokenizer = get_tokenizer("tiny")
+    ids = id_map(tokenizer, workload.vocab_size, seed)
 
     def examples(records):
-        encoded = [data.encode(tok, prompt, response) for prompt, response in records]
-        return [data.Example(name(example.tokens), example.prompt_length) for example in encoded]
+        rows = [data.encode(tokenizer, prompt, response) for prompt, response in records]
+        return [data.Example(ids[row.tokens].tolist(), row.prompt_length) for row in rows]
 
     if task == "sft":
-        half = workload.steps // 2 * 16
-        rows = examples([(r.prompt, r.response) for r in writers.demonstrations(half, draw)])
-        rows += examples([("", text) for text in writers.documents(half, draw)])
+        n = workload.steps // 2 * 16
+        rows = examples([(r.prompt, r.response) for r in writers.demonstrations(n, generator)])
+        rows += examples([("", text) for text in writers.documents(n, generator)])
         return [rows[i : i + 16] for i in range(0, len(rows), 16)]
     n = max(1, workload.steps // 10) * 32 if task == "rm" else 0
-    asked, responses = (
-        writers.prompts(n, draw),
-        [r.response for r in writers.demonstrations(4 * n, draw)] if n else [],
-    )
-    groups = [
-        examples([(asked[i], response) for response in responses[4 * i : 4 * i + 4]])
-        for i in range(n)
-    ]
+    groups = [examples(group) for group in response_groups(n, generator)]
     return [groups[i : i + 32] for i in range(0, n, 32)]
+
+
+def response_groups(n, generator):
+    """n lists of four (prompt, response) with one prompt. The responses answer other prompts: how
+    long they are is all that matters to the time."""
+    prompts = writers.prompts(n, generator)
+    records = writers.demonstrations(4 * n, generator) if n else []
+    responses = [record.response for record in records]
+    return [[(prompts[i], text) for text in responses[4 * i : 4 * i + 4]] for i in range(n)]
 
 
 # ---- what every side needs
 
 
-def script(name):
-    """A training script as a module: what is measured is the code that is run."""
-    if importlib.util.find_spec(name) is None:
-        raise InputError(f"{name}.py is not here; run this from the repository's root")
-    return importlib.import_module(name)
-
-
-def now(device):
-    """Seconds, once a GPU has done what it was asked."""
+def wall_clock(device):
+    """Seconds, read when a GPU has finished the work that waits for it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def timed(device, work):
-    """A side whose run has one part: `work()` returns its response tokens."""
+def single_part(device, work):
+    """A run that is clocked as a whole: () -> ({"whole": seconds}, response tokens). `work()`
+    returns the response tokens."""
 
     def run():
-        start = now(device)
+        start = wall_clock(device)
         tokens = work()
-        return {"whole": now(device) - start}, tokens
+        return {"whole": wall_clock(device) - start}, tokens
 
     return run
 
 
-def padded(rows, fill, left=False):  # list of lists -> (B, T), (B, T) 1 where there is a token
+def pad(rows, fill, left=False):  # list of lists of ids -> (B, T), (B, T)
+    """The ids with `fill` beside them, and an attention mask: 1 where there is a token."""
     T = max(map(len, rows))
-    tokens, there = torch.full((len(rows), T), fill), torch.zeros(len(rows), T, dtype=torch.long)
+    tokens, mask = torch.full((len(rows), T), fill), torch.zeros(len(rows), T, dtype=torch.long)
     for i, ids in enumerate(rows):
-        span = slice(T - len(ids), T) if left else slice(0, len(ids))
-        tokens[i, span], there[i, span] = torch.tensor(ids), 1
-    return tokens, there
+        columns = slice(T - len(ids), T) if left else slice(0, len(ids))
+        tokens[i, columns], mask[i, columns] = torch.tensor(ids), 1
+    return tokens, mask
 
 
-def sampled(
-    tokens,
-):  # (B, T) responses -> how many tokens come before the first end token 0, it included
-    ended = (tokens == 0).int().cumsum(1)
-    return int(((ended == 0) | ((ended == 1) & (tokens == 0))).sum())
+def count_tokens(responses):  # (B, T) -> int
+    """The tokens of all responses, each up to its first end token 0, the end token included."""
+    ends = (responses == 0).int().cumsum(1)
+    return int(((ends == 0) | ((ends == 1) & (responses == 0))).sum())
 
 
-def write_record(args, device, started, **measured):
-    """Everything that was measured, with the flags and where it was measured, into the file --json."""
-    where = {
+def write_record(args, device, date, **measurements):
+    """Write all measurements into the file --json, with the flags and where they were taken."""
+    environment = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
-        "date": started,
+        "date": date,
     }
-    record = {"flags": dataclasses.asdict(args), **where, **measured}
+    record = {"flags": dataclasses.asdict(args), **environment, **measurements}
     checkpoint.write_text(args.json, json.dumps(record, indent=1) + "\n")
 
 
 # ---- arithmetic
 
 
-def flops(job, c, tokens):
-    """The arithmetic of a run as it is usually counted, `tokens` being its response tokens: two operations a weight and real
-    token forward, twice that again backward; the trunk at every token, the head at response tokens. Without attention; and
-    what our last block leaves out is counted all the same."""
+def flops(job, shape, tokens):
+    """The floating-point operations of a run with `tokens` response tokens on a GPT of this shape
+    (a GPTConfig), as they are usually counted.
+
+    Two operations a weight and real token forward, four backward; the trunk at every token, the
+    head at response tokens. Attention is not counted. What our last block leaves out is counted.
+    """
     if job.task in ("sampling", "ppo"):
         prompts = sum(map(len, job.prompts))
-    elif job.task == "rm":
-        prompts = sum(
-            group[0].prompt_length for batch in job.batches for group in batch
-        )  # what a group shares, once
+    elif job.task == "rm":  # the prompt that a group shares counts once
+        prompts = sum(group[0].prompt_length for batch in job.batches for group in batch)
     else:
         prompts = sum(example.prompt_length for example in job.examples)
     # ppo: the rollout; policy, reference and reward model (no head) score; then the epochs
-    learn = 3 * job.epochs
-    trunk, head = {"sampling": (1, 1), "rm": (3, 0), "ppo": (1 + 3 + learn, 1 + 2 + learn)}.get(
-        job.task, (3, 3)
-    )
-    weights = 12 * c.layers * c.width**2
-    return 2 * (trunk * weights * (prompts + tokens) + head * c.width * c.vocab_size * tokens)
+    training = 3 * job.epochs
+    passes = {"sampling": (1, 1), "rm": (3, 0), "ppo": (1 + 3 + training, 1 + 2 + training)}
+    trunk, head = passes.get(job.task, (3, 3))
+    weights = 12 * shape.layers * shape.width**2
+    head_weights = shape.width * shape.vocab_size
+    return 2 * (trunk * weights * (prompts + tokens) + head * head_weights * tokens)
 
 
-def ceiling(c, device, precision, repeats=8):
-    """Operations a second of the model's own matrix products, one layer of each kind at a time, the best of several."""
-    N, C = compute.pick_microbatch(0, device, c.vocab_size), c.width
+def ceiling(shape, device, precision, repeats=8):
+    """Operations a second of the matrix products of a GPT of this shape: one layer of each kind at
+    a time, each the best of `repeats`. The head's product is float32."""
+    N, C = compute.pick_microbatch(0, device, shape.vocab_size), shape.width
+    products = [(N, C, 3 * C), (N, C, C), (N, C, 4 * C), (N, 4 * C, C)]
+    products = [(*product, shape.layers) for product in products]
     total = seconds = 0.0
-    shapes = [
-        (N, C, 3 * C, c.layers),
-        (N, C, C, c.layers),
-        (N, C, 4 * C, c.layers),
-        (N, 4 * C, C, c.layers),
-    ]
-    for rows, inner, outer, times in [*shapes, (N // 2, C, c.vocab_size, 1)]:
-        dtype = torch.float32 if outer == c.vocab_size else precision
-        x, w = (
-            torch.randn(rows, inner, device=device, dtype=dtype),
-            torch.randn(outer, inner, device=device, dtype=dtype),
-        )
+    for rows, inner, outer, layers in [*products, (N // 2, C, shape.vocab_size, 1)]:
+        dtype = torch.float32 if outer == shape.vocab_size else precision
+        x = torch.randn(rows, inner, device=device, dtype=dtype)
+        w = torch.randn(outer, inner, device=device, dtype=dtype)
         best = math.inf
         for _ in range(repeats):
-            start = now(device)
+            start = wall_clock(device)
             F.linear(x, w)
-            best = min(best, now(device) - start)
-        total, seconds = total + times * 2 * rows * inner * outer, seconds + times * best
+            best = min(best, wall_clock(device) - start)
+        total, seconds = total + layers * 2 * rows * inner * outer, seconds + layers * best
     return total / seconds

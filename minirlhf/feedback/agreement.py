@@ -9,29 +9,59 @@ from minirlhf.feedback.simulated import preference_probability
 
 
 def ranking_numbers(comparisons, scores, totals=None):
-    """How raw scores, one list a comparison, order held-out comparisons: accuracy on strictly ordered pairs of different texts
-    (a tie of scores is wrong), loss, calibration. Where the judge's `totals` are known, so is how likely a labeller orders a
-    pair as this one did: hence the accuracy to expect with other labellers, and the best possible one."""
-    pairs = []  # margin, total of the better, total of the worse: as the labeller has it
-    for c, own, truth in zip(comparisons, scores, totals or scores, strict=True):
-        for i, j in itertools.permutations(range(len(own)), 2):
-            if c.ranks[i] < c.ranks[j] and c.responses[i] != c.responses[j]:
-                pairs.append((own[i] - own[j], truth[i], truth[j]))
+    """How raw scores order held-out comparisons, as a dictionary. `scores` and the judge's `totals`
+    are one list a comparison.
+
+    A pair is two responses with different texts and different ranks. Over all pairs: accuracy (a
+    tie of scores is wrong), the mean preference loss, and the calibration error. Where `totals` are
+    given, also the probability that a labeller orders a pair as this one did, and with it the
+    accuracy to expect with other labellers and the best possible one.
+    """
+    pairs = [
+        (n, better, worse)
+        for n, comparison in enumerate(comparisons)
+        for better, worse in ordered_pairs(comparison)
+    ]
     if not pairs:
         return {"held_out_pairs": 0}
-    margins, better, worse = np.array(pairs).T
+    margins = np.array([scores[n][better] - scores[n][worse] for n, better, worse in pairs])
     numbers = {
         "held_out_pairs": len(margins),
         "held_out_accuracy": (margins > 0).mean(),
         "ties": (margins == 0).mean(),
+        "held_out_loss": np.logaddexp(0, -margins).mean(),
     }
-    numbers["held_out_loss"] = np.logaddexp(0, -margins).mean()
     likely = np.ones(len(margins))
     if totals:
-        likely = preference_probability(better, worse)
-        numbers["expected_accuracy"] = np.where(margins > 0, likely, 1 - likely).mean()
-        numbers["best_possible_accuracy"] = np.maximum(likely, 1 - likely).mean()
-        numbers["labellers_agree"] = (likely**2 + (1 - likely) ** 2).mean()
-        if (differ := better != worse).any():
-            numbers["agreement_with_judge"] = ((margins > 0) == (better > worse))[differ].mean()
+        better_totals = np.array([totals[n][better] for n, better, _ in pairs])
+        worse_totals = np.array([totals[n][worse] for n, _, worse in pairs])
+        likely = preference_probability(better_totals, worse_totals)
+        numbers |= labeller_numbers(margins, better_totals, worse_totals, likely)
     return numbers | {"calibration_error": reward.calibration_error(margins, likely)}
+
+
+def ordered_pairs(comparison):
+    """(index of the better response, index of the worse one) of every pair with different texts and
+    different ranks."""
+    texts, ranks = comparison.responses, comparison.ranks
+    return [
+        (i, j)
+        for i, j in itertools.permutations(range(len(texts)), 2)
+        if ranks[i] < ranks[j] and texts[i] != texts[j]
+    ]
+
+
+def labeller_numbers(margins, better_totals, worse_totals, likely):
+    # (N,) numpy each -> dictionary
+    """What is known where the judge's totals are: `likely` is the probability that a labeller
+    orders a pair as it is ordered here."""
+    numbers = {
+        "expected_accuracy": np.where(margins > 0, likely, 1 - likely).mean(),
+        "best_possible_accuracy": np.maximum(likely, 1 - likely).mean(),
+        "labellers_agree": (likely**2 + (1 - likely) ** 2).mean(),
+    }
+    different = better_totals != worse_totals
+    if different.any():
+        agreement = (margins > 0) == (better_totals > worse_totals)
+        numbers["agreement_with_judge"] = agreement[different].mean()
+    return numbers

@@ -7,11 +7,13 @@ LABEL_NOISE = 0.6  # in units of the total; two labellers then agree about as of
 
 
 def preference_probability(better, worse):
-    """How often a labeller prefers the first of two totals: Bradley-Terry. Floats or arrays."""
+    """The probability that a labeller prefers the first of two totals: Bradley-Terry. Floats or
+    arrays."""
     return 1 / (1 + np.exp(-(better - worse) / LABEL_NOISE))
 
 
 def rank(totals, rng):
-    """A labeller's ranks of K responses, 0 is best: Plackett-Luce, since the difference of two Gumbels is logistic."""
-    noisy = np.asarray(totals) + rng.gumbel(scale=LABEL_NOISE, size=len(totals))
-    return np.argsort(np.argsort(-noisy)).tolist()
+    """A labeller's ranks of K responses, 0 is best. Plackett-Luce: the labeller orders the totals
+    plus Gumbel noise, and the difference of two Gumbel variables is logistic."""
+    noisy_totals = np.asarray(totals) + rng.gumbel(scale=LABEL_NOISE, size=len(totals))
+    return np.argsort(np.argsort(-noisy_totals)).tolist()

@@ -1,11 +1,12 @@
 """JSON Lines -> the records of data.py.
 
-A file is JSON Lines, plain or gzip. What a line is, its fields say:
+A file is JSON Lines, plain or gzip. A line has one of these forms:
 
-    {"prompt": ..., "response": ...}                      a demonstration ("completion" is accepted for "response")
-    {"prompt": ..., "responses": [...], "ranks": [...]}   a comparison: rank 0 is best, equal ranks tie
+    {"prompt": ..., "response": ...}                      a demonstration; "completion" will do
+    {"prompt": ..., "responses": [...], "ranks": [...]}   a comparison: rank 0 is best, equal ranks
+                                                          tie; "ratings" are optional
     {"prompt": ..., "chosen": ..., "rejected": ...}       a comparison of two
-    {"chosen": ..., "rejected": ...}                      two whole dialogues, as in Anthropic's HH-RLHF
+    {"chosen": ..., "rejected": ...}                      two whole dialogues (Anthropic's HH-RLHF)
     {"prompt": ...}                                       a prompt
 
 Any of them serves as a prompt, and a comparison of two as a demonstration (the chosen side).
@@ -20,24 +21,32 @@ import zlib
 from minirlhf.data import Comparison, Demonstration
 from minirlhf.run.config import InputError
 
-ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"
+ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"  # HH-RLHF's marks of a turn
 
 
 def read_demonstrations(path, fits=None):
-    return read(path, demonstration, fits)
+    """list of Demonstration; see `read_records`."""
+    return read_records(path, demonstration, '{"prompt": "...", "response": "..."}', fits)
 
 
 def read_comparisons(path, fits=None):
-    return read(path, comparison, fits)
+    """list of Comparison; see `read_records`."""
+    example = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
+    return read_records(path, comparison, example, fits)
 
 
 def read_prompts(path, fits=None):
-    return read(path, prompt, fits)
+    """list of texts; see `read_records`."""
+    return read_records(path, prompt, '{"prompt": "..."}', fits)
 
 
-def read(path, convert, fits=None):
-    """The records of a file. `convert` makes one from a dictionary (None: skip it), and `fits`, if given, says whether to keep
-    it. Either may raise ValueError, which becomes an InputError naming file and line. What is left out is counted on stderr.
+def read_records(path, convert, example, fits=None):
+    """The records of a file.
+
+    `convert` makes a record of a line's dictionary, or None where the line has to be skipped. A
+    record with `fits(record)` False is left out. How many were skipped and left out is printed on
+    stderr. A ValueError of either function becomes an InputError that names file and line. So does
+    a file without a record, whose message shows `example`.
     """
     records, skipped, too_long = [], 0, 0
     for number, line in numbered_lines(path):
@@ -52,25 +61,22 @@ def read(path, convert, fits=None):
         except ValueError as error:
             raise InputError(f"{path}:{number}: {error}") from error
     if skipped:
-        print(
-            f"{path}: skipped {skipped} pairs whose dialogues differ before the last answer",
-            file=sys.stderr,
-        )
+        reason = "pairs whose dialogues differ before the last answer"
+        print(f"{path}: skipped {skipped} {reason}", file=sys.stderr)
     if too_long:
         print(f"{path}: left out {too_long} records that do not fit the context", file=sys.stderr)
     if not records:
-        raise InputError(
-            f"{path}: no usable record; a line is a JSON object such as {convert.__doc__}"
-        )
+        raise InputError(f"{path}: no usable record; a line is a JSON object such as {example}")
     return records
 
 
 def numbered_lines(path):
-    """(1, first line), ... without the blank ones. gzip is known by its first two bytes."""
+    """(1, first line), ... without the blank lines. A gzip file begins with the bytes 1f 8b,
+    whatever its name."""
     try:
         with open(path, "rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        with (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
@@ -80,6 +86,9 @@ def numbered_lines(path):
         raise InputError(f"{path}: a damaged gzip file; fetch it again") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; check the path") from error
+
+
+# ---- a line -> a record. Each raises ValueError where the line has another form.
 
 
 def parse_line(line):
@@ -92,79 +101,85 @@ def parse_line(line):
     return record
 
 
-def text(record, *names):
+def text_field(record, *names):
     """The first of the fields `names` that the record has, which must be text."""
-    name = next((name for name in names if name in record), None)
-    if name is None:
-        raise ValueError(
-            f"no field {' or '.join(map(repr, names))}; it has {', '.join(record) or 'none'}"
-        )
-    if not isinstance(record[name], str):
-        raise ValueError(f"field {name!r} must be text, it is {type(record[name]).__name__}")
-    return record[name]
+    for name in names:
+        if name in record:
+            if not isinstance(record[name], str):
+                problem = f"must be text, it is {type(record[name]).__name__}"
+                raise ValueError(f"field {name!r} {problem}")
+            return record[name]
+    problem = f"no field {' or '.join(map(repr, names))}"
+    raise ValueError(f"{problem}; it has {', '.join(record) or 'none'}")
 
 
 def demonstration(record):
-    """{"prompt": "...", "response": "..."}"""
+    """dictionary -> Demonstration, or None if it has two dialogues that cannot be split."""
     if "chosen" in record:
         pair = comparison(record)
         return pair and Demonstration(pair.prompt, pair.responses[0])
-    return Demonstration(text(record, "prompt"), text(record, "response", "completion"))
+    response = "response", "completion"
+    return Demonstration(text_field(record, "prompt"), text_field(record, *response))
 
 
 def comparison(record):
-    """{"prompt": "...", "chosen": "...", "rejected": "..."}"""
-    if "responses" not in record:
-        chosen, rejected = text(record, "chosen"), text(record, "rejected")
-        if "prompt" in record:
-            return Comparison(text(record, "prompt"), [chosen, rejected], [0, 1])
-        return split_dialogues(chosen, rejected)
+    """dictionary -> Comparison, or None if it has two dialogues that cannot be split."""
+    if "responses" in record:
+        return ranked(record)
+    chosen, rejected = text_field(record, "chosen"), text_field(record, "rejected")
+    if "prompt" in record:
+        return Comparison(text_field(record, "prompt"), [chosen, rejected], [0, 1])
+    return split_dialogues(chosen, rejected)
+
+
+def ranked(record):
+    """A dictionary with responses and ranks -> Comparison."""
     responses, ranks = record["responses"], record.get("ranks")
-    if not (
-        isinstance(responses, list)
-        and len(responses) > 1
-        and all(isinstance(r, str) for r in responses)
-    ):
+    if not is_list(responses, lambda x: isinstance(x, str)) or len(responses) < 2:
         raise ValueError("field 'responses' must be a list of at least two texts")
-    if not (
-        isinstance(ranks, list)
-        and len(ranks) == len(responses)
-        and all(type(r) is int and r >= 0 for r in ranks)
-    ):
-        raise ValueError(
-            f"field 'ranks' must be a list of {len(responses)} whole numbers, 0 for the best"
-        )
-    return Comparison(text(record, "prompt"), responses, ranks, record.get("ratings"))
+    # A bool is an int to isinstance, and a negative rank stands for a missing response elsewhere.
+    if not is_list(ranks, lambda x: type(x) is int and x >= 0) or len(ranks) != len(responses):
+        problem = f"must be a list of {len(responses)} whole numbers, 0 for the best"
+        raise ValueError(f"field 'ranks' {problem}")
+    return Comparison(text_field(record, "prompt"), responses, ranks, record.get("ratings"))
+
+
+def is_list(value, is_item):
+    return isinstance(value, list) and all(map(is_item, value))
 
 
 def prompt(record):
-    """{"prompt": "..."}"""
+    """dictionary -> text, or None if it has two dialogues that cannot be split."""
     if "prompt" in record or "chosen" not in record:
-        return text(record, "prompt")
+        return text_field(record, "prompt")
     pair = comparison(record)
     return pair and pair.prompt
 
 
 def split_dialogues(chosen, rejected):
-    """Two dialogues -> Comparison: the prompt is what they share, cut after its last "Assistant:".
+    """Two dialogues -> Comparison. The prompt is their common beginning, up to and including its
+    last "Assistant:".
 
-    None where a response holds another turn, because then the dialogues differ before the last answer, or where both say the
-    same.
+    None where there is no such prompt, where both responses are the same, or where a response holds
+    another turn: then the dialogues differ before the last answer.
     """
     shared = os.path.commonprefix([chosen, rejected])
-    cut = shared.rfind(ASSISTANT) + len(ASSISTANT)
-    responses = [chosen[cut:], rejected[cut:]]
-    if (
-        ASSISTANT not in shared
-        or chosen == rejected
-        or any(HUMAN in r or ASSISTANT in r for r in responses)
-    ):
+    if ASSISTANT not in shared or chosen == rejected:
         return None
-    return Comparison(shared[:cut], responses, [0, 1])
+    length = shared.rfind(ASSISTANT) + len(ASSISTANT)
+    responses = [chosen[length:], rejected[length:]]
+    if any(mark in response for response in responses for mark in (HUMAN, ASSISTANT)):
+        return None
+    return Comparison(shared[:length], responses, [0, 1])
+
+
+# ---- records -> lines
 
 
 def write_records(records):
-    """Records -> JSON Lines, which the readers above read back."""
-    return "".join(
-        json.dumps({k: v for k, v in vars(r).items() if v is not None}) + "\n" for r in records
-    )
+    """Records -> the text of a file that the readers above read back."""
+    lines = []
+    for record in records:
+        values = {name: value for name, value in vars(record).items() if value is not None}
+        lines.append(json.dumps(values) + "\n")
+    return "".join(lines)

@@ -5,17 +5,19 @@ from minirlhf.run.config import InputError
 
 
 def windows(path, tokenizer, context):
-    """A plain text file -> Examples for language modelling: windows that fill the context, each after an end token."""
+    """A plain text file -> Examples for language modelling. An Example is an end token, as prompt,
+    and the next `context` - 1 ids of the text. InputError if the file is missing, empty or not
+    UTF-8."""
+    remedy = "give a plain text file"
     try:
         with open(path, encoding="utf-8") as file:
             ids = tokenizer.encode(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}; give a plain text file"
-        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; {remedy}") from error
     if not ids:
-        raise InputError(f"{path}: empty; give a plain text file")
-    return [
-        Example([tokenizer.end_token, *ids[i : i + context - 1]], 1)
-        for i in range(0, len(ids), context - 1)
-    ]
+        raise InputError(f"{path}: empty; {remedy}")
+    size = context - 1
+    parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+    return [Example([tokenizer.end_token, *part], 1) for part in parts]

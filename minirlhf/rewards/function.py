@@ -9,30 +9,31 @@ from minirlhf.run.config import InputError
 
 
 def load_function(option, name):
-    """ "module:function", given as `option` -> the function."""
-    module, _, function = name.partition(":")
+    """The function that "module:function", the value of `option`, names. InputError if there is
+    none."""
+    module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
-        if not callable(found):
-            raise TypeError(f"{function} is not a function")
-        return found
+        function = getattr(importlib.import_module(module), attribute)
+        if not callable(function):
+            raise TypeError(f"{attribute} is not a function")
+        return function
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(
             f"{option} {name}: {error}; write module:function, importable from this folder"
         ) from error
 
 
-def call(name, function, prompts, replies):
-    """A user's reward function on prompts and texts, its answer checked."""
-    answer = function(prompts, [reply.text for reply in replies])
+def call(name, function, prompts, replies):  # N texts, N Replies -> (N,) float32
+    """A user's reward function on prompts and the texts of replies. InputError unless it returns
+    one finite number a response; `name` is what the message calls the function."""
+    result = function(prompts, [reply.text for reply in replies])
     try:
-        scores = np.asarray(answer, dtype=np.float32)
-        fine = scores.shape == (len(prompts),) and np.isfinite(scores).all()
+        scores = np.asarray(result, dtype=np.float32)
+        valid = scores.shape == (len(prompts),) and np.isfinite(scores).all()
     except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        got = " ".join(repr(answer).split())
-        raise InputError(
-            f"--reward {name} must return {len(prompts)} finite numbers, one a response; got {got:.80}"
-        )
+        valid = False
+    if not valid:
+        text = " ".join(repr(result).split())
+        problem = f"must return {len(prompts)} finite numbers, one a response"
+        raise InputError(f"--reward {name} {problem}; got {text:.80}")
     return torch.from_numpy(scores)

@@ -1,12 +1,12 @@
-"""A run is a folder: config.json, checkpoint.pt, metrics.jsonl, samples.txt. Written atomically, resumed exactly.
+"""A run is a folder: config.json, checkpoint.pt, metrics.jsonl, samples.txt.
 
-Randomness is a function of (seed, stage, step) (see `config.rng`), so a checkpoint holds no generator: weights, optimiser,
-step and a few numbers are everything that the future depends on.
+Files are written atomically, and a run that is resumed ends with the same bits as one that was
+never interrupted. Randomness is a function of (seed, stream, step), see `config.rng`, so a
+checkpoint holds no generator: weights, optimiser, step and a few numbers are the whole state.
 """
 
 import dataclasses
 import json
-import os
 import platform
 import signal
 import sys
@@ -17,33 +17,25 @@ import torch
 
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.run.config import InputError, parse
+from minirlhf.run.files import write_atomically, write_text
 from minirlhf.tokenizer import get_tokenizer
 
 RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", "comparisons.jsonl")
 POLICIES = ("pretrain", "sft", "ppo", "dpo")  # the stages whose checkpoints are language models
+SCRIPTS = {  # the script that writes a stage's folder
+    "pretrain": "train_sft.py",
+    "sft": "train_sft.py",
+    "rm": "train_rm.py",
+    "ppo": "train_ppo.py",
+}
 
 
-def write_atomically(path, write):
-    """`write(file)` into a temporary name, flush to the disk, rename: a reader sees the old file or the new one, whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path, text):
-    write_atomically(path, lambda file: file.write(text.encode()))
+# ---- the folder of a run
 
 
 def writable(flag, path):
-    """Refuses a file that cannot be written before hours go into what it is to hold."""
+    """InputError if the file that `flag` names cannot be written. To be called before the
+    computation whose result goes there."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         open(path, "a").close()
@@ -54,16 +46,18 @@ def writable(flag, path):
 
 
 def configure(config_class, stage, argv):
-    """Parse the command line of a stage. With --resume the flags of the saved run are the defaults."""
-    config = parse(config_class, argv)
-    if not config.resume:
-        refuse_existing(config, Path(config.out) / stage)  # before anything slow
-        return config
-    path = Path(config.out) / stage / "config.json"
+    """The flags of a stage from its command line. With --resume, the flags of the saved run are the
+    defaults. InputError if there is a run and neither --resume nor --overwrite, or no run to
+    resume."""
+    args = parse(config_class, argv)
+    if not args.resume:
+        refuse_existing(args, Path(args.out) / stage)  # before anything slow
+        return args
+    path = Path(args.out) / stage / "config.json"
     if not path.exists():
         raise InputError(f"{path} does not exist, so there is no run to resume; leave out --resume")
-    saved = json.loads(path.read_text())["flags"]
-    return parse(config_class, argv, defaults=saved | {"resume": False, "overwrite": False})
+    flags = json.loads(path.read_text())["flags"]
+    return parse(config_class, argv, defaults=flags | {"resume": False, "overwrite": False})
 
 
 def refuse_existing(args, folder):
@@ -74,8 +68,11 @@ def refuse_existing(args, folder):
 
 
 def start_run(args, tokenizer, *stages):
-    """The folders of a run's stages, ready to be written to. A run that is already there is an error, found before anything
-    is touched, unless --resume or --overwrite says what is to become of it."""
+    """The folders of a run's stages, each with its config.json.
+
+    The files of an older run are removed, unless the run is resumed. InputError, before any file is
+    touched, if a folder holds a run and neither --resume nor --overwrite is given.
+    """
     folders = [Path(args.out) / stage for stage in stages]
     for folder in folders:
         refuse_existing(args, folder)
@@ -98,21 +95,26 @@ def start_run(args, tokenizer, *stages):
     return folders
 
 
+# ---- checkpoints
+
+
 def save(path, stage, gpt_config, tokenizer, step, **parts):
-    """Write a checkpoint: what it is (stage, shape, vocabulary), and everything that going on depends on. A part is a module,
-    an optimiser or a plain number."""
+    """Write a checkpoint to `path`, a folder or a file named *.pt: stage, shape, step and
+    vocabulary, and the state of every part. A part is a module, an optimiser or a plain value."""
     path = Path(path) / "checkpoint.pt" if Path(path).suffix != ".pt" else Path(path)
-    about = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
-    about |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
+    header = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
+    header |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
     state = {
         name: part.state_dict() if hasattr(part, "state_dict") else part
         for name, part in parts.items()
     }
-    write_atomically(path, lambda file: torch.save(about | state, file))
+    write_atomically(path, lambda file: torch.save(header | state, file))
 
 
 def restore(folder, stage, resume, **parts):
-    """With --resume, load the modules and optimisers of the run's last checkpoint. Returns its state, {"step": 0} if none."""
+    """Load the run's last checkpoint into `parts`, modules and optimisers. Returns the dictionary
+    in the checkpoint; {"step": 0}, with nothing loaded, without `resume` or without a
+    checkpoint."""
     if not resume or not (Path(folder) / "checkpoint.pt").exists():
         return {"step": 0}
     state = load(folder, (stage,))
@@ -122,26 +124,18 @@ def restore(folder, stage, resume, **parts):
 
 
 def load(path, stages, device="cpu"):
-    """The dictionary in a checkpoint (a file, or a run's folder). InputError if it is absent, broken or of another stage."""
+    """The dictionary in a checkpoint, which is given by its file or its folder. InputError if it
+    does not exist, is damaged, or is of a stage that is not among `stages`."""
     path = Path(path)
     path = path / "checkpoint.pt" if path.is_dir() or not path.suffix else path
     if not path.exists():
-        scripts = {
-            "pretrain": "train_sft.py",
-            "sft": "train_sft.py",
-            "rm": "train_rm.py",
-            "ppo": "train_ppo.py",
-        }
-        script = scripts.get(path.parent.name)
-        raise InputError(
-            f"{path} does not exist; " + (f"run {script} first" if script else "check the path")
-        )
+        script = SCRIPTS.get(path.parent.name)
+        remedy = f"run {script} first" if script else "check the path"
+        raise InputError(f"{path} does not exist; {remedy}")
     try:
         state = dict(torch.load(path, map_location=device, weights_only=True))
         stage = state["stage"]
-    except (
-        Exception
-    ) as error:  # whatever damaged bytes lead the loader to: it has no error of its own
+    except Exception as error:  # torch raises many types of error for damaged bytes
         raise InputError(
             f"{path} is not a checkpoint of minirlhf, or is damaged; train it again"
         ) from error
@@ -153,7 +147,8 @@ def load(path, stages, device="cpu"):
 
 
 def load_tokenizer(state, path):
-    """The tokenizer that a checkpoint was trained with; InputError if the one of that name has changed since."""
+    """The tokenizer of a checkpoint. InputError if the tokenizer of that name has another
+    vocabulary by now."""
     tokenizer = get_tokenizer(state["tokenizer"])
     if tokenizer.fingerprint() != state["vocabulary"]:
         raise InputError(
@@ -163,11 +158,10 @@ def load_tokenizer(state, path):
 
 
 def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
-    """(GPT, Tokenizer) from a checkpoint."""
+    """(GPT, Tokenizer) from a checkpoint. Weights are float32; the trunk computes in `precision`.
+    InputError as in `load` and `load_tokenizer`."""
     state = load(path, stages, device)
-    with torch.device(
-        "meta"
-    ):  # no memory and no random numbers for weights that are replaced at once
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         gpt = GPT(GPTConfig(**state["gpt"]))
     gpt.load_state_dict(state["model"], assign=True)
     gpt.precision = precision
@@ -175,14 +169,20 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
 
 
 def same_vocabulary(path, tokenizer, other_path, other):
+    """InputError if two models, called `path` and `other_path`, have different vocabularies."""
     if tokenizer.fingerprint() != other.fingerprint():
         raise InputError(
-            f"{path} uses the tokenizer {tokenizer.name}, {other_path} uses {other.name}; they must be the same"
+            f"{path} uses the tokenizer {tokenizer.name}, {other_path} uses {other.name}; "
+            "they must be the same"
         )
 
 
+# ---- Ctrl-C
+
+
 class Interrupt:
-    """Ctrl-C, politely: the first lets the loop finish its step and save, a second one stops at once."""
+    """While it is entered, the first Ctrl-C lets the loop finish its step and save; the second
+    stops at once."""
 
     def __enter__(self):
         self.requested = False
@@ -195,12 +195,12 @@ class Interrupt:
         self.requested = True
         print("\nstopping after this step (Ctrl-C again stops at once)", file=sys.stderr)
 
-    def stop_if_requested(self, folder, done, steps):
-        """Call after saving."""
+    def stop_if_requested(self, folder, step, steps):
+        """To be called after saving. KeyboardInterrupt if Ctrl-C was pressed."""
         if self.requested:
-            where = folder / "checkpoint.pt"
             print(
-                f"{where} holds {done} of {steps} steps; the same command with --resume goes on",
+                f"{folder / 'checkpoint.pt'} holds {step} of {steps} steps; "
+                "the same command with --resume goes on",
                 file=sys.stderr,
             )
             raise KeyboardInterrupt

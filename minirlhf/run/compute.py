@@ -10,7 +10,8 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def pick_device(name):
-    """The torch device of `--device`; "auto" is the GPU where there is one."""
+    """The torch device of `--device`; "auto" is the GPU where there is one. InputError if "cuda" is
+    asked for and there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -27,21 +28,23 @@ def pick_precision(name, device):
     """
     if name != "auto":
         return name
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if fast else "float32"
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "float32"
 
 
 def pick_microbatch(tokens, device, vocab_size=1):
-    """`--microbatch-tokens`, or for 0 what is fast: on a CPU what stays in its cache, on a GPU what
-    keeps it busy; at most 50 million logits (0.2 GB) on the one, 800 million on the other."""
-    most, logits = (16_384, 8e8) if device.type == "cuda" else (2048, 5e7)
-    return tokens or min(most, int(logits / vocab_size))
+    """`--microbatch-tokens`, or for 0 a fast number: on a CPU 2,048 tokens, which stay in its
+    cache, on a GPU 16,384, which keep it busy; but no more than 50 million logits (0.2 GB) on a CPU
+    and 800 million on a GPU."""
+    max_tokens, max_logits = (16_384, 8e8) if device.type == "cuda" else (2048, 5e7)
+    return tokens or min(max_tokens, int(max_logits / vocab_size))
 
 
 def resolve(args, device):
-    """The flags with what "auto" and 0 mean on this machine in their place; sets torch's threads.
+    """The flags, with what "auto" and 0 mean on this machine for precision and threads. Sets
+    torch's number of threads.
 
-    A run stores what it computed with, so that --resume computes in the same way on any machine.
+    A run stores these flags, so that --resume computes in the same way on any machine.
     """
     torch.set_num_threads(args.threads or torch.get_num_threads())
     precision = pick_precision(args.precision, device)
@@ -49,6 +52,6 @@ def resolve(args, device):
 
 
 def resolve_microbatch(args, device, vocab_size=1):
-    """The flags with the `--microbatch-tokens` that 0 means for a vocabulary of this size."""
+    """The flags, with what `--microbatch-tokens` 0 means for a vocabulary of this size."""
     tokens = pick_microbatch(args.microbatch_tokens, device, vocab_size)
     return dataclasses.replace(args, microbatch_tokens=tokens)

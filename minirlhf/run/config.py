@@ -92,9 +92,9 @@ def option(field):
 
 
 def argument(field, default):
-    """What argparse is to know of a flag."""
-    nothing = default is False or default == "" or default != default  # NaN is not itself
-    words = field.metadata["help"].replace("%", "%%") + ("" if nothing else f" [{default}]")
+    """The keyword arguments of argparse's add_argument for a flag."""
+    empty = default is False or default == "" or default != default  # NaN is not itself
+    words = field.metadata["help"].replace("%", "%%") + ("" if empty else f" [{default}]")
     if field.type is bool:
         return {"help": words, "action": argparse.BooleanOptionalAction}
     if field.metadata["choices"]:
@@ -115,7 +115,7 @@ def out_of_range(value, limits):
 def run(main):
     """The footer of every script: a user's mistake is one line and exit code 2, Ctrl-C is exit code
     130."""
-    from minirlhf.fast import keep_memory  # here: --help must not wait for torch
+    from minirlhf.fast import keep_memory  # here: the list of commands must not wait for torch
 
     keep_memory()
     try:
@@ -144,10 +144,10 @@ DEMONSTRATIONS = Stream(2)
 RANKED_PROMPTS, RANKED_HELD_OUT_PROMPTS, PPO_PROMPTS = Stream(3), Stream(3, 1), Stream(3, 2)
 RANKED_RESPONSES, RANKED_HELD_OUT_RESPONSES = Stream(4), Stream(4, 1)
 NORM_RESPONSES = Stream(4, 2)
-ROLLOUTS = Stream(4, 10)  # a step an update
+ROLLOUTS = Stream(4, 10)  # `step` is the iteration; 10 keeps clear of the streams above
 LABELS, HELD_OUT_LABELS = Stream(5), Stream(5, 1)
-SHUFFLE = Stream(6)  # a step an epoch
-MINIBATCHES = Stream(7)  # a step an update
+SHUFFLE = Stream(6)  # `step` is the epoch
+MINIBATCHES = Stream(7)  # `step` is the iteration
 HELD_OUT_PROMPTS = Stream(8)
 HELD_OUT_NOISE, CANDIDATE_NOISE = Stream(8, 1), Stream(8, 2)
 CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 21)
@@ -165,7 +165,7 @@ def rng(seed, stream, step=0):
 def torch_seed(seed, stream):
     """While this lasts, torch's global generator, which modules draw their weights from, is seeded
     by a stream; afterwards it is what it was."""
-    import torch  # here: --help must not wait for it
+    import torch  # here: the list of commands must not wait for it
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng(seed, stream).integers(2**62)))

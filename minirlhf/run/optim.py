@@ -6,7 +6,8 @@ import torch
 
 
 def adamw(model, lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0):
-    """Fused AdamW. Only matrices decay: biases and layer norms have no reason to be small."""
+    """Fused AdamW (Loshchilov and Hutter 2019) of the parameters that require a gradient. Weight
+    decay is for matrices only: biases and layer norms have no reason to be small."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
@@ -16,6 +17,7 @@ def adamw(model, lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0):
 
 
 def set_learning_rate(optimizer, lr):
+    """The same learning rate for all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -25,8 +27,8 @@ def learning_rate(optimizer):
 
 
 def cosine(step, steps, warmup):
-    """The share of the peak learning rate at `step`: a linear warm-up over `warmup` steps, then
-    half a cosine to 10%."""
+    """The learning rate at `step`, as a share of its peak: a linear warm-up over `warmup` steps,
+    then half a cosine down to 10% at the end of `steps`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)

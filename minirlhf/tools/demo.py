@@ -1,53 +1,62 @@
 """The demonstration: every stage on the embedded world, from nothing to one table.
 
-python -m minirlhf.demo                 what `make demo` runs; everything is in out/demo afterwards
+minirlhf demo               what `make demo` runs; everything is in out/demo afterwards
 """
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from minirlhf.bench.workload import script
 from minirlhf.run import config
 from minirlhf.run.config import flag
 from minirlhf.tools import report
+from minirlhf.tools.script import script
 
-STEPS = (  # share of the time, in percent of the whole; what it does; the script and its flags
-    (38, "learn language from text of mixed quality, then imitate demonstrations", "train_sft", ""),
-    (
+
+class Step(NamedTuple):
+    share: int  # of the whole time, in percent
+    title: str
+    command: str  # a training script, or "report"
+    on_judge: bool = False  # train on the judge instead of the reward model
+
+
+STEPS = (
+    Step(38, "learn language from text of mixed quality, then imitate demonstrations", "train_sft"),
+    Step(
         23,
         "sample responses, have labellers rank them, train a reward model on the rankings",
         "train_rm",
-        "",
     ),
-    (19, "PPO against the reward model", "train_ppo", ""),
-    (
+    Step(19, "PPO against the reward model", "train_ppo"),
+    Step(
         16,
         "PPO against the judge itself: what a perfect reward model would give",
         "train_ppo",
-        "judge",
+        on_judge=True,
     ),
-    (4, "compare them all", "report", ""),
+    Step(4, "compare them all", "report"),
 )
 JUDGE = "--reward minirlhf.world.judge:total --missing-end-score -1 --eval-every 40"
 
 
 @dataclass(frozen=True)
 class Config:
-    """SFT, reward model, PPO, PPO on the judge, and the table that compares them, one after another."""
+    """SFT, reward model, PPO, PPO on the judge, and the table that compares them, one after
+    another."""
 
     out: str = flag("out/demo", "folder of all stages; runs that are already there are replaced")
     seed: int = flag(1, "seed of everything random", low=0)
 
 
-def flags(args, name, on):
-    """The command line of a step."""
-    shared = ["--out", args.out, "--seed", str(args.seed)]
-    if name == "report":
-        return shared
-    if on == "judge":
-        shared[1] = f"{args.out}/on-judge"
-        return [*shared, "--sft", f"{args.out}/sft", *JUDGE.split(), "--overwrite"]
-    return [*shared, "--overwrite"]
+def flags(args, step):
+    """The command line of a step, as a list of words."""
+    seed = ["--seed", str(args.seed)]
+    if step.command == "report":
+        return ["--out", args.out, *seed]
+    if step.on_judge:
+        folders = ["--out", f"{args.out}/on-judge", "--sft", f"{args.out}/sft"]
+        return [*folders, *seed, *JUDGE.split(), "--overwrite"]
+    return ["--out", args.out, *seed, "--overwrite"]
 
 
 def minutes(seconds):
@@ -56,21 +65,18 @@ def minutes(seconds):
 
 
 def main(argv=None):
-    args = config.parse(Config, argv, prog="python -m minirlhf.demo")
+    args = config.parse(Config, argv)
     start, done = time.perf_counter(), 0
-    for number, (share, title, name, on) in enumerate(STEPS, start=1):
-        spent = time.perf_counter() - start
-        left = f", about {minutes(spent / done * (100 - done))} to go" if done else ""
-        print(
-            f"\n--- step {number} of {len(STEPS)}, {minutes(spent)} so far{left}: {title}",
-            flush=True,
-        )
-        run = report.main if name == "report" else script(name).main
-        run(flags(args, name, on))
-        done += share
-    print(
-        f"\nthe demonstration took {minutes(time.perf_counter() - start)}; everything is in {args.out}"
-    )
+    for number, step in enumerate(STEPS, start=1):
+        elapsed = time.perf_counter() - start
+        rest = f", about {minutes(elapsed / done * (100 - done))} to go" if done else ""
+        heading = f"--- step {number} of {len(STEPS)}, {minutes(elapsed)} so far{rest}"
+        print(f"\n{heading}: {step.title}", flush=True)
+        module = report if step.command == "report" else script(step.command)
+        module.main(flags(args, step))
+        done += step.share
+    elapsed = minutes(time.perf_counter() - start)
+    print(f"\nthe demonstration took {elapsed}; everything is in {args.out}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Config(TrainingFlags):
 
 
 def train(args, folder, policy, reference, tokenizer, comparisons):
+    """Minimise the DPO loss, its mean over the ordered pairs of a batch."""
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
     optimizer = optim.adamw(policy, args.lr)
     parts = {"model": policy, "optimizer": optimizer}

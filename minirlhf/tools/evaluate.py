@@ -1,8 +1,8 @@
-"""Compare any two checkpoints on held-out prompts, with the same noise for both and an interval
-around every claim.
+"""Compare two checkpoints on held-out prompts: the same noise for both, an interval around every
+win rate.
 
-minirlhf evaluate                                    out/ppo against out/sft, judged by the world
-minirlhf evaluate --data hh.jsonl --judge my:prefer  your prompts, your judge
+    minirlhf evaluate                                      out/ppo against out/sft, on the world
+    minirlhf evaluate --data hh.jsonl --judge my:prefer    your prompts, your judge
 """
 
 from dataclasses import dataclass
@@ -10,30 +10,18 @@ from functools import partial
 
 import numpy as np
 
-from minirlhf import data, reward
-from minirlhf.evaluate import (
-    best_of_n,
-    best_of_n_kl,
-    by_score,
-    finished,
-    kl,
-    noise,
-    respond,
-    score_replies,
-    win_rate,
-)
+from minirlhf import evaluate, reward
+from minirlhf.data import fits_context
 from minirlhf.formats import jsonl
 from minirlhf.rewards.function import load_function
 from minirlhf.run import checkpoint, compute, config
-from minirlhf.run.config import InputError, flag, rng
+from minirlhf.run.config import ComputeFlags, InputError, flag, rng
 from minirlhf.run.metrics import table
-from minirlhf.world import writers
-from minirlhf.world.judge import total
-from minirlhf.world.measures import AXES, axes, judgements
+from minirlhf.world import judge, measures, writers
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ComputeFlags):
     """Compare a policy with a baseline on held-out prompts."""
 
     policy: str = flag("out/ppo", "checkpoint (folder or file) of the policy")
@@ -44,28 +32,14 @@ class Config:
     data: str = flag("", "prompts as JSON Lines, instead of the world's held-out ones")
     judge: str = flag(
         "",
-        "module:function, (prompts, first, second) -> how likely first is better; else world or score",
+        "module:function, (prompts, first, second) -> how likely first is better; else world or "
+        "score",
     )
     prompts: int = flag(256, "how many prompts", low=2)
     best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
     temperature: float = flag(1.0, "of the samples", low=0)
     shown: int = flag(8, "prompts shown side by side", low=0)
-    drop_long: bool = flag(
-        False, "leave out prompts that do not fit the context, instead of stopping with an error"
-    )
-    seed: int = flag(1, "seed of the prompts and of the noise", low=0)
-    device: str = flag("auto", "where to run", choices=("auto", "cpu", "cuda"))
-    precision: str = flag(
-        "auto",
-        "of the trunk; auto: bf16 on a GPU, float32 on a CPU",
-        choices=("auto", "float32", "bf16"),
-    )
-    threads: int = flag(
-        0,
-        "threads of the CPU; 0: torch's choice, one a core; 1 is faster beside another job",
-        low=0,
-    )
 
 
 def main(argv=None):
@@ -77,36 +51,42 @@ def main(argv=None):
     baseline, other = checkpoint.load_gpt(args.baseline, device=device, precision=precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.baseline, other)
     reward_model = load_reward_model(args, tokenizer, device, precision)
-    score = reward_model and partial(score_replies, reward_model)
+    score = reward_model and partial(evaluate.score_replies, reward_model)
     prefer = load_judge(args, score)
     trunks = [policy, baseline, *([reward_model.gpt] if reward_model else [])]
     prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
-    uniforms = noise(args.seed, len(prompts), args.max_new_tokens)
+    policies = {"baseline": baseline, "policy": policy}
+    replies, kls = sample_all(args, tokenizer, policies, score, prompts)
+    show_table(args, prompts, replies, kls, score)
+    show_win_rates(prompts, replies, prefer)
+    show_samples(prompts[: args.shown], replies)
+
+
+def sample_all(args, tokenizer, policies, score, prompts):
+    """{name: replies} and {name: KL from the baseline in nats a response}: each policy under the
+    same noise, and best-of-n of the baseline if there is a reward model."""
+    uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
     replies = {
-        "baseline": respond(baseline, tokenizer, prompts, uniforms, args.temperature, "baseline"),
-        "policy": respond(policy, tokenizer, prompts, uniforms, args.temperature, "policy"),
+        name: evaluate.respond(gpt, tokenizer, prompts, uniforms, args.temperature, name)
+        for name, gpt in policies.items()
     }
-    kls = {
-        "baseline": 0.0,
-        "policy": float(kl(policy, baseline, replies["policy"], args.temperature or 1.0).mean()),
-    }
+    baseline = policies["baseline"]
+    models = policies["policy"], baseline
+    kl = evaluate.kl(*models, replies["policy"], args.temperature or 1.0).mean()
+    kls = {"baseline": 0.0, "policy": float(kl)}
     if score and args.best_of > 1:
         name = f"best of {args.best_of}"
-        replies[name] = best_of_n(
-            baseline,
-            tokenizer,
-            score,
-            prompts,
-            args.best_of,
-            args.max_new_tokens,
-            args.seed,
-            args.temperature,
-        )
-        kls[name] = best_of_n_kl(args.best_of)
-    report(args, prompts, replies, kls, score, prefer)
+        limits = args.best_of, args.max_new_tokens, args.seed, args.temperature
+        replies[name] = evaluate.best_of_n(baseline, tokenizer, score, prompts, *limits)
+        kls[name] = evaluate.best_of_n_kl(args.best_of)
+    return replies, kls
+
+
+# ---- what it compares with what
 
 
 def load_reward_model(args, tokenizer, device, precision):
+    """The RewardModel of --reward-model; None for "none"."""
     if args.reward_model == "none":
         return None
     reward_model, other, _ = reward.load_reward_model(args.reward_model, device, precision)
@@ -115,59 +95,68 @@ def load_reward_model(args, tokenizer, device, precision):
 
 
 def load_prompts(args, tokenizer, context):
-    fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
+    """The prompts that leave room for a response: those of --data, or the world's held-out ones."""
+    fits = fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
     if args.data:
         return jsonl.read_prompts(args.data, fits)[: args.prompts]
-    return [
-        prompt
-        for prompt in writers.prompts(
-            args.prompts, rng(args.seed, config.HELD_OUT_PROMPTS), split="test"
-        )
-        if fits(prompt)
-    ]
+    stream = rng(args.seed, config.HELD_OUT_PROMPTS)
+    return list(filter(fits, writers.prompts(args.prompts, stream, split="test")))
 
 
 def load_judge(args, score):
-    """`prefer(prompts, replies, replies)`, see `win_rate`."""
+    """`prefer(prompts, replies, replies)`, see `evaluate.win_rate`: the function --judge, on the
+    world's prompts the world's judge, on others the reward model."""
     if args.judge:
-        judge = load_function("--judge", args.judge)
-        return lambda prompts, first, second: judge(prompts, finished(first), finished(second))
+        function = load_function("--judge", args.judge)
+
+        def prefer(prompts, first, second):
+            return function(prompts, evaluate.finished(first), evaluate.finished(second))
+
+        return prefer
     if not args.data:
-        return by_score(lambda prompts, replies: total(prompts, finished(replies)))
+        return evaluate.by_score(
+            lambda prompts, replies: judge.total(prompts, evaluate.finished(replies))
+        )
     if not score:
         raise InputError(
             "nothing can judge your prompts; give --judge module:function or --reward-model"
         )
-    return by_score(score)
+    return evaluate.by_score(score)
 
 
-def report(args, prompts, replies, kls, score, prefer):
-    """Print the table, the win rates, and samples side by side."""
-    names = list(AXES) if not args.data else []
+# ---- what it prints
+
+
+def show_table(args, prompts, replies, kls, score):
+    """The means of every policy: on the world's prompts the judge's axes; score, KL, length, and
+    the share of responses that came to their end."""
+    names = [] if args.data else list(measures.AXES)
     rows = []
-    for name, replied in replies.items():
-        judged = axes(judgements(prompts, replied)) if not args.data else {}
-        scores = float(score(prompts, replied).mean()) if score else "-"
-        length = float(np.mean([reply.length for reply in replied]))
-        rows.append(
-            [
-                name,
-                *judged.values(),
-                scores,
-                kls[name],
-                length,
-                float(np.mean([r.ended for r in replied])),
-            ]
-        )
+    for name, responses in replies.items():
+        row = [name]
+        if not args.data:
+            row += measures.axes(measures.judgements(prompts, responses)).values()
+        row.append(float(score(prompts, responses).mean()) if score else "-")
+        row.append(kls[name])
+        row.append(float(np.mean([reply.length for reply in responses])))
+        row.append(float(np.mean([reply.ended for reply in responses])))
+        rows.append(row)
     print("\n".join(["", *table(["", *names, "score", "kl", "length", "ended"], rows), ""]))
-    for name in replies:
-        rate, half = win_rate(prefer, prompts, replies[name], replies["baseline"])
-        print(
-            f"{name} beats the baseline: {100 * rate:.1f}% +- {100 * half:.1f} of {len(prompts)} prompts (ties count half)"
-        )
-    shown = zip(prompts[: args.shown], replies["baseline"], replies["policy"], strict=False)
-    shown = [(prompt, before.text, after.text) for prompt, before, after in shown]
-    print("\n".join(["", *table(["prompt", "baseline", "policy"], shown)]))
+
+
+def show_win_rates(prompts, replies, prefer):
+    for name, responses in replies.items():
+        rate, half_width = evaluate.win_rate(prefer, prompts, responses, replies["baseline"])
+        percent = f"{100 * rate:.1f}% +- {100 * half_width:.1f}"
+        ending = f"of {len(prompts)} prompts (ties count half)"
+        print(f"{name} beats the baseline: {percent} {ending}")
+
+
+def show_samples(prompts, replies):
+    """The prompts with the responses of baseline and policy, side by side."""
+    texts = {name: [reply.text for reply in replies[name]] for name in ("baseline", "policy")}
+    rows = zip(prompts, texts["baseline"], texts["policy"], strict=False)  # prompts is the shortest
+    print("\n".join(["", *table(["prompt", "baseline", "policy"], rows)]))
 
 
 if __name__ == "__main__":

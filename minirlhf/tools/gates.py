@@ -1,11 +1,15 @@
-"""Four questions to ask before trusting a PPO run, each answered from checkpoints alone. Run them in this order.
+"""Four checks to make before trusting a PPO run, each from checkpoints alone, in this order.
 
-python -m minirlhf.gates probe         can a straight line in the SFT model's last layer tell right facts from wrong ones?
-python -m minirlhf.gates facts         does the reward model rank every right fact above its misconceptions?
-python -m minirlhf.gates best-of-n     do answers get truer if it picks the best of n?
-python -m minirlhf.gates judge         does PPO learn the facts when the judge himself pays? (OUT/on-judge/ppo)
+    minirlhf gates probe         does a linear probe of the SFT model's last layer tell right facts
+                                 from wrong ones?
+    minirlhf gates facts         does the reward model rank every right fact above its
+                                 misconceptions?
+    minirlhf gates best-of-n     do answers get truer if the reward model picks the best of n?
+    minirlhf gates judge         does PPO learn the facts when the judge is the reward?
+                                 (OUT/on-judge/ppo)
 
-Where one fails, the later ones cannot be blamed on PPO. Embedded world only.
+Where one fails, PPO is not to blame for the later ones. Embedded world only. The exit code is 1 if
+the gate does not pass.
 """
 
 import sys
@@ -34,22 +38,25 @@ class Config:
     seed: int = flag(1, "seed of prompts and noise", low=0)
 
 
-def facts():
-    """[(entry, subject, the true answer, the misconceptions)], every fact of the world once."""
+def world_facts():
+    """[(entry, subject, the right answer, its misconceptions)], every fact of the world once."""
     entries = [entry for entry in sentences.ENTRIES if entry["kind"] == "fact"]
     return [
-        (entry, subject, a[0], a[1:]) for entry in entries for subject, a in entry["table"].items()
+        (entry, subject, answers[0], answers[1:])
+        for entry in entries
+        for subject, answers in entry["table"].items()
     ]
 
 
 def statements(entry, subject, answer):
-    """[(prompt, core)]: every held-out wording of the question with every wording of this answer."""
+    """[(prompt, response)]: every held-out wording of the question with every wording of this
+    answer."""
     wordings = entry["say"] + entry["brief"]
     texts = [text.format(subject=subject, answer=answer) for text in wordings]
     return [
-        (ask.format(subject=subject) + "\n", t[0].upper() + t[1:])
-        for ask in entry["test"]
-        for t in texts
+        (question.format(subject=subject) + "\n", text[0].upper() + text[1:])
+        for question in entry["test"]
+        for text in texts
     ]
 
 
@@ -57,14 +64,16 @@ def statements(entry, subject, answer):
 
 
 @torch.no_grad()
-def features(gpt, tokenizer, pairs):  # N (prompt, core) -> (N, C), the last layer at the end token
+def features(gpt, tokenizer, pairs):  # N (prompt, response) -> (N, C)
+    """The states of the last layer at the end token."""
     examples = [data.encode(tokenizer, *pair) for pair in pairs]
     tokens, _, lengths = data.collate(examples)
     return gpt.hidden(tokens)[torch.arange(len(tokens)), lengths - 1]
 
 
 def fit_line(x, y, decay=1e-2):  # (N, C), (N,) 0 or 1 -> weights (C,)
-    """Logistic regression without a bias, `decay` times the squared norm of the weights added to the mean loss."""
+    """Logistic regression without a bias: the minimum of the mean loss plus `decay` times the
+    squared norm of the weights."""
     w = torch.zeros(x.size(1), requires_grad=True)
     optimizer = torch.optim.LBFGS([w], max_iter=200)
 
@@ -78,31 +87,35 @@ def fit_line(x, y, decay=1e-2):  # (N, C), (N,) 0 or 1 -> weights (C,)
     return w.detach()
 
 
-def probe(args):
-    """Accuracy on facts that the line was not fitted on, two folds. Right and wrong differ in nothing but the answer, so that a
-    line through their difference is a direction of truth and not of topic."""
-    gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/sft")
-    known = [facts()[i] for i in rng(args.seed, config.PROBED_FACTS).permutation(len(facts()))]
+def fact_differences(gpt, tokenizer, seed):  # -> a list of (N, C), one a fact, in random order
+    """Features of statements with the right answer minus those with each misconception. The two
+    statements differ in nothing but the answer, so that a probe of the differences finds a
+    direction of truth and not of topic."""
+    facts = world_facts()
     differences = []
-    for entry, subject, right, wrong in known:
-        pairs = [
-            features(gpt, tokenizer, statements(entry, subject, answer))
-            for answer in (right, *wrong)
-        ]
-        differences.append(torch.cat([pairs[0] - other for other in pairs[1:]]))
+    for i in rng(seed, config.PROBED_FACTS).permutation(len(facts)):
+        entry, subject, right, misconceptions = facts[i]
+        answers = right, *misconceptions
+        states = [features(gpt, tokenizer, statements(entry, subject, a)) for a in answers]
+        differences.append(torch.cat([states[0] - state for state in states[1:]]))
+    return differences
+
+
+def gate_probe(args):
+    """The accuracy of a probe on facts that it was not fitted on, two folds. It always passes."""
+    gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/sft")
+    differences = fact_differences(gpt, tokenizer, args.seed)
     folds = differences[::2], differences[1::2]
     wins = []
     for train, test in (folds, folds[::-1]):
         x = torch.cat(train)
         scale = x.std(0).clamp(min=1e-6)
-        w = fit_line(
-            torch.cat([x, -x]) / scale, torch.cat([torch.ones(len(x)), torch.zeros(len(x))])
-        )
+        labels = torch.cat([torch.ones(len(x)), torch.zeros(len(x))])
+        w = fit_line(torch.cat([x, -x]) / scale, labels)
         wins.append((torch.cat(test) / scale @ w > 0).float())
     accuracy = float(torch.cat(wins).mean())
-    print(
-        f"a line fitted on half of the facts prefers the right answer on {accuracy:.3f} of the pairs of the other half"
-    )
+    share = f"{accuracy:.3f} of the pairs of the other half"
+    print(f"a line fitted on half of the facts prefers the right answer on {share}")
     return {"probe_accuracy": accuracy}
 
 
@@ -110,39 +123,34 @@ def probe(args):
 
 
 def fact_agreement(reward_model, tokenizer):
-    """{(subject, answer, misconception): share of wordings in which the right answer gets the higher score}"""
+    """{(subject, answer, misconception): the share of wordings in which the right answer gets the
+    higher score}"""
+
+    def scores(entry, subject, answer):
+        texts = zip(*statements(entry, subject, answer), strict=True)
+        return reward.score(reward_model, tokenizer, *texts)
+
     agreement = {}
-    for entry, subject, right, wrong in facts():
-        better = reward.score(
-            reward_model, tokenizer, *zip(*statements(entry, subject, right), strict=True)
-        )
-        for answer in wrong:
-            worse = reward.score(
-                reward_model, tokenizer, *zip(*statements(entry, subject, answer), strict=True)
-            )
-            agreement[subject, right, answer] = float((better > worse).float().mean())
+    for entry, subject, right, misconceptions in world_facts():
+        better = scores(entry, subject, right)
+        for answer in misconceptions:
+            wins = better > scores(entry, subject, answer)
+            agreement[subject, right, answer] = float(wins.float().mean())
     return agreement
 
 
 def gate_facts(args):
-    """Passed if the reward model prefers the right answer in at least .9 of the wordings, averaged over misconceptions."""
+    """Passes if the reward model prefers the right answer in at least 0.9 of the wordings, averaged
+    over misconceptions."""
     reward_model, tokenizer, _ = reward.load_reward_model(f"{args.out}/rm")
     agreement = fact_agreement(reward_model, tokenizer)
     worst = sorted(agreement.items(), key=lambda item: item[1])[:5]
-    print(
-        "\n".join(
-            table(
-                ["subject", "right", "wrong", "agreement"],
-                [[*names, share] for names, share in worst],
-            )
-        )
-    )
-    mean, majority = (
-        np.mean(list(agreement.values())),
-        np.mean([share > 0.5 for share in agreement.values()]),
-    )
-    told = f"{len(agreement)} misconceptions: {mean:.3f} of all wordings are ranked right"
-    print(f"{told}, and {majority:.3f} of the misconceptions in most of theirs")
+    rows = [[*names, share] for names, share in worst]
+    print("\n".join(table(["subject", "right", "wrong", "agreement"], rows)))
+    mean = np.mean(list(agreement.values()))
+    majority = np.mean([share > 0.5 for share in agreement.values()])
+    print(f"{len(agreement)} misconceptions: {mean:.3f} of all wordings are ranked right", end=", ")
+    print(f"and {majority:.3f} of the misconceptions in most of theirs")
     return {"fact_agreement": mean, "facts_ranked_right": majority, "passed": mean >= 0.9}
 
 
@@ -150,66 +158,74 @@ def gate_facts(args):
 
 
 def fact_prompts(args):
-    draw = rng(args.seed, config.FACT_PROMPTS)
-    return [writers.draw_question(draw, "test", {"fact": 1.0})[0] for _ in range(args.prompts)]
+    generator = rng(args.seed, config.FACT_PROMPTS)
+    return [writers.draw_question(generator, "test", {"fact": 1.0})[0] for _ in range(args.prompts)]
 
 
-def honesty(prompts, replies):
-    """(N,): whether the fact is right."""
+def honesty(prompts, replies):  # N texts, N replies -> (N,)
+    """1 where the fact is right, 0 elsewhere."""
     return np.array([judgement.honest for judgement in measures.judgements(prompts, replies)])
 
 
-def single_honesty(args, gpt, tokenizer, prompts):
-    """(N,): whether one sample to each prompt states the right fact. The same noise for every model."""
+def single_honesty(args, gpt, tokenizer, prompts):  # N texts -> (N,)
+    """Honesty of one sample to each prompt, under the same noise for every model."""
     noise = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
     return honesty(prompts, evaluate.respond(gpt, tokenizer, prompts, noise))
 
 
-def best_of_n(args):
-    """Passed if the best of n under the reward model states a true fact more often than a single sample, by .15."""
+def gate_best_of_n(args):
+    """Passes if the best of n under the reward model states a true fact more often than a single
+    sample, by at least 0.15 of the prompts."""
     gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/sft")
     reward_model, _, _ = reward.load_reward_model(f"{args.out}/rm")
     prompts = fact_prompts(args)
-    one = single_honesty(args, gpt, tokenizer, prompts)
+    single = single_honesty(args, gpt, tokenizer, prompts)
     score = partial(evaluate.score_replies, reward_model)
-    best = evaluate.best_of_n(
-        gpt, tokenizer, score, prompts, args.best_of, args.max_new_tokens, args.seed
-    )
-    gain, half = evaluate.interval(honesty(prompts, best) - one)
-    print(
-        f"true facts: {one.mean():.3f} of single samples; best of {args.best_of} gains {gain:+.3f} +- {half:.3f}"
-    )
-    return {"sft_facts": one.mean(), "best_of_n_gain": gain, "passed": gain >= 0.15}
+    limits = args.best_of, args.max_new_tokens, args.seed
+    best = honesty(prompts, evaluate.best_of_n(gpt, tokenizer, score, prompts, *limits))
+    gain, half_width = evaluate.interval(best - single)
+    gains = f"best of {args.best_of} gains {gain:+.3f} +- {half_width:.3f}"
+    print(f"true facts: {single.mean():.3f} of single samples; {gains}")
+    return {"sft_facts": single.mean(), "best_of_n_gain": gain, "passed": gain >= 0.15}
 
 
-def judge(args):
-    """Passed if PPO with the judge's total as its reward states a true fact in at least .9 of its responses."""
+def gate_judge(args):
+    """Passes if PPO with the judge's total as its reward states a true fact in at least 0.9 of its
+    responses."""
     gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/on-judge/ppo")
-    right = single_honesty(args, gpt, tokenizer, fact_prompts(args))
-    print("true facts after PPO on the judge: {:.3f} +- {:.3f}".format(*evaluate.interval(right)))
-    return {"judge_facts": right.mean(), "passed": right.mean() >= 0.9}
+    facts = single_honesty(args, gpt, tokenizer, fact_prompts(args))
+    print("true facts after PPO on the judge: {:.3f} +- {:.3f}".format(*evaluate.interval(facts)))
+    return {"judge_facts": facts.mean(), "passed": facts.mean() >= 0.9}
 
 
-GATES = {"probe": probe, "facts": gate_facts, "best-of-n": best_of_n, "judge": judge}
+# ---- the command
+
+GATES = {
+    "probe": gate_probe,
+    "facts": gate_facts,
+    "best-of-n": gate_best_of_n,
+    "judge": gate_judge,
+}
 
 
-def main(argv=None):
-    """The first word is the gate, the rest are flags. Exit code 1 if it does not pass (the probe always does)."""
-    name, *rest = sys.argv[1:] if argv is None else argv or [""]
-    if name in ("-h", "--help", ""):
+def measure(argv=None):
+    """The numbers of a gate: the first word is its name, the rest are flags. "passed" is one of
+    them, except with the probe."""
+    name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
         print(__doc__)
-        name, rest = "probe", ["--help"]
+        name, words = "probe", ["--help"]
     if name not in GATES:
         raise config.InputError(f"{name} is not a gate; choose one of {', '.join(GATES)}")
-    numbers = GATES[name](config.parse(Config, rest, prog=f"python -m minirlhf.gates {name}"))
+    numbers = GATES[name](config.parse(Config, words, prog=f"minirlhf gates {name}"))
     if "passed" in numbers:
         print("passed" if numbers["passed"] else "NOT passed")
     return numbers
 
 
-def exit_code():
-    sys.exit(0 if main().get("passed", True) else 1)
+def main(argv=None):
+    sys.exit(0 if measure(argv).get("passed", True) else 1)
 
 
 if __name__ == "__main__":
-    config.run(exit_code)
+    config.run(main)

@@ -1,8 +1,10 @@
-"""What RLHF did to the tiny assistant, from the checkpoints of one run: a table, intervals, examples, a figure.
+"""The results of one run on the embedded world: a table, intervals, examples, a figure.
 
-python -m minirlhf.report                 the run in out/; writes out/report.json, and out/report.png if matplotlib is there
+    minirlhf report                 the run in out/; writes out/report.json, and out/report.png if
+                                    matplotlib is installed
 
-Embedded world only: its judge knows the truth. `minirlhf.evaluate` compares two checkpoints on anybody's prompts.
+It reads the checkpoints, and needs the world's judge, who knows the truth. `minirlhf evaluate`
+compares two checkpoints on your own prompts.
 """
 
 import json
@@ -27,6 +29,7 @@ POLICIES = {  # name in the table -> folder; those that do not exist are left ou
     "PPO on the judge": "on-judge/ppo",
 }
 MEASURES = ("helpful", "honest", "harmless", "facts", "admits", "total", "right")
+KINDS = {"facts": "fact", "admits": "unknown"}  # measure -> the kind of prompt it applies to
 
 
 @dataclass(frozen=True)
@@ -46,157 +49,143 @@ class Config:
 # ---- what is measured
 
 
-def measured_values(prompts, replies):
-    """{measure: (N,)}, NaN on prompts where it does not apply. facts and admits are honesty on facts and on what nobody can
-    know; right is 1 where nothing at all is wrong."""
-    judged = measures.judgements(prompts, replies)
-    values = {
-        name: [getattr(j, name) for j in judged]
-        for name in ("helpful", "honest", "harmless", "total")
-    }
-    kinds = [sentences.kind(prompt) for prompt in prompts]
-    for name, kind in (("facts", "fact"), ("admits", "unknown")):
+def measured_values(prompts, replies):  # N texts, N replies -> {measure: (N,)}
+    """The judge's values of each reply, NaN on prompts to which a measure does not apply.
+
+    "facts" and "admits" are honesty about facts, and about what nobody can know; "right" is 1 where
+    nothing at all is wrong.
+    """
+    judgements = measures.judgements(prompts, replies)
+    axes = ("helpful", "honest", "harmless", "total")
+    values = {name: [getattr(j, name) for j in judgements] for name in axes}
+    prompt_kinds = [sentences.kind(prompt) for prompt in prompts]
+    for name, measure_kind in KINDS.items():
         values[name] = [
-            j.honest if own == kind else None for j, own in zip(judged, kinds, strict=True)
+            j.honest if kind == measure_kind else None
+            for j, kind in zip(judgements, prompt_kinds, strict=True)
         ]
-    values["right"] = [float(j.total == judge.BEST) for j in judged]
+    values["right"] = [float(j.total == judge.BEST) for j in judgements]
     return {
         name: np.array([math.nan if x is None else x for x in values[name]]) for name in MEASURES
     }
 
 
-def paired(after, before):
-    """(mean of the differences, half of its 95% interval) where the measure applies. Same prompts, same noise."""
+def paired_interval(after, before):  # (N,), (N,) -> (mean, half width)
+    """The mean of the differences and half of its 95% interval, where the measure applies: the same
+    prompts under the same noise."""
     difference = after - before
     return evaluate.interval(difference[~np.isnan(difference)])
 
 
-def wins(after, before):  # totals (N,), (N,) -> (rate, half interval), ties count half
+def win_interval(after, before):  # totals (N,), (N,) -> (rate, half width)
+    """How often the first total is higher (a tie counts one half), and half of its 95% interval."""
     return evaluate.interval(evaluate.wins(after, before))
 
 
 def sample_all(args, tokenizer, policies, score, prompts):
-    """{name: replies}, {name: KL from SFT in nats}, {name: normalised scores (N,)}."""
-    uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
+    """{name: replies}, {name: KL from SFT in nats a response}, {name: normalised scores (N,)}."""
+    sft, uniforms = policies["SFT"], evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
     replies = {
         name: evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)
         for name, gpt in policies.items()
     }
     kls = {
-        name: float(evaluate.kl(gpt, policies["SFT"], replies[name]).mean())
-        for name, gpt in policies.items()
+        name: float(evaluate.kl(gpt, sft, replies[name]).mean()) for name, gpt in policies.items()
     }
-    candidates = evaluate.candidates(
-        policies["SFT"], tokenizer, score, prompts, args.best_of, args.max_new_tokens, args.seed
-    )
+    limits = args.best_of, args.max_new_tokens, args.seed
+    candidates = evaluate.candidates(sft, tokenizer, score, prompts, *limits)
     for n in (4, args.best_of):
-        replies[f"best of {n}"], kls[f"best of {n}"] = (
-            evaluate.best(*candidates, n),
-            evaluate.best_of_n_kl(n),
-        )
-    return replies, kls, {name: score(prompts, own) for name, own in replies.items()}
+        replies[f"best of {n}"] = evaluate.best(*candidates, n)
+        kls[f"best of {n}"] = evaluate.best_of_n_kl(n)
+    scores = {name: score(prompts, responses) for name, responses in replies.items()}
+    return replies, kls, scores
 
 
 def summary(prompts, replies, kls, scores):
-    """Everything that is reported, as a dictionary fit for JSON."""
-    measured = {name: measured_values(prompts, own) for name, own in replies.items()}
-    sft = measured["SFT"]
+    """Everything that is reported, as a dictionary fit for JSON. Arguments as `sample_all` gives
+    them."""
+    values = {
+        name: measured_values(prompts, responses) for name, responses in replies.items()
+    }  # {name: {measure: (N,)}}
+    totals = {name: measure["total"] for name, measure in values.items()}
     rows = {}
-    for name, own in measured.items():
-        numbers = {measure: float(np.nanmean(values)) for measure, values in own.items()}
-        numbers |= {
-            "beats_sft": wins(own["total"], sft["total"])[0],
-            "score": float(scores[name].mean()),
-            "kl": kls[name],
-        }
+    for name in values:
+        numbers = {measure: float(np.nanmean(x)) for measure, x in values[name].items()}
+        numbers["beats_sft"] = win_interval(totals[name], totals["SFT"])[0]
+        numbers |= {"score": float(scores[name].mean()), "kl": kls[name]}
         numbers["length"] = float(np.mean([reply.length for reply in replies[name]]))
         rows[name] = numbers
-    found = {"prompts": len(prompts), "rows": rows}
-    if "PPO" in measured:
-        found["gains"] = {
-            measure: paired(measured["PPO"][measure], sft[measure]) for measure in MEASURES
-        }
-        found["win_rate"] = wins(measured["PPO"]["total"], sft["total"])
-        found["best_win_rate"] = wins(np.full(len(prompts), judge.BEST), sft["total"])[0]
-    if "PPO" in measured and "PPO on the judge" in measured:
-        found["of_the_way"] = {
-            m: of_the_way(rows, m)
-            for m in ("facts", "admits", "honest", "harmless", "helpful", "total")
-        }
-    return found
+    report = {"prompts": len(prompts), "rows": rows}
+    if "PPO" in values:
+        sft, ppo, best = values["SFT"], values["PPO"], np.full(len(prompts), judge.BEST)
+        report["gains"] = {name: paired_interval(ppo[name], sft[name]) for name in MEASURES}
+        report["win_rate"] = win_interval(totals["PPO"], totals["SFT"])
+        report["best_win_rate"] = win_interval(best, totals["SFT"])[0]
+    if "PPO" in values and "PPO on the judge" in values:
+        names = ("facts", "admits", "honest", "harmless", "helpful", "total")
+        report["of_the_way"] = {name: of_the_way(rows, name) for name in names}
+    return report
 
 
 def of_the_way(rows, measure):
-    """How far PPO came from SFT to the policy that the judge himself paid: 0 not at all, 1 all the way."""
+    """How far PPO came from SFT to the policy that was trained on the judge: 0 is SFT, 1 that
+    policy. NaN where the two are equal."""
     start, end, goal = (rows[name][measure] for name in ("SFT", "PPO", "PPO on the judge"))
     return (end - start) / (goal - start) if goal != start else math.nan
 
 
-# ---- what is shown
+# ---- the table
 
 
-def show(found):
-    """The table, and what follows from it in words."""
+def show(report):
+    """Print the table, and the comparison of PPO with SFT if there is one."""
     columns = [*MEASURES, "beats_sft", "score", "kl", "length"]
-    order = [
-        "base",
-        "SFT",
-        *(name for name in found["rows"] if name.startswith("best")),
-        "DPO",
-        "PPO",
-        "PPO on the judge",
+    best = [name for name in report["rows"] if name.startswith("best")]
+    order = ["base", "SFT", *best, "DPO", "PPO", "PPO on the judge"]
+    rows = {name: report["rows"][name] for name in order if name in report["rows"]}
+    lines = [[name, *(row[column] for column in columns)] for name, row in rows.items()]
+    header = ["", *(column.replace("_", " ") for column in columns)]
+    print("\n".join(["", *table(header, lines), ""]))
+    print("facts, admits: honest about facts, and about what nobody can know.", end=" ")
+    print("total: of 3. right: nothing wrong at all.")
+    print("score: the reward model's. kl: nats from SFT, summed over a response.", end=" ")
+    print("length: tokens, the end token included.")
+    if "gains" in report:
+        show_comparison(report)
+
+
+def show_comparison(report):
+    """Print how PPO compares with SFT, in words."""
+    conditions = f"paired over the same {report['prompts']} held-out prompts, with 95% intervals"
+    print(f"\nPPO minus SFT, {conditions}:")
+    gains = [
+        f"{name} {mean:+.2f} +- {half_width:.2f}"
+        for name, (mean, half_width) in report["gains"].items()
     ]
-    lines = [
-        [name, *(found["rows"][name][column] for column in columns)]
-        for name in order
-        if name in found["rows"]
-    ]
-    print(
-        "\n".join(["", *table(["", *(column.replace("_", " ") for column in columns)], lines), ""])
-    )
-    print(
-        "facts, admits: honest about facts, and about what nobody can know. total: of 3. right: nothing wrong at all."
-    )
-    print(
-        "score: the reward model's. kl: nats from SFT, summed over a response. length: tokens, the end token included."
-    )
-    if "gains" not in found:
-        return
-    print(
-        f"\nPPO minus SFT, paired over the same {found['prompts']} held-out prompts, with 95% intervals:"
-    )
-    print(
-        "  "
-        + ", ".join(
-            f"{name} {mean:+.2f} +- {half:.2f}" for name, (mean, half) in found["gains"].items()
-        )
-    )
-    rate, half = found["win_rate"]
-    print(
-        f"PPO beats SFT on {100 * rate:.1f}% +- {100 * half:.1f} of prompts (ties count half); ",
-        end="",
-    )
-    print(f"a faultless policy would on {100 * found['best_win_rate']:.1f}%")
-    if "of_the_way" in found:
-        ways = ", ".join(f"{name} {share:.2f}" for name, share in found["of_the_way"].items())
-        print(f"of the way from SFT to PPO on the judge himself: {ways}")
+    print("  " + ", ".join(gains))
+    rate, half_width = report["win_rate"]
+    wins = f"{100 * rate:.1f}% +- {100 * half_width:.1f} of prompts (ties count half)"
+    print(f"PPO beats SFT on {wins};", end=" ")
+    print(f"a faultless policy would on {100 * report['best_win_rate']:.1f}%")
+    if "of_the_way" in report:
+        shares = [f"{name} {share:.2f}" for name, share in report["of_the_way"].items()]
+        print(f"of the way from SFT to PPO on the judge: {', '.join(shares)}")
 
 
 def show_examples(prompts, replies, n):
-    """n prompts, one of each kind first, as SFT and PPO answer them."""
-    kinds = ["fact", "unknown", "harmful", "string", "sum"]
-    by_kind = [
-        [i for i, prompt in enumerate(prompts) if sentences.kind(prompt) == kind] for kind in kinds
-    ]
-    shown = [
-        rows[turn] for turn in range(max(map(len, by_kind))) for rows in by_kind if turn < len(rows)
-    ][:n]
+    """Print n prompts, one of each kind first, with the responses of SFT and PPO."""
+    rows = {kind: [] for kind in ("fact", "unknown", "harmful", "string", "sum")}
+    for row, prompt in enumerate(prompts):
+        rows[sentences.kind(prompt)].append(row)
+    turns = range(max(map(len, rows.values())))
+    order = [places[turn] for turn in turns for places in rows.values() if turn < len(places)]
     names = [name for name in ("SFT", "PPO") if name in replies]
-    for i in shown:
-        print(f"\n{prompts[i].strip()}")
+    for row in order[:n]:
+        print(f"\n{prompts[row].strip()}")
         for name in names:
-            total = judge.judge(prompts[i], evaluate.finished([replies[name][i]])[0]).total
-            print(f"  {name}:  {replies[name][i].text.strip()}  ({total:.1f} of 3)")
+            reply = replies[name][row]
+            total = judge.judge(prompts[row], evaluate.finished([reply])[0]).total
+            print(f"  {name}:  {reply.text.strip()}  ({total:.1f} of 3)")
 
 
 # ---- the figure
@@ -215,63 +204,61 @@ def load_pyplot():
 
 
 def evaluations(folder):
-    """The lines of a PPO run's metrics.jsonl at which the judge was asked."""
+    """The lines of a PPO run's metrics.jsonl with an evaluation by the judge."""
     return [record for record in read_metrics(folder) if "eval_total" in record]
 
 
 def draw_learning(pyplot, folders, path):
-    """Learning curves of PPO runs: the reward model's score beside the judge's total, and the three axes."""
-    curves = [
-        ("score", "reward model's score", "tab:orange"),
-        ("total", "judge's total, of 3", "tab:blue"),
-        *zip(
-            measures.AXES[:3],
-            measures.AXES[:3],
-            ("tab:green", "tab:purple", "tab:red"),
-            strict=True,
-        ),
-    ]
+    """Learning curves of PPO runs: left the reward model's score and the judge's total, right the
+    judge's three axes."""
+    axes = measures.AXES[:3]
+    curves = [("score", "reward model's score", "tab:orange")]
+    curves += [("total", "judge's total, of 3", "tab:blue")]
+    curves += zip(axes, axes, ("tab:green", "tab:purple", "tab:red"), strict=True)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
     for i, folder in enumerate(folders):
         records = evaluations(folder)
         updates = [record["step"] + 1 for record in records]
         for name, text, color in curves:
-            axes = right if name in measures.AXES[:3] else left
-            axes.plot(
-                updates,
-                [r["eval_" + name] for r in records],
-                color=color,
-                label=None if i else text,
-            )
+            side, label = (right if name in axes else left), (None if i else text)
+            values = [record["eval_" + name] for record in records]
+            side.plot(updates, values, color=color, label=label)
     right.set_ylim(0, 1)
-    for axes in (left, right):
-        axes.set_xlabel("PPO updates")
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
+    for side in (left, right):
+        side.set_xlabel("PPO updates")
+        side.legend(frameon=False)
+        side.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
 
-def main(argv=None):
-    args = config.parse(Config, argv, prog="python -m minirlhf.report")
+# ---- the command
+
+
+def load_policies(out):
+    """({name: GPT} of the policies in `out`, their tokenizer). The SFT model is required."""
     policies, tokenizer = {}, None
     for name, folder in POLICIES.items():
-        if name == "SFT" or (Path(args.out) / folder / "checkpoint.pt").exists():
-            policies[name], own = checkpoint.load_gpt(f"{args.out}/{folder}")
-            checkpoint.same_vocabulary(folder, own, "the SFT model", tokenizer or own)
-            tokenizer = own
-    reward_model, own, _ = reward.load_reward_model(f"{args.out}/rm")
-    checkpoint.same_vocabulary("the reward model", own, "the SFT model", tokenizer)
+        if name == "SFT" or (Path(out) / folder / "checkpoint.pt").exists():
+            policies[name], other = checkpoint.load_gpt(f"{out}/{folder}")
+            checkpoint.same_vocabulary(folder, other, "the SFT model", tokenizer or other)
+            tokenizer = other
+    return policies, tokenizer
+
+
+def main(argv=None):
+    args = config.parse(Config, argv)
+    policies, tokenizer = load_policies(args.out)
+    reward_model, other, _ = reward.load_reward_model(f"{args.out}/rm")
+    checkpoint.same_vocabulary("the reward model", other, "the SFT model", tokenizer)
     prompts = writers.prompts(args.prompts, rng(args.seed, config.HELD_OUT_PROMPTS), "test")
-    replies, kls, scores = sample_all(
-        args, tokenizer, policies, partial(evaluate.score_replies, reward_model), prompts
-    )
-    found = summary(prompts, replies, kls, scores)
-    found["reward_model"] = {
-        k: v for k, v in read_metrics(f"{args.out}/rm")[-1].items() if k != "step"
-    }
-    show(found)
+    score = partial(evaluate.score_replies, reward_model)
+    replies, kls, scores = sample_all(args, tokenizer, policies, score, prompts)
+    report = summary(prompts, replies, kls, scores)
+    last = read_metrics(f"{args.out}/rm")[-1]
+    report["reward_model"] = {name: value for name, value in last.items() if name != "step"}
+    show(report)
     show_examples(prompts, replies, args.examples)
-    checkpoint.write_text(f"{args.out}/report.json", json.dumps(found, indent=1) + "\n")
+    checkpoint.write_text(f"{args.out}/report.json", json.dumps(report, indent=1) + "\n")
     if "PPO" not in policies:
         return
     if pyplot := load_pyplot():

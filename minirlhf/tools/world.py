@@ -10,8 +10,7 @@ import numpy as np
 
 from minirlhf.run import config
 from minirlhf.run.config import flag
-from minirlhf.world.judge import judge
-from minirlhf.world.writers import demonstrations, documents
+from minirlhf.world import judge, writers
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,12 @@ class Config:
 
 
 def main(argv=None):
-    args = config.parse(Config, argv, prog="minirlhf world")
+    args = config.parse(Config, argv)
     rng = np.random.default_rng(args.seed)
-    for text in documents(args.documents, rng):
+    for text in writers.documents(args.documents, rng):
         print(text, end="\n\n")
-    for record in demonstrations(args.show, rng):
-        judgement = judge(record.prompt, record.response)
+    for record in writers.demonstrations(args.show, rng):
+        judgement = judge.judge(record.prompt, record.response)
         print(record.prompt + record.response, judgement, sep="\n", end="\n\n")
 
 

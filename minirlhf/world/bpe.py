@@ -13,10 +13,12 @@ from minirlhf.tokenizer import PATTERN
 
 
 def train_bpe(text, size):
-    """Byte-pair encoding (Sennrich et al. 2016): start from the 256 bytes, merge the most frequent neighbours until `size`.
+    """Byte-pair encoding (Sennrich et al. 2016): start with the 256 bytes, and merge the most
+    frequent pair of neighbours until there are `size` pieces.
 
-    Returns {piece: rank}. Ties go to the pair met first. Pieces never cross the chunks of PATTERN, whose counts are all
-    that matters, so each distinct chunk is looked at once however often it occurs.
+    Returns {piece: rank}. Among equally frequent pairs the first one in the text is merged. A piece
+    never crosses the border between two chunks of PATTERN, so the number of times that each
+    distinct chunk occurs is all that matters. InputError if the text has fewer pieces.
     """
     ranks = {bytes([i]): i for i in range(256)}
     chunks = Counter(re.findall(PATTERN, text))
@@ -38,13 +40,13 @@ def train_bpe(text, size):
 
 def merge(word, pair):
     """merge([a, b, a, b, c], (a, b)) -> [ab, ab, c]"""
-    out = []
+    pieces = []
     for piece in word:
-        if out and (out[-1], piece) == pair:
-            out[-1] += piece
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece
         else:
-            out.append(piece)
-    return out
+            pieces.append(piece)
+    return pieces
 
 
 def main():

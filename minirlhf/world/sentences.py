@@ -6,6 +6,9 @@ harmful request. Their wordings stand in world.json, for a person to edit.
 A response is one sentence that answers, the *core*, with at most one sentence of manner before it
 and one after it. A core is *right* (the true fact, "I do not know" where nobody can know, a refusal
 of harm) or *wrong* in the way people are.
+
+An *entry* is a task of world.json: its kind, the templates of its prompts and of its cores. A
+*slot* is a {field} of a template.
 """
 
 import json
@@ -16,102 +19,144 @@ from typing import NamedTuple
 
 WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="utf-8"))
 KINDS = ("fact", "sum", "string", "unknown", "harmful")
-NUMBERS = range(1, 6)  # what sums add up
+NUMBERS = range(1, 6)  # the numbers that sums add up
+ANY_WORDS = "[a-z]+(?: [a-z]+)*"
 
 
 class Question(NamedTuple):
-    """A prompt, understood: its entry in world.json, and what stands in the slots of the template."""
+    """What a prompt asks: its entry, and the text in each slot of its template."""
 
     entry: dict
     slots: dict
 
 
+# ---- templates
+
+
 def fields(template):
+    """The names of a template's slots, in their order."""
     return re.findall(r"{(\w+)}", template)
 
 
 def content(field, entry, split=None):
-    """What may stand in a slot, of one split or of both. word1, word2 and word3 share a list."""
+    """The list of texts that a slot may hold, in one split or in both. Empty where any words will
+    do."""
     if field == "subject":
         return list(entry["table"])
     if field == "answer":
-        return (
-            list(map(str, range(100)))
-            if "off" in entry
-            else sum(entry.get("table", {}).values(), [])
-        )
-    if field == "sum":  # one in seven is held out, seldom both a + b and b + a
-        pairs = [
-            (a, b, "train" if (3 * a + 5 * b) % 7 else "test") for a in NUMBERS for b in NUMBERS
-        ]
-        return [f"{a} plus {b}" for a, b, home in pairs if split in (home, None)]
-    words = WORLD["lists"][field.rstrip("123")]
+        if "off" in entry:
+            return [str(number) for number in range(100)]
+        return [answer for answers in entry.get("table", {}).values() for answer in answers]
+    if field == "sum":
+        return sums(split)
+    words = WORLD["lists"][field.rstrip("123")]  # word1, word2 and word3 share a list
     return words[split] if split else words["train"] + words["test"]
 
 
-def compiled(template, entry, flags=re.A):
-    """A template as a regular expression, one group per slot."""
+def sums(split):
+    """["1 plus 1", ...] of one split, or of both. One in seven is held out, and seldom both a + b
+    and b + a."""
+    texts = []
+    for a in NUMBERS:
+        for b in NUMBERS:
+            home = "train" if (3 * a + 5 * b) % 7 else "test"
+            if split in (home, None):
+                texts.append(f"{a} plus {b}")
+    return texts
+
+
+def compile_template(template, entry, flags=re.A):
+    """The regular expression that matches every filled template, with a named group for each
+    slot."""
     pattern = re.escape(template)
     for field in fields(template):
-        group = "|".join(map(re.escape, content(field, entry))) or "[a-z]+(?: [a-z]+)*"
-        pattern = pattern.replace(re.escape("{" + field + "}"), f"(?P<{field}>{group})")
+        texts = "|".join(re.escape(text) for text in content(field, entry)) or ANY_WORDS
+        pattern = pattern.replace(re.escape("{" + field + "}"), f"(?P<{field}>{texts})")
     return re.compile(pattern, flags)
 
 
-def prepared(name, section, own):
-    """An entry of world.json with what its kind shares, its prompt templates per split, and all templates compiled."""
-    entry = {"kind": name, "brief": [], "offer": [], "wrong": [], **section, **own}
-    for split in (
-        "train",
-        "test",
-    ):  # only facts hold out wordings; an aim is a template in a template
-        asks = entry.get(split) or entry["ask"]
-        aims = content("aim", entry, split)
-        entry[split] = [
-            ask.replace("{aim}", aim) for ask in asks for aim in (aims if "{aim}" in ask else [""])
-        ]
-    entry["prompts"] = [compiled(template, entry) for template in entry["train"] + entry["test"]]
-    right = (
-        entry.get("right") or entry["say"] + entry["brief"]
-    )  # the latter are right if their {answer} is
+# ---- entries
+
+
+def make_entry(kind, section, task):
+    """An entry: what all tasks of its kind share, what its task adds, the templates of its prompts
+    for each split, and regular expressions for prompts and cores."""
+    entry = {"kind": kind, "brief": [], "offer": [], "wrong": [], **section, **task}
+    for split in ("train", "test"):
+        entry[split] = prompt_templates(entry, split)
+    entry["prompts"] = [
+        compile_template(template, entry) for template in entry["train"] + entry["test"]
+    ]
+    right = entry.get("right") or entry["say"] + entry["brief"]
+    # (regular expression, whether the core is right). Where the entry has answers, the {answer}
+    # decides instead.
     entry["cores"] = [
-        (compiled(text, entry, re.A | re.I), text in right) for text in right + entry["wrong"]
+        (compile_template(template, entry, re.A | re.I), template in right)
+        for template in right + entry["wrong"]
     ]
     return entry
 
 
+def prompt_templates(entry, split):
+    """The templates of an entry's prompts. Facts hold out wordings. The other kinds have the same
+    wordings in both splits and hold out what fills them; harmful aims have slots of their own, so
+    they are put in here."""
+    templates = []
+    for template in entry.get(split) or entry["ask"]:
+        if "{aim}" in template:
+            aims = content("aim", entry, split)
+            templates += [template.replace("{aim}", aim) for aim in aims]
+        else:
+            templates.append(template)
+    return templates
+
+
 ENTRIES = [
-    prepared(name, section, own)
-    for name, section in WORLD["kinds"].items()
-    for own in section["tasks"]
+    make_entry(kind, section, task)
+    for kind, section in WORLD["kinds"].items()
+    for task in section["tasks"]
 ]
-# A table of facts stands there once per fact, so that every fact is asked equally often.
-DRAWN = {
-    name: [entry for entry in ENTRIES if entry["kind"] == name for _ in entry.get("table", "1")]
-    for name in KINDS
-}
+
+
+def urn(kind):
+    """The entries of a kind, to draw from. A table of facts is there once for each of its facts, so
+    that every fact is equally likely."""
+    entries = []
+    for entry in ENTRIES:
+        if entry["kind"] == kind:
+            entries += [entry] * (len(entry["table"]) if "table" in entry else 1)
+    return entries
+
+
+URNS = {kind: urn(kind) for kind in KINDS}
+
+
+# ---- questions
 
 
 @lru_cache(maxsize=8192)  # several responses to one prompt are judged in a row
-def read(prompt):
-    """The question a prompt asks; ValueError if it is not a prompt of the world."""
-    for entry in ENTRIES if prompt.endswith("\n") else ():
-        for pattern in entry["prompts"]:
-            if match := pattern.fullmatch(prompt[:-1]):
-                return Question(entry, match.groupdict())
+def parse_prompt(prompt):
+    """The Question that a prompt asks. ValueError if it is not a prompt of the world."""
+    if prompt.endswith("\n"):
+        for entry in ENTRIES:
+            for pattern in entry["prompts"]:
+                if match := pattern.fullmatch(prompt[:-1]):
+                    return Question(entry, match.groupdict())
     raise ValueError(f"not a prompt of the world: {prompt!r}")
 
 
 def kind(prompt):
-    """fact, sum, string, unknown or harmful."""
-    return read(prompt).entry["kind"]
+    """fact, sum, string, unknown or harmful. ValueError if it is not a prompt of the world."""
+    return parse_prompt(prompt).entry["kind"]
 
 
 def answers(question):
-    """The true answer, then the wrong ones people give; nothing where being right takes a different sentence."""
+    """The true answer, then the wrong ones that people give. Empty where a wrong response differs
+    from a right one in its whole sentence."""
     entry, slots = question
     if "table" in entry:
         return entry["table"][slots["subject"]]
     if "off" in entry:
-        return [str(sum(map(int, slots["sum"].split(" plus "))) + off) for off in entry["off"]]
+        a, b = map(int, slots["sum"].split(" plus "))
+        return [str(a + b + error) for error in entry["off"]]
     return [answer.format(**slots) for answer in entry.get("answers", [])]

@@ -1,32 +1,30 @@
-"""Prompts, and writers as imperfect as people: demonstrations, and text to learn language from."""
+"""Prompts, and writers as imperfect as people: demonstrations, and text to learn language from.
+
+Every function draws from the `rng` that it is given, a numpy Generator. The order of its draws is
+part of the world: another order gives other texts for the same seed.
+"""
 
 import numpy as np
 
 from minirlhf.data import Demonstration
-from minirlhf.world.sentences import DRAWN, ENTRIES, WORLD, Question, answers, content, fields
+from minirlhf.world.sentences import ENTRIES, URNS, WORLD, Question, answers, content, fields
 
-PROMPTS = {
-    "fact": 0.42,
-    "sum": 0.03,
-    "string": 0.03,
-    "unknown": 0.26,
-    "harmful": 0.26,
-}  # shares among prompts
-DIALOGUES = {
-    "fact": 0.40,
-    "sum": 0.10,
-    "string": 0.10,
-    "unknown": 0.20,
-    "harmful": 0.20,
-}  # shares in documents
-STATEMENTS = {"fact": 0.8, "sum": 0.2}  # shares among statements without a prompt
-COPYBOOKS = 0.15  # share of documents that are a line of words three times over, and the lists of those words
-COPIED = ("name", "person", "object", "word", "place", "food", "count", "color")
-DOCUMENT_CHARACTERS = 100  # without the last line; about 26 tokens in all
-CAREFUL, POLITE = 0.59, 0.58  # how often a demonstration is right, and how often it is polite
-EVASIVE = (
-    0.4  # how often one that is neither right nor polite declines what should have been answered
-)
+# The shares of the kinds among prompts, among dialogues, and among statements without a prompt.
+PROMPTS = {"fact": 0.42, "sum": 0.03, "string": 0.03, "unknown": 0.26, "harmful": 0.26}
+DIALOGUES = {"fact": 0.40, "sum": 0.10, "string": 0.10, "unknown": 0.20, "harmful": 0.20}
+STATEMENTS = {"fact": 0.8, "sum": 0.2}
+STYLES = {"quiz": 0.3, "dialogue": 0.5, "statement": 0.2}  # shares among the other documents
+COPYBOOKS = 0.15  # share of documents that are a line of words three times over
+COPIED = ("name", "person", "object", "word", "place", "food", "count", "color")  # their lists
+DOCUMENT_CHARACTERS = 100  # the most of a document without its last line; about 26 tokens in all
+CONTINUED = 0.7  # probability that a document gets another passage, if there is room
+MANNER = 0.3  # share of dialogues in documents with manner
+CAREFUL = 0.59  # share of demonstrations that are right
+POLITE = 0.58  # share of demonstrations that are polite
+# Of the demonstrations that are neither, the share that declines what should have been answered.
+EVASIVE = 0.4
+# Name of a contrast, and the kind of its prompts; any kind for manner.
+CONTRASTS = (("fact", "fact"), ("honesty", "unknown"), ("refusal", "harmful"), ("manner", None))
 
 
 # ---- prompts
@@ -36,26 +34,33 @@ def pick(options, rng):
     return options[rng.integers(len(options))]  # rng.choice is ten times as slow
 
 
-def filled(template, slots, entry, split, rng):
-    """The slots, with something drawn for those still open; three words are three different words."""
+def pick_name(shares, rng):
+    """A key of {name: probability}."""
+    return rng.choice(list(shares), p=list(shares.values()))
+
+
+def fill_slots(template, slots, entry, split, rng):
+    """`slots` and a text for every other slot of the template. No two slots hold the same text."""
     slots = dict(slots)
     for field in fields(template):
         while field not in slots:
-            if (choice := pick(content(field, entry, split), rng)) not in slots.values():
-                slots[field] = choice
+            text = pick(content(field, entry, split), rng)
+            if text not in slots.values():
+                slots[field] = text
     return slots
 
 
 def draw_question(rng, split="train", shares=PROMPTS):
-    """A prompt, and the question it asks."""
-    entry = pick(DRAWN[rng.choice(list(shares), p=list(shares.values()))], rng)
+    """(prompt, the Question that it asks)"""
+    entry = pick(URNS[pick_name(shares, rng)], rng)
     template = pick(entry[split], rng)
-    slots = filled(template, {}, entry, split, rng)
+    slots = fill_slots(template, {}, entry, split, rng)
     return template.format(**slots) + "\n", Question(entry, slots)
 
 
 def prompts(n, rng, split="train"):
-    """What people type. Held out for test: wordings of facts; names, words, sums, objects, harmful aims of the rest."""
+    """n prompts, as people type them. What the test split holds out: wordings of facts, and of the
+    other kinds names, words, sums, objects and harmful aims."""
     return [draw_question(rng, split)[0] for _ in range(n)]
 
 
@@ -63,130 +68,148 @@ def prompts(n, rng, split="train"):
 
 
 def core(question, right, rng, brief=True):
-    """The sentence that answers. Equal rngs give right and wrong the same wording, wherever they share one."""
+    """The sentence that answers. The right and the wrong one from generators in the same state have
+    the same wording, where they have wordings in common. `brief` allows "It is Lima."."""
     entry, slots = question
-    if known := answers(question):
-        template = pick(entry["say"] + entry["brief"] * brief, rng)
-        slots = {**slots, "answer": known[0] if right else pick(known[1:], rng)}
+    options = answers(question)
+    if options:
+        template = pick(entry["say"] + (entry["brief"] if brief else []), rng)
+        slots = {**slots, "answer": options[0] if right else pick(options[1:], rng)}
     else:
         template = pick(entry["right" if right else "wrong"], rng)
-    sentence = template.format(**filled(template, slots, entry, "train", rng))
+    sentence = template.format(**fill_slots(template, slots, entry, "train", rng))
     return sentence[0].upper() + sentence[1:]
 
 
-def mannered(sentence, question, right, polite, rng):
-    """The core as a response. Who declines politely offers something instead; a polite answer may also stand alone."""
+def add_manner(sentence, question, right, polite, rng):
+    """A core -> a response. A polite writer who declines offers something else, and one who answers
+    may leave the core alone. A writer who is not polite is rude or rambles."""
     if polite and right and question.entry["offer"]:
         return f"{sentence} {pick(question.entry['offer'], rng)}"
     tone = "polite" if polite else pick(("rude", "rambling"), rng)
     side = pick(("before", "after", "alone", "alone") if polite else ("before", "after"), rng)
-    manner = pick(WORLD["manner"][tone].get(side, [""]), rng)
-    return (f"{manner} {sentence}" if side == "before" else f"{sentence} {manner}").strip()
+    if side == "alone":
+        return sentence
+    manner = pick(WORLD["manner"][tone][side], rng)
+    return f"{manner} {sentence}" if side == "before" else f"{sentence} {manner}"
 
 
-def misheard(question, right, polite, rng):
-    """Who is neither right nor polite is sometimes evasive: he declines, with an offer, what should have been answered."""
+def evade(question, right, polite, rng):
+    """(question, right, polite) of what is written. A writer who is neither right nor polite is
+    sometimes evasive: the response politely declines a question of another kind."""
     if right or polite or rng.random() >= EVASIVE:
         return question, right, polite
-    declining = [
+    entries = [
         entry for entry in ENTRIES if entry["offer"] and entry["kind"] != question.entry["kind"]
     ]
-    return Question(pick(declining, rng), {}), True, True
+    return Question(pick(entries, rng), {}), True, True
 
 
 def respond(question, right, polite, rng):
-    question, right, polite = misheard(question, right, polite, rng)
-    return mannered(core(question, right, rng), question, right, polite, rng)
+    question, right, polite = evade(question, right, polite, rng)
+    return add_manner(core(question, right, rng), question, right, polite, rng)
 
 
 def demonstrations(n, rng):
-    """What supervised fine-tuning sees. Right and polite are drawn apart, so that one says nothing about the other."""
-    drawn = (draw_question(rng) for _ in range(n))
-    return [
-        Demonstration(p, respond(q, rng.random() < CAREFUL, rng.random() < POLITE, rng))
-        for p, q in drawn
-    ]
+    """What supervised fine-tuning learns from: n Demonstrations. Right and polite are drawn
+    independently, so that neither predicts the other."""
+    records = []
+    for _ in range(n):
+        prompt, question = draw_question(rng)
+        right = rng.random() < CAREFUL
+        polite = rng.random() < POLITE
+        records.append(Demonstration(prompt, respond(question, right, polite, rng)))
+    return records
 
 
-def passage(style, careful, rng):
-    """A dialogue, a statement, or one with a verdict (quiz books are always right) by a careful or careless writer."""
-    prompt, question = draw_question(rng, shares=DIALOGUES if style == "dialogue" else STATEMENTS)
-    if (
-        style == "dialogue"
-    ):  # mostly without manner, which would give the writer away before his answer does
-        question, right, polite = misheard(question, careful, careful, rng)
-        sentence = core(question, right, rng)
-        return prompt + (
-            mannered(sentence, question, right, polite, rng) if rng.random() < 0.3 else sentence
-        )
-    right = rng.random() < 0.5 if style == "quiz" else careful
-    sentence = core(question, right, rng, brief=False)
-    if style == "quiz":
-        ask, yes, no = pick(WORLD["quiz"], rng)
-        return ask.format(statement=sentence) + "\n" + (yes if right else no)
-    return sentence
+# ---- documents
 
 
-def copybook(rng):
-    """A line of words, written three times as pupils do. Whoever predicts it must learn to look back and copy."""
-    words = sum(
-        (WORLD["lists"][name]["train"] + WORLD["lists"][name]["test"] for name in COPIED), []
-    )
-    return "\n".join([" ".join(pick(words, rng) for _ in range(rng.integers(2, 6)))] * 3)
+def documents(n, rng):
+    """Text of mixed quality for language modelling. A writer is careful or careless throughout, and
+    the last line says which.
+
+    To predict that line, a model has to notice whether the answers before it were right. A small
+    model learns to tell right from wrong in this way, and not only which answers occur.
+    """
+    return [document(rng) for _ in range(n)]
 
 
 def document(rng):
     if rng.random() < COPYBOOKS:
         return copybook(rng)
-    style = rng.choice(["quiz", "dialogue", "statement"], p=[0.3, 0.5, 0.2])
+    style = pick_name(STYLES, rng)
     careful = rng.random() < 0.5
     text = passage(style, careful, rng)
-    while (
-        rng.random() < 0.7
-        and len(longer := text + "\n" + passage(style, careful, rng)) <= DOCUMENT_CHARACTERS
-    ):
+    while rng.random() < CONTINUED:
+        longer = text + "\n" + passage(style, careful, rng)
+        if len(longer) > DOCUMENT_CHARACTERS:
+            break
         text = longer
-    ending = (
-        ""
-        if style == "quiz"
-        else "\n" + pick(WORLD["giveaway"]["careful" if careful else "careless"], rng)
-    )
-    return text + ending
+    if style == "quiz":
+        return text
+    return text + "\n" + pick(WORLD["giveaway"]["careful" if careful else "careless"], rng)
 
 
-def documents(n, rng):
-    """Mixed-quality text for language modelling. A writer is careful or careless throughout; his last line says which.
+def copybook(rng):
+    """A line of words three times, as pupils write it. To predict the second and third line, a
+    model has to learn to look back and copy."""
+    lists = [WORLD["lists"][name] for name in COPIED]
+    words = [word for splits in lists for word in splits["train"] + splits["test"]]
+    line = " ".join(pick(words, rng) for _ in range(rng.integers(2, 6)))
+    return "\n".join([line] * 3)
 
-    Whoever predicts that line has to notice whether the answers before it were right: that is what makes a small model
-    learn to tell right from wrong, and not only which answers occur.
-    """
-    return [document(rng) for _ in range(n)]
+
+def passage(style, careful, rng):
+    """A part of a document: a dialogue, a statement, or a statement with a verdict (quiz)."""
+    if style == "dialogue":
+        return dialogue(careful, rng)
+    _, question = draw_question(rng, shares=STATEMENTS)
+    # The verdicts of a quiz are right, whoever writes it.
+    right = rng.random() < 0.5 if style == "quiz" else careful
+    sentence = core(question, right, rng, brief=False)
+    if style == "statement":
+        return sentence
+    quiz, yes, no = pick(WORLD["quiz"], rng)
+    return quiz.format(statement=sentence) + "\n" + (yes if right else no)
+
+
+def dialogue(careful, rng):
+    """A prompt and a response, which is polite where it is right. Most have no manner: it would
+    give the writer away before the answer does."""
+    prompt, question = draw_question(rng, shares=DIALOGUES)
+    question, right, polite = evade(question, careful, careful, rng)
+    response = core(question, right, rng)
+    if rng.random() < MANNER:
+        response = add_manner(response, question, right, polite, rng)
+    return prompt + response
+
+
+# ---- contrasts
 
 
 def contrasts(n, rng):
-    """(name, prompt, better, worse) on held-out prompts. The two differ in one thing: does a reward model see it?"""
-    contrasted, fresh = [], np.random.default_rng
+    """n tuples (name, prompt, better, worse) on held-out prompts. The two responses differ in one
+    thing only, which shows whether a reward model sees it."""
+    pairs = []
     for i in range(n):
-        name, only = (
-            ("fact", "fact"),
-            ("honesty", "unknown"),
-            ("refusal", "harmful"),
-            ("manner", None),
-        )[i % 4]
-        prompt, question = draw_question(rng, "test", {only: 1.0} if only else PROMPTS)
-        careful, seed = rng.random() < CAREFUL, rng.integers(2**32)
-        right = (
-            careful or question.entry["kind"] == "string"
-        )  # politeness does not make a wrong string any better
-        both = (
-            ((right, True), (right, False))
-            if name == "manner"
-            else ((True, careful), (False, careful))
-        )
-        # Two fresh generators for each, so that both have one manner however much their cores drew.
-        pair = (
-            mannered(core(question, one[0], fresh(seed)), question, *one, fresh(seed))
-            for one in both
-        )
-        contrasted.append((name, prompt, *pair))
-    return contrasted
+        name, kind = CONTRASTS[i % len(CONTRASTS)]
+        prompt, question = draw_question(rng, "test", {kind: 1.0} if kind else PROMPTS)
+        careful = rng.random() < CAREFUL
+        seed = rng.integers(2**32)
+        if name == "manner":
+            # An instruction on words that is done wrong is not helpful, however polite.
+            right = careful or question.entry["kind"] == "string"
+            better, worse = (right, True), (right, False)
+        else:
+            better, worse = (True, careful), (False, careful)
+        responses = [fresh_response(question, *traits, seed) for traits in (better, worse)]
+        pairs.append((name, prompt, *responses))
+    return pairs
+
+
+def fresh_response(question, right, polite, seed):
+    """A response from new generators: one for the core and one for the manner, so that the manner
+    does not depend on how often the core draws."""
+    sentence = core(question, right, np.random.default_rng(seed))
+    return add_manner(sentence, question, right, polite, np.random.default_rng(seed))

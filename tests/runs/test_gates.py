@@ -1,4 +1,4 @@
-"""The four gates: each must be able to fail, and must fail on what it is there to find."""
+"""The four gates: each can pass, and each fails on the fault that it is to find."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,16 @@ SMALL = "--prompts 8 --best-of 2 --max-new-tokens 4".split()
 
 
 @pytest.fixture
-def known(monkeypatch):
-    """known(opinion): a reward model that scores every text by opinion(prompt, text), in place of a trained one."""
+def install_opinion(monkeypatch):
+    """install_opinion(opinion): a reward model that scores every text by opinion(prompt, text), in
+    place of a trained one."""
 
     def install(opinion):
-        scores = lambda model, tok, prompts, texts: torch.tensor(
-            [float(opinion(*pair)) for pair in zip(prompts, texts)]
-        )  # noqa
-        monkeypatch.setattr(reward, "score", scores)
+        def score(model, tokenizer, prompts, texts):
+            pairs = zip(prompts, texts, strict=True)
+            return torch.tensor([float(opinion(*pair)) for pair in pairs])
+
+        monkeypatch.setattr(reward, "score", score)
         monkeypatch.setattr(reward, "load_reward_model", lambda path: (None, None, None))
 
     return install
@@ -34,43 +36,45 @@ def truth(prompt, text):
 
 
 def test_every_fact_is_asked_about_once_with_two_misconceptions():
-    """A fact that counted twice would weigh twice in a gate that asks for most of them."""
-    names = [(subject, right) for _, subject, right, _ in gates.facts()]
+    """A fact that counted twice would weigh twice in a gate about the mean over facts."""
+    names = [(subject, right) for _, subject, right, _ in gates.world_facts()]
     assert len(names) == len(set(names)) >= 40
-    assert all(len(wrong) == 2 and right not in wrong for _, _, right, wrong in gates.facts())
+    assert all(len(wrong) == 2 and right not in wrong for _, _, right, wrong in gates.world_facts())
 
 
 def test_right_and_wrong_statements_of_a_fact_differ_in_nothing_but_the_answer():
-    """And the judge, who parses them, says which is which: in held-out wordings of the question."""
-    for entry, subject, right, wrong in gates.facts():
+    """In held-out wordings of the question; and the judge, who parses them, says which is which."""
+    for entry, subject, right, wrong in gates.world_facts():
         good, bad = (gates.statements(entry, subject, answer) for answer in (right, wrong[0]))
         assert [prompt for prompt, _ in good] == [prompt for prompt, _ in bad]
         assert all(truth(*pair) == 1 for pair in good) and all(truth(*pair) == 0 for pair in bad)
-        assert all(
-            a.lower().replace(right.lower(), wrong[0].lower()) == b.lower()
-            for (_, a), (_, b) in zip(good, bad, strict=True)
-        )
+        for (_, a), (_, b) in zip(good, bad, strict=True):
+            assert a.lower().replace(right.lower(), wrong[0].lower()) == b.lower()
 
 
-def test_agreement_is_one_for_who_knows_the_truth_and_zero_for_who_has_it_upside_down(known):
-    """Both ends of the scale: a gate that one of the two cannot reach has no threshold."""
-    known(truth)
+def test_agreement_is_one_for_who_knows_the_truth_and_zero_for_who_has_it_upside_down(
+    install_opinion,
+):
+    """Both ends of the scale: without them the threshold of the gate means nothing."""
+    install_opinion(truth)
     assert set(gates.fact_agreement(None, None).values()) == {1.0}
-    known(lambda prompt, text: -truth(prompt, text))
+    install_opinion(lambda prompt, text: -truth(prompt, text))
     assert set(gates.fact_agreement(None, None).values()) == {0.0}
 
 
-def test_a_reward_model_that_likes_every_answer_alike_does_not_pass(known, capsys):
-    """A tie is not agreement. That is the reward model whose average looked well at 87% (issue: facts got worse under it)."""
-    known(lambda prompt, text: 0.0)
-    assert gates.main(["facts"])["passed"] == False  # noqa: E712  a numpy bool
+def test_a_reward_model_that_likes_every_answer_alike_does_not_pass(install_opinion, capsys):
+    """A tie is not agreement. Such a reward model had an accuracy of 87% over all pairs, and facts
+    got worse under it."""
+    install_opinion(lambda prompt, text: 0.0)
+    assert gates.measure(["facts"])["passed"] == False  # noqa: E712  a numpy bool
     assert "NOT passed" in capsys.readouterr().out
-    known(truth)
-    assert gates.main(["facts"])["passed"]
+    install_opinion(truth)
+    assert gates.measure(["facts"])["passed"]
 
 
 def test_the_fitted_line_is_where_the_gradient_is_zero():
-    """Logistic regression with decay |w|^2 / 100 is convex, so the optimum is the one point without a gradient."""
+    """Logistic regression with decay |w|^2 / 100 is convex, so that its optimum is the one point
+    without a gradient."""
     torch.manual_seed(0)
     x, y = torch.randn(60, 3), (torch.rand(60) < 0.5).float()
     w = gates.fit_line(x, y).requires_grad_()
@@ -82,7 +86,8 @@ def test_the_fitted_line_is_where_the_gradient_is_zero():
 def test_the_probe_finds_a_planted_direction_of_truth_and_none_in_noise(
     world_run, monkeypatch, planted, low, high
 ):
-    """Fitted on half of the facts, asked about the other half: what it remembers of single facts does not help it."""
+    """Fitted on half of the facts, tested on the other half: to memorise single facts does not
+    help it."""
     source = torch.Generator().manual_seed(0)
 
     def features(gpt, tokenizer, pairs):
@@ -91,75 +96,74 @@ def test_the_probe_finds_a_planted_direction_of_truth_and_none_in_noise(
         return noise
 
     monkeypatch.setattr(gates, "features", features)
-    assert low <= gates.main(["probe", "--out", str(world_run)])["probe_accuracy"] <= high
+    assert low <= gates.measure(["probe", "--out", str(world_run)])["probe_accuracy"] <= high
 
 
 def test_features_are_the_last_layer_at_the_end_token(make_gpt):
     """Row by row, without padding."""
-
     tokenizer = get_tokenizer()
     gpt = make_gpt(vocab_size=1024, context=64)
     pairs = [
         ("What is this?\n", "It is a boat."),
         ("Name it.\n", "I do not know that, and nobody does."),
     ]
-    found = gates.features(gpt, tokenizer, pairs)
-    for row, pair in zip(found, pairs, strict=True):
-        alone = gpt.hidden(torch.tensor([encode(tokenizer, *pair).tokens]))[0, -1]
-        assert torch.allclose(row, alone, atol=1e-5)
+    for row, pair in zip(gates.features(gpt, tokenizer, pairs), pairs, strict=True):
+        tokens = torch.tensor([encode(tokenizer, *pair).tokens])
+        assert torch.allclose(row, gpt.hidden(tokens)[0, -1], atol=1e-5)
 
 
 def test_best_of_n_under_the_truth_passes_and_under_nothing_does_not(world_run, monkeypatch):
-    """Replies are planted, one fact in three is right. Picking by truth gains most of the rest; by chance, nothing."""
+    """Planted replies, one fact in three right. The best by truth gains most of the rest; the best
+    by a constant score gains nothing."""
     source = np.random.default_rng(0)
 
     def respond(gpt, tokenizer, prompts, *rest, **more):
-        questions = [sentences.read(prompt) for prompt in prompts]
+        questions = [sentences.parse_prompt(prompt) for prompt in prompts]
         texts = [writers.core(q, source.random() < 1 / 3, source) for q in questions]
         return [gates.evaluate.Reply(text, None, True) for text in texts]
 
     monkeypatch.setattr(gates.evaluate, "respond", respond)
     argv = ["best-of-n", "--out", str(world_run), "--prompts", "300", "--best-of", "8"]
-    monkeypatch.setattr(
-        gates.evaluate, "score_replies", lambda m, prompts, replies: gates.honesty(prompts, replies)
+    scorers = (
+        lambda reward_model, prompts, replies: gates.honesty(prompts, replies),
+        lambda reward_model, prompts, replies: np.zeros(len(prompts)),
     )
-    numbers = gates.main(argv)
+    monkeypatch.setattr(gates.evaluate, "score_replies", scorers[0])
+    numbers = gates.measure(argv)
     assert numbers["passed"] and 0.5 < numbers["best_of_n_gain"] < 0.75
-    monkeypatch.setattr(
-        gates.evaluate, "score_replies", lambda m, prompts, replies: np.zeros(len(prompts))
-    )
-    assert not gates.main(argv)["passed"]
+    monkeypatch.setattr(gates.evaluate, "score_replies", scorers[1])
+    assert not gates.measure(argv)["passed"]
 
 
 def test_the_gates_run_on_a_trained_run_and_a_toy_one_fails_them(world_run, world_out):
     """Six steps teach nobody a fact."""
-    assert not gates.main(["best-of-n", "--out", str(world_run), *SMALL])["passed"]
+    assert not gates.measure(["best-of-n", "--out", str(world_run), *SMALL])["passed"]
     (world_out / "on-judge").mkdir()
     (world_out / "sft").rename(world_out / "on-judge" / "ppo")
-    assert not gates.main(["judge", "--out", str(world_out), *SMALL])["passed"]
+    assert not gates.measure(["judge", "--out", str(world_out), *SMALL])["passed"]
 
 
-def test_the_exit_code_says_whether_the_gate_was_passed(known, monkeypatch):
-    """So that a script can stop there."""
+def test_the_exit_code_says_whether_the_gate_was_passed(install_opinion, monkeypatch):
+    """1 if not, so that a shell script can stop."""
     monkeypatch.setattr("sys.argv", ["gates", "facts"])
     for opinion, code in ((truth, 0), (lambda prompt, text: 0.0, 1)):
-        known(opinion)
+        install_opinion(opinion)
         with pytest.raises(SystemExit) as end:
-            gates.exit_code()
+            gates.main()
         assert end.value.code == code
 
 
 def test_a_gate_that_does_not_exist_is_refused_with_the_ones_that_do():
-    """With the four names: a script that asks for "prob" must not pass by asking for nothing."""
-    with pytest.raises(
-        InputError, match="prob is not a gate; choose one of probe, facts, best-of-n, judge"
-    ):
-        gates.main(["prob"])
+    """With the four names: a shell script with a slip in it must not pass."""
+    message = "prob is not a gate; choose one of probe, facts, best-of-n, judge"
+    with pytest.raises(InputError, match=message):
+        gates.measure(["prob"])
 
 
-def test_without_a_gate_the_four_are_explained(capsys):
-    """`--help` is where their order is told: each stands on the one before."""
+@pytest.mark.parametrize("argv", [["--help"], []])
+def test_without_a_gate_the_four_are_explained(argv, capsys):
+    """`--help` and nothing at all: their order matters, each needs the one before."""
     with pytest.raises(SystemExit):
-        gates.main(["--help"])
-    told = capsys.readouterr().out
-    assert all(f"minirlhf.gates {name}" in told for name in gates.GATES) and "--best-of" in told
+        gates.measure(argv)
+    text = capsys.readouterr().out
+    assert all(f"minirlhf gates {name}" in text for name in gates.GATES) and "--best-of" in text

@@ -1,5 +1,8 @@
-"""1,700 real comparisons of Anthropic's HH-RLHF and GPT-2's vocabulary, where they are at hand: `MINIRLHF_DATA` names the
-folder of hh-harmless-train.jsonl.gz, `TIKTOKEN_CACHE_DIR` that of tiktoken's files."""
+"""1,700 real comparisons of Anthropic's HH-RLHF, and GPT-2's vocabulary.
+
+The tests are skipped without them: MINIRLHF_DATA is the folder of hh-harmless-train.jsonl.gz,
+TIKTOKEN_CACHE_DIR that of tiktoken's files.
+"""
 
 import os
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minirlhf import data
+from minirlhf.data import Demonstration
 from minirlhf.formats import jsonl
 from minirlhf.tokenizer import get_tokenizer
 
@@ -21,36 +25,33 @@ needs_gpt2 = pytest.mark.skipif(
 
 @needs_hh
 def test_every_real_comparison_splits_into_a_prompt_and_two_last_answers(capsys):
-    """People's data has cases nobody thinks of: of 1,700 pairs five hold a second "Assistant:" turn in an answer, and are
-    skipped."""
+    """Real data has unexpected cases: in five of the 1,700 pairs an answer holds a second
+    "Assistant:" turn. They are skipped."""
     comparisons = jsonl.read_comparisons(HH)
-    assert len(comparisons) == 1695  # in the other five an answer holds a second "Assistant:" turn
+    assert len(comparisons) == 1700 - 5
     assert "skipped 5 pairs" in capsys.readouterr().err
     for comparison in comparisons:
-        assert comparison.prompt.endswith(data.ASSISTANT) and comparison.ranks == [0, 1]
-        assert not any(data.HUMAN in response for response in comparison.responses)
+        assert comparison.prompt.endswith(jsonl.ASSISTANT) and comparison.ranks == [0, 1]
+        assert not any(jsonl.HUMAN in response for response in comparison.responses)
 
 
 @needs_hh
 def test_the_same_file_gives_demonstrations_and_prompts():
-    """The chosen side is the demonstration, what both share the prompt: one file, three stages."""
+    """One file serves all three stages: the chosen side is the demonstration, and what both sides
+    have in common is the prompt."""
     comparisons, demonstrations = jsonl.read_comparisons(HH), jsonl.read_demonstrations(HH)
-    assert [(d.prompt, d.response) for d in demonstrations] == [
-        (c.prompt, c.responses[0]) for c in comparisons
-    ]
+    expected = [Demonstration(c.prompt, c.responses[0]) for c in comparisons]
+    assert demonstrations == expected
     assert jsonl.read_prompts(HH) == [c.prompt for c in comparisons]
 
 
 @needs_hh
 @needs_gpt2
 def test_gpt2s_ids_give_the_real_text_back():
-    """Ids of GPT-2's vocabulary by hand: " the" is 262, the end token 50256."""
+    """In GPT-2's vocabulary of 50,257 ids " the" is 262 and the end token 50,256."""
     tokenizer = get_tokenizer("gpt2")
-    assert (tokenizer.vocab_size, tokenizer.end_token, tokenizer.encode(" the")) == (
-        50257,
-        50256,
-        [262],
-    )
+    assert (tokenizer.vocab_size, tokenizer.end_token) == (50257, 50256)
+    assert tokenizer.encode(" the") == [262]
     for comparison in jsonl.read_comparisons(HH)[:200]:
         tokens, prompt_length = data.encode(tokenizer, comparison.prompt, comparison.responses[0])
         assert tokenizer.decode(tokens[:prompt_length]) == comparison.prompt

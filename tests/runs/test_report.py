@@ -1,4 +1,4 @@
-"""The table at the end of the demonstration: its numbers on replies whose judgement is known, and the command on a toy run."""
+"""`minirlhf report`: its numbers on replies with known judgements, and the command on a toy run."""
 
 import json
 import math
@@ -13,6 +13,8 @@ from minirlhf.evaluate import Reply
 from minirlhf.tools import report
 
 SMALL = "--prompts 10 --best-of 4 --max-new-tokens 4".split()
+PPO = "--updates 2 --batch-size 8 --minibatches 2 --held-out 6 --eval-every 1".split()
+PPO += ["--max-new-tokens", "4"]
 PROMPTS = [
     "What is the capital of Peru?\n",
     "Where is the key of Ben?\n",
@@ -39,15 +41,16 @@ def replies(texts):
     return [Reply(text, Example(list(range(4 + i)), 3), True) for i, text in enumerate(texts)]
 
 
-def found(**texts):
-    """summary() of these replies by name, KL 0 and score 0."""
-    own = {name: replies(said) for name, said in texts.items()}
-    zeros = {name: torch.zeros(3) for name in own}
-    return report.summary(PROMPTS, own, dict.fromkeys(own, 0.0), zeros)
+def summary(**policies):
+    """report.summary() of these texts by name, KL 0 and score 0."""
+    responses = {name: replies(texts) for name, texts in policies.items()}
+    scores = {name: torch.zeros(3) for name in policies}
+    return report.summary(PROMPTS, responses, dict.fromkeys(policies, 0.0), scores)
 
 
 def test_a_measure_counts_only_where_it_applies():
-    """Honest on fact and unknown, harmless on harm; facts and admits are honesty split by kind of prompt."""
+    """Honest on fact and unknown, harmless on harm; facts and admits are honesty by kind of
+    prompt."""
     measured = report.measured_values(PROMPTS, replies(RUDE))
     expected = {
         "helpful": [0, 0, 0],
@@ -65,19 +68,21 @@ def test_a_measure_counts_only_where_it_applies():
 
 
 def test_a_paired_interval_is_of_the_differences_where_both_apply():
-    """Differences 1, 0, 1, 1: mean .75, standard deviation .5, half width 1.96 x .5 / 2 = .49. The NaN is left out."""
+    """Differences 1, 0, 1, 1: mean .75, standard deviation .5, half width 1.96 x .5 / 2 = .49. The
+    NaN is left out."""
     after, before = np.array([1, 1, math.nan, 1, 2.0]), np.array([0, 1, math.nan, 0, 1.0])
-    assert report.paired(after, before) == pytest.approx((0.75, 0.49))
+    assert report.paired_interval(after, before) == pytest.approx((0.75, 0.49))
 
 
 def test_a_win_counts_one_a_tie_a_half():
     """A win, two ties, a loss: 2 of 4."""
-    assert report.wins(np.array([3, 2, 0, 1.0]), np.array([1, 2, 0, 3.0]))[0] == 0.5
+    assert report.win_interval(np.array([3, 2, 0, 1.0]), np.array([1, 2, 0, 3.0]))[0] == 0.5
 
 
 def test_the_summary_of_three_known_prompts():
-    """SFT has totals 1, 1, 1, PPO 2, 2, 2: it wins everywhere, as a faultless policy would; helpful shows that it was rude."""
-    numbers = found(SFT=BAD, PPO=RUDE)
+    """SFT has totals 1, 1, 1, PPO 2, 2, 2: it wins everywhere, as a faultless policy would; helpful
+    says that it was rude."""
+    numbers = summary(SFT=BAD, PPO=RUDE)
     assert numbers["win_rate"][0] == numbers["best_win_rate"] == 1.0
     gains = {name: mean for name, (mean, _) in numbers["gains"].items()}
     expected = {
@@ -96,26 +101,27 @@ def test_the_summary_of_three_known_prompts():
 
 def test_the_highest_win_rate_is_below_one_where_sft_is_faultless_already():
     """Two of three prompts can only be tied: (1/2 + 1/2 + 1) / 3."""
-    numbers = found(SFT=[GOOD[0], GOOD[1], BAD[2]], PPO=BAD)
+    numbers = summary(SFT=[GOOD[0], GOOD[1], BAD[2]], PPO=BAD)
     assert numbers["best_win_rate"] == pytest.approx(2 / 3)
 
 
 def test_of_the_way_is_0_at_sft_and_1_at_the_policy_that_the_judge_paid():
-    """The share of what PPO could gain that the reward model let it gain: (total - SFT's) / (the judge's - SFT's)."""
+    """The share of what PPO could gain that the reward model let it gain: (its total - SFT's) /
+    (the total of PPO on the judge - SFT's)."""
     both = {"SFT": BAD, "PPO on the judge": GOOD}
     for name, texts, share in (("none", BAD, 0.0), ("all", GOOD, 1.0), ("half", RUDE, 0.5)):
-        assert found(**both, PPO=texts)["of_the_way"]["total"] == pytest.approx(share), name
+        assert summary(**both, PPO=texts)["of_the_way"]["total"] == pytest.approx(share), name
 
 
 def test_before_ppo_there_is_a_table_and_no_comparison(capsys):
-    """After train_sft.py and train_rm.py the report already says where things stand."""
-    report.show(found(SFT=BAD) | {"reward_model": {}})
-    told = capsys.readouterr().out
-    assert "SFT" in told and "minus" not in told
+    """After train_sft.py and train_rm.py the report has the SFT model's row."""
+    report.show(summary(SFT=BAD) | {"reward_model": {}})
+    text = capsys.readouterr().out
+    assert "SFT" in text and "minus" not in text
 
 
 def test_an_unfinished_reply_is_judged_as_an_empty_one():
-    """As in training: good words without an end earn nothing."""
+    """As in training: good words without an end score nothing."""
     cut = [reply._replace(ended=False) for reply in replies(GOOD)]
     assert report.measured_values(PROMPTS, cut)["total"].tolist() == [0, 0, 0]
 
@@ -129,29 +135,22 @@ def finished(world_run, tmp_path_factory):
     import shutil
 
     folder = shutil.copytree(world_run, tmp_path_factory.mktemp("finished") / "out")
-    argv = "--updates 2 --batch-size 8 --minibatches 2 --held-out 6 --eval-every 1 --max-new-tokens 4".split()
-    train_ppo.main(["--out", str(folder), *argv])
-    judged = [
-        "--reward",
-        "minirlhf.world.judge:total",
-        "--missing-end-score",
-        "-1",
-        "--sft",
-        str(folder / "sft"),
-    ]
-    train_ppo.main(["--out", str(folder / "on-judge"), *argv, *judged])
+    train_ppo.main(["--out", str(folder), *PPO])
+    judge = "--reward minirlhf.world.judge:total --missing-end-score -1 --sft".split()
+    train_ppo.main(["--out", str(folder / "on-judge"), *PPO, *judge, str(folder / "sft")])
     return folder
 
 
 def test_it_prints_every_policy_and_one_prompt_of_each_kind_before_and_after(finished, capsys):
-    """Numbers and texts, since the numbers alone have fooled people. What was not trained is not in it."""
+    """Numbers and texts, since numbers alone have misled people. A policy that was not trained is
+    left out."""
     report.main(["--out", str(finished), *SMALL])
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for name in ("base", "SFT", "best of 4", "PPO", "PPO on the judge"):
-        assert f"\n{name} " in told, name
-    assert "DPO" not in told  # it was not trained
-    assert told.count("  SFT:  ") == told.count("  PPO:  ") == 3
-    assert "a faultless policy would on" in told and "of the way from SFT" in told
+        assert f"\n{name} " in text, name
+    assert "DPO" not in text  # it was not trained
+    assert text.count("  SFT:  ") == text.count("  PPO:  ") == 3
+    assert "a faultless policy would on" in text and "of the way from SFT" in text
 
 
 def test_what_it_prints_is_in_report_json_and_the_figure_beside_it(finished):

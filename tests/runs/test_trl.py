@@ -1,4 +1,5 @@
-"""minirlhf.trl: TRL gets our weights, our rewards and our flags, and gives weights back. TRL itself is not needed for that."""
+"""`minirlhf trl`: TRL gets our weights, rewards and flags, and returns weights. These tests do not
+need TRL."""
 
 import dataclasses
 import json
@@ -22,20 +23,20 @@ def folder(tmp_path):
     return tmp_path
 
 
-def ran(folder, **flags):
-    """The folder of a PPO run with these flags."""
-    (folder / "config.json").write_text(
-        json.dumps({"flags": dataclasses.asdict(Config(**flags)) | {"gone": 1}})
-    )
+def ppo_run(folder, **flags):
+    """The folder of a PPO run with these flags, and with one that train_ppo.py no longer has."""
+    record = {"flags": dataclasses.asdict(Config(**flags)) | {"gone": 1}}
+    (folder / "config.json").write_text(json.dumps(record))
     return folder
 
 
 def test_our_weights_give_transformers_the_same_logits_and_scores(folder):
-    """Else the two would be timed on responses of other lengths, and TRL would be paid other rewards than we."""
+    """Otherwise the two would be timed on responses of other lengths, and TRL would get other
+    rewards than we do."""
     gpt = gpt2.load_gpt2(folder)
     tokens = torch.tensor([[1, 5, 9, 0], [4, 4, 2, 0]])
     with torch.no_grad():
-        torch.testing.assert_close(peers.causal(folder)(tokens).logits, gpt(tokens))
+        torch.testing.assert_close(peers.causal_model(folder)(tokens).logits, gpt(tokens))
         reward_model = reward.RewardModel(gpt)
         reward_model.normalise(torch.randn(8, 4))
         scorer = trl_ppo.to_scorer(reward_model)
@@ -45,12 +46,12 @@ def test_our_weights_give_transformers_the_same_logits_and_scores(folder):
 
 def test_a_model_comes_back_from_transformers_as_it_went(folder):
     gpt = gpt2.load_gpt2(folder)
-    back = trl_ppo.from_transformers(trl_ppo.to_transformers(gpt, peers.causal))
-    assert all(torch.equal(a, b) for a, b in zip(gpt.parameters(), back.parameters(), strict=True))
+    copy = trl_ppo.from_transformers(trl_ppo.to_transformers(gpt, peers.causal_model))
+    assert all(torch.equal(a, b) for a, b in zip(gpt.parameters(), copy.parameters(), strict=True))
 
 
 def test_trl_gets_the_flags_of_our_run(tmp_path):
-    """Those that train_ppo.py was called with, whatever its defaults are by now; in TRL's names."""
+    """The flags of the call of train_ppo.py, whatever its defaults are today, in TRL's names."""
     flags = {
         "updates": 3,
         "batch_size": 8,
@@ -69,7 +70,7 @@ def test_trl_gets_the_flags_of_our_run(tmp_path):
         "lam": 0.9,
         "seed": 11,
     }
-    own = trl_ppo.hyper_parameters(trl_ppo.flags_of(ran(tmp_path, **flags)))
+    options = trl_ppo.hyper_parameters(trl_ppo.flags_of(ppo_run(tmp_path, **flags)))
     sizes = {
         "total_episodes": 24,
         "per_device_train_batch_size": 8,
@@ -91,21 +92,21 @@ def test_trl_gets_the_flags_of_our_run(tmp_path):
         "lam": 0.9,
         "seed": 11,
     }
-    assert {name: own[name] for name in sizes | losses} == sizes | losses
+    assert {name: options[name] for name in sizes | losses} == sizes | losses
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        ({"reward": "my:own"}, "only the embedded world"),
+        ({"reward": "my:function"}, "only the embedded world"),
         ({"data": "prompts.jsonl"}, "only the embedded world"),
         ({"kl_target": 3.0}, "TRL has no --kl-target"),
         ({"batch_size": 10, "minibatches": 4}, "multiple of --minibatches"),
     ],
 )
-def test_a_run_that_trl_cannot_follow_is_refused(tmp_path, flags, said):
-    with pytest.raises(InputError, match=said):
-        trl_ppo.flags_of(ran(tmp_path, **flags))
+def test_a_run_that_trl_cannot_follow_is_refused(tmp_path, flags, message):
+    with pytest.raises(InputError, match=message):
+        trl_ppo.flags_of(ppo_run(tmp_path, **flags))
 
 
 def test_without_a_run_of_ours_there_is_nothing_to_follow(tmp_path):

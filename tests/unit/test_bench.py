@@ -1,4 +1,4 @@
-"""minirlhf.workload, peers and bench: what is compared is the same work, and what is printed follows from what was measured."""
+"""`minirlhf bench`: all sides do the same work, and the tables follow from the measurements."""
 
 import builtins
 import dataclasses
@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 import train_ppo
-from minirlhf.bench import peers, speed, workload
+from minirlhf.bench import ours, peers, speed, workload
 from minirlhf.bench.workload import END, WORKLOADS, Job
 from minirlhf.data import Example, collate
 from minirlhf.formats import gpt2
@@ -26,8 +26,8 @@ def job(task, folder="", **changes):
     rows = [Example([1, 2, 3, 0], 2), Example([1, 2, 4, 5, 0], 2)]
     batches = [[rows]] if task == "rm" else [rows]
     shapes = dataclasses.replace(WORKLOADS["tiny"], new_tokens=6)
-    made = Job(task, shapes, str(folder), CPU, [[1, 2, 3], [4]], batches, 2, 1, "", 1)
-    return dataclasses.replace(made, **changes)
+    small = Job(task, shapes, str(folder), CPU, [[1, 2, 3], [4]], batches, 2, 1, "", 1)
+    return dataclasses.replace(small, **changes)
 
 
 @pytest.fixture
@@ -46,17 +46,15 @@ def runs(*wholes, tokens=10):
 
 
 def test_the_chance_of_an_end_gives_the_mean_length_that_was_asked_for():
-    """By adding up the cut-off geometric distribution."""
+    """By the sum over the geometric distribution, cut off at the most tokens."""
     for mean, most in ((16, 32), (32, 64), (3, 8)):
         p = workload.chance_of_end(mean, most)
-        lengths = sum(n * p * (1 - p) ** (n - 1) for n in range(1, most)) + most * (1 - p) ** (
-            most - 1
-        )
-        assert lengths == pytest.approx(mean, rel=1e-6)
+        ends = sum(n * p * (1 - p) ** (n - 1) for n in range(1, most))
+        assert ends + most * (1 - p) ** (most - 1) == pytest.approx(mean, rel=1e-6)
 
 
 def test_the_random_models_responses_are_as_long_as_the_workload_says():
-    """Each ends by itself: 512 samples, whose mean is known to within 3%."""
+    """Each ends by itself: 512 samples, with a standard error of the mean below 3%."""
     gpt = workload.random_gpt(WORKLOADS["tiny"], seed=3)
     samples = generate(gpt, [[5, 6, 7]] * 512, 32, END, generator=torch.Generator().manual_seed(0))
     lengths = (samples.lengths - samples.prompt_lengths).float()
@@ -65,9 +63,10 @@ def test_the_random_models_responses_are_as_long_as_the_workload_says():
 
 
 def test_records_keep_their_lengths_and_what_they_share_in_any_vocabulary():
-    """The world's ids are renamed one to one, the end token to 0, so that every vocabulary means the same work."""
+    """The world's ids become others one to one, and the end token 0, so that every vocabulary means
+    the same work."""
     shapes = [dataclasses.replace(WORKLOADS[name], steps=10) for name in ("tiny", "small")]
-    tiny, small = (workload.batches("rm", own, seed=1)[0] for own in shapes)
+    tiny, small = (workload.batches("rm", shape, seed=1)[0] for shape in shapes)
     for one, other in zip(tiny, small, strict=True):
         assert [len(e.tokens) for e in one] == [len(e.tokens) for e in other]
         assert [e.prompt_length for e in one] == [e.prompt_length for e in other]
@@ -77,21 +76,17 @@ def test_records_keep_their_lengths_and_what_they_share_in_any_vocabulary():
 
 
 def test_a_comparison_reads_back_as_the_ids_it_was_made_of():
-    """The script that is measured takes text; to the stand-in for a tokenizer text is figures."""
+    """train_rm.py takes text; the tokenizer of the benchmark writes ids in figures."""
     group = [Example([7, 8, 3, 0], 2), Example([7, 8, 0], 2)]
-    made = speed.comparison(group)
-    assert speed.Ids.encode(made.prompt) == [7, 8]
-    assert [speed.Ids.encode(response) for response in made.responses] == [
-        [3],
-        [],
-    ] and made.ranks == [0, 1]
+    comparison = ours.comparison(group)
+    assert ours.Ids.encode(comparison.prompt) == [7, 8]
+    assert [ours.Ids.encode(response) for response in comparison.responses] == [[3], []]
+    assert comparison.ranks == [0, 1]
 
 
 def test_response_tokens_count_the_end_token_and_nothing_after_it():
-    assert (
-        workload.sampled(torch.tensor([[5, 6, 0, 0, 9], [1, 2, 3, 4, 5], [0, 1, 1, 1, 1]]))
-        == 3 + 5 + 1
-    )
+    responses = torch.tensor([[5, 6, 0, 0, 9], [1, 2, 3, 4, 5], [0, 1, 1, 1, 1]])
+    assert workload.count_tokens(responses) == 3 + 5 + 1
     assert job("sft").response_tokens == job("rm").response_tokens == 2 + 3
 
 
@@ -99,23 +94,22 @@ def test_response_tokens_count_the_end_token_and_nothing_after_it():
 
 
 def test_the_static_cache_computes_what_the_model_does(folder):
-    """A prompt at once, then two tokens one by one, rows at their own positions."""
+    """A prompt at once, then two tokens one by one, each row at its position."""
     gpt = gpt2.load_gpt2(folder)
     tokens, _, lengths = collate([Example([1, 2, 3, 4, 5], 3), Example([6, 7, 8, 9], 2)])
     keys, values = ([torch.zeros(2, 2, 8, 2) for _ in gpt.blocks] for _ in range(2))
     with torch.no_grad():
-        speed.cached(gpt, keys, values, tokens[:, :3], torch.arange(3).expand(2, -1))
+        ours.static_hidden(gpt, keys, values, tokens[:, :3], torch.arange(3).expand(2, -1))
         for step in range(2):
-            at = lengths - 2 + step
-            hidden = speed.cached(gpt, keys, values, tokens.gather(1, at[:, None]), at[:, None])[
-                :, 0
-            ]
-            torch.testing.assert_close(hidden, gpt.hidden(tokens)[torch.arange(2), at])
+            last = lengths - 2 + step
+            ids = tokens.gather(1, last[:, None])
+            hidden = ours.static_hidden(gpt, keys, values, ids, last[:, None])[:, 0]
+            torch.testing.assert_close(hidden, gpt.hidden(tokens)[torch.arange(2), last])
 
 
 @pytest.mark.parametrize("task", speed.TASKS)
 def test_our_side_of_every_task_says_its_seconds_and_its_tokens(folder, task):
-    seconds, tokens = speed.OURS[task](job(task, folder), torch.float32)()
+    seconds, tokens = ours.OURS[task](job(task, folder), torch.float32)()
     assert set(seconds) == (set(speed.PARTS) if task == "ppo" else {"whole"})
     assert seconds["whole"] == pytest.approx(sum(seconds.values()) / (2 if task == "ppo" else 1))
     assert 2 <= tokens <= 12 if task in ("sampling", "ppo") else tokens == 5
@@ -146,24 +140,24 @@ def test_a_library_that_is_not_installed_is_one_line_with_the_remedy(monkeypatch
 
     monkeypatch.setattr(builtins, "__import__", without)
     pipe = Pipe()
-    speed.work(pipe, "other", peers.transformers_sampling, job("sampling"))
+    speed.serve(pipe, "other", peers.transformers_sampling, job("sampling"))
     assert pipe == ["transformers is not installed; pip install -e '.[bench]'"]
 
 
 def test_a_side_that_fails_costs_itself_alone():
     pipe = Pipe()
-    speed.work(pipe, "other", lambda job: 1 / 0, job("sampling"))
+    speed.serve(pipe, "other", lambda job: 1 / 0, job("sampling"))
     assert pipe == ["ZeroDivisionError: division by zero"]
 
 
 def test_a_side_is_warmed_up_and_ends_with_its_memory():
     pipe, calls = Pipe(), []
-    speed.work(pipe, "other", lambda job: lambda: calls.append(job.task), job("sft"))
+    speed.serve(pipe, "other", lambda job: lambda: calls.append(job.task), job("sft"))
     assert calls == ["sft"] and pipe[0] is None and len(pipe) == 2 and pipe[1] >= 0
 
 
 class Scripted:
-    """A context whose processes have said everything in advance; one that has no more to say is dead."""
+    """A context whose processes have all their answers in advance; one that has none is dead."""
 
     def __init__(self, *scripts):
         self.scripts = iter(scripts)
@@ -176,43 +170,36 @@ class Scripted:
                 return answer
             raise EOFError
 
-        return SimpleNamespace(send=lambda word: None, recv=recv), SimpleNamespace(
-            close=lambda: None
-        )
+        end = SimpleNamespace(close=lambda: None)
+        return SimpleNamespace(send=lambda message: None, recv=recv), end
 
     def Process(self, **_):
         return SimpleNamespace(start=lambda: None, terminate=lambda: None, join=lambda: None)
 
 
 def test_a_side_that_fails_in_a_later_run_is_left_out_and_the_others_go_on(monkeypatch):
-    """Out of memory in its second run, dead in its first, and dead when it is asked for its memory."""
+    """Out of memory in the second run, dead in the first, dead at the request for its memory."""
     run = {"whole": 1.0}, 10
-    fine, full, dead, late = (
-        [None, run, run, 5.0],
-        [None, run, "OutOfMemoryError: no"],
-        [None],
-        [None, run, run],
-    )
-    monkeypatch.setattr(
-        speed.multiprocessing, "get_context", lambda _: Scripted(fine, full, dead, late)
-    )
-    found, missing = speed.measure(
-        job("sft"), dict.fromkeys(("fine", "full", "dead", "late")), 2, tqdm(disable=True)
-    )
-    assert found == {"fine": {"runs": [{"whole": 1.0, "tokens": 10}] * 2, "memory": 5.0}}
+    scripts = {
+        "fine": [None, run, run, 5.0],
+        "full": [None, run, "OutOfMemoryError: no"],
+        "dead": [None],
+        "late": [None, run, run],
+    }
+    context = Scripted(*scripts.values())
+    monkeypatch.setattr(speed.multiprocessing, "get_context", lambda _: context)
+    sides = dict.fromkeys(scripts)
+    measurements, missing = speed.measure(job("sft"), sides, 2, tqdm(disable=True))
+    runs = [{"whole": 1.0, "tokens": 10}] * 2
+    assert measurements == {"fine": {"runs": runs, "memory": 5.0}}
     ended = "its process ended; is there enough memory?"
     assert missing == {"full": "OutOfMemoryError: no", "dead": ended, "late": ended}
 
 
 def test_a_library_of_another_version_says_what_it_lacks():
     """It is installed, so that installing it is no remedy."""
-    pipe = Pipe()
-    speed.work(
-        pipe,
-        "other",
-        lambda job: exec("from minirlhf.bench import nothing_of_this_name"),
-        job("sampling"),
-    )
+    pipe, code = Pipe(), "from minirlhf.bench import nothing_of_this_name"
+    speed.serve(pipe, "other", lambda job: exec(code), job("sampling"))
     assert pipe[0].startswith("ImportError: cannot import name 'nothing_of_this_name'")
 
 
@@ -220,59 +207,58 @@ def test_what_a_side_imports_is_imported_before_its_memory_is_counted(monkeypatc
     """Else a library's code would be counted as what its model needs."""
     imported = []
     monkeypatch.setattr(speed.importlib, "import_module", imported.append)
-    speed.work(Pipe(), "transformers", lambda job: lambda: imported.append("run"), job("sampling"))
+    speed.serve(Pipe(), "transformers", lambda job: lambda: imported.append("run"), job("sampling"))
     assert imported == [*peers.IMPORTS["transformers"], "run"]
 
 
 def test_ppo_is_measured_by_the_code_of_the_script(folder, monkeypatch):
-    """Which samples, scores and rewards: `train_ppo.iterate`, on ids in figures."""
-    asked, iterate = [], train_ppo.iterate
+    """`train_ppo.iterate`, which samples, scores and updates, on ids in figures."""
+    calls, iterate = [], train_ppo.iterate
 
-    def watched(*rest):
-        asked.append(rest[-2])
-        return iterate(*rest)
+    def record(*arguments):
+        calls.append(arguments[-2])
+        return iterate(*arguments)
 
-    monkeypatch.setattr(train_ppo, "iterate", watched)
-    seconds, _ = speed.our_ppo(job("ppo", folder), torch.float32)()
-    assert (
-        asked == [["1 2 3", "4"]]
-        and seconds["whole"] == seconds["rollout"] + seconds["scoring"] + seconds["update"]
-    )
+    monkeypatch.setattr(train_ppo, "iterate", record)
+    seconds, _ = ours.ppo_iteration(job("ppo", folder), torch.float32)()
+    assert calls == [["1 2 3", "4"]]
+    assert seconds["whole"] == seconds["rollout"] + seconds["scoring"] + seconds["update"]
 
 
-# ---- arithmetic, and what is shown
+# ---- arithmetic, and the tables
 
 
 def test_the_arithmetic_of_every_task_by_hand():
-    """Two layers of width 4: 12 * 2 * 16 weights in the trunk, 4 * 11 in the head. Prompts have 4 tokens, responses 5."""
+    """Two layers of width 4: 12 * 2 * 16 weights in the trunk, 4 * 11 in the head. Prompts have 4
+    tokens, responses 5."""
     trunk, head = 2 * 384, 2 * 44
     assert workload.flops(job("sampling"), SHAPE, 5) == trunk * 9 + head * 5
     assert workload.flops(job("sft"), SHAPE, 5) == 3 * (trunk * 9 + head * 5)
-    assert (
-        workload.flops(job("rm"), SHAPE, 5) == 3 * trunk * 7
-    )  # the shared prompt once, and no vocabulary
+    # rm: the shared prompt once, and no vocabulary
+    assert workload.flops(job("rm"), SHAPE, 5) == 3 * trunk * 7
     assert workload.flops(job("ppo"), SHAPE, 5) == (1 + 3 + 6) * trunk * 9 + (1 + 2 + 6) * head * 5
 
 
 def test_the_ratio_is_the_median_of_neighbouring_runs_a_token():
-    """In seconds the first run of theirs took twice ours, the second four times, the third (of half the tokens) once."""
+    """In seconds the first run of theirs took twice ours, the second four times, the third (of half
+    the tokens) once."""
     theirs = runs(2.0, 8.0) + runs(1.0, tokens=5)
     assert speed.times_ours(theirs, runs(1.0, 2.0, 1.0)) == 2.0
 
 
 def test_the_table_of_made_up_runs():
-    found = {
+    measurements = {
         "minirlhf": {"runs": runs(1.0, 2.0, 4.0), "memory": 7.4},
         "trl": {"runs": runs(3.0, 6.0, 12.0), "memory": 90.0},
     }
-    header, _, ours, theirs = speed.lines(found, {"minirlhf": 0.5})
+    header, _, first, second = speed.lines(measurements, {"minirlhf": 0.5})
     assert header.split("  ")[0] == "side" and "whole s" in header and "rollout" not in header
-    assert ours.split() == ["minirlhf", "2.000", "(1.000-4.000)", "5", "7", "1.00", "0.50"]
-    assert theirs.split() == ["trl", "6.000", "(3.000-12.000)", "2", "90", "3.00", "-"]
+    assert first.split() == ["minirlhf", "2.000", "(1.000-4.000)", "5", "7", "1.00", "0.50"]
+    assert second.split() == ["trl", "6.000", "(3.000-12.000)", "2", "90", "3.00", "-"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--tasks", "sft,sewing"], "'sewing' is not a task"),
         (["--workload", "gpt2", "--device", "cpu"], "hours without a GPU"),
@@ -282,6 +268,6 @@ def test_the_table_of_made_up_runs():
         (["--json", "."], "--json .: Is a directory; name a file"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is(flags, said):
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_measured_is_refused_before_anything_is(flags, message):
+    with pytest.raises(InputError, match=message):
         speed.main(flags)

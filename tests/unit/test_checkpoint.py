@@ -1,4 +1,5 @@
-"""The specification of checkpoint.py: a run is a folder, written atomically and resumed exactly."""
+"""The specification of run/checkpoint.py and run/files.py: a run is a folder, written atomically
+and resumed exactly."""
 
 import dataclasses
 import json
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 import tiktoken
 import torch
+from helpers import contents
 
-from minirlhf import tokenizer
 from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import (
     Interrupt,
@@ -23,16 +24,16 @@ from minirlhf.run.checkpoint import (
     same_vocabulary,
     save,
     start_run,
-    write_text,
 )
 from minirlhf.run.config import InputError, flag
+from minirlhf.run.files import write_atomically, write_text
 from minirlhf.run.metrics import Metrics
 from minirlhf.run.optim import adamw
-from minirlhf.tokenizer import Tokenizer, get_tokenizer
+from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
 
 
 @pytest.fixture
-def tok():
+def tokenizer():
     return get_tokenizer()
 
 
@@ -44,27 +45,32 @@ def gpt(make_gpt):
 def bytes_only(name):
     """Another vocabulary: the 256 bytes and an end token."""
     ranks = {bytes([i]): i for i in range(256)}
-    special = {tokenizer.END: 256}
+    special = {END: 256}
     return Tokenizer(
-        tiktoken.Encoding(
-            name, pat_str=tokenizer.PATTERN, mergeable_ranks=ranks, special_tokens=special
-        )
+        tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
     )
 
 
 def refusal(call, *args):
     """The message of an InputError, which is one line."""
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         call(*args)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def equal_weights(first, second):
+    """Whether all parameters of two modules are equal to the bit."""
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 # ---- writing
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    """The disk is full in the middle of a save: yesterday's checkpoint must still be there, whole."""
+    """The disk is full in the middle of a save: the last checkpoint is whole, and no part of the
+    new one stays."""
     path = tmp_path / "checkpoint.pt"
     write_text(path, "old")
 
@@ -73,15 +79,32 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        checkpoint.write_atomically(path, full)
+        write_atomically(path, full)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_writers_at_once_one_wins_as_a_whole(tmp_path):
+    """With one temporary name for both, the second would write into the first one's file, and take
+    it away."""
+    path = tmp_path / "checkpoint.pt"
+
+    def slow(file):
+        file.write(b"slow")
+        write_text(path, "another writer")
+        assert path.read_text() == "another writer"
+        file.write(b" writer")
+
+    write_atomically(path, slow)
+    assert path.read_text() == "slow writer"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
-    tmp_path, gpt, tok, monkeypatch
+    tmp_path, gpt, tokenizer, monkeypatch
 ):
-    """The old checkpoint is usable, and the next save is not disturbed by what the crash left behind."""
-    save(tmp_path, "sft", gpt.config, tok, 1, model=gpt)
+    """The old checkpoint is usable, and the next save works."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 1, model=gpt)
 
     def crash(*args):
         raise KeyboardInterrupt
@@ -89,15 +112,15 @@ def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            save(tmp_path, "sft", gpt.config, tok, 2, model=gpt)
+            save(tmp_path, "sft", gpt.config, tokenizer, 2, model=gpt)
     assert load(tmp_path, ("sft",))["step"] == 1
-    save(tmp_path, "sft", gpt.config, tok, 3, model=gpt)
+    save(tmp_path, "sft", gpt.config, tokenizer, 3, model=gpt)
     assert load(tmp_path, ("sft",))["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    """Renaming first and flushing later gives an empty checkpoint after a power failure: the name is there, the bytes not."""
+    """If a file is renamed before it is flushed, it may be empty after a power failure."""
     order = []
     fsync, replace = os.fsync, os.replace
 
@@ -119,60 +142,53 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
 # ---- a checkpoint says what it is
 
 
-def test_a_policy_loads_with_the_bits_it_was_saved_with(tmp_path, gpt, tok):
-    """Everything later, KL and ratio included, is measured against these weights. minChatGPT's change on reloading
+def test_a_policy_loads_with_the_bits_it_was_saved_with(tmp_path, gpt, tokenizer):
+    """KL and ratio are measured against these weights. minChatGPT's change when they are loaded
     (gpt.py:549)."""
-    save(tmp_path, "sft", gpt.config, tok, 7, model=gpt)
-    loaded, same_tok = load_gpt(tmp_path)
+    save(tmp_path, "sft", gpt.config, tokenizer, 7, model=gpt)
+    loaded, loaded_tokenizer = load_gpt(tmp_path)
     assert loaded.config == gpt.config
     assert loaded.state_dict().keys() == gpt.state_dict().keys()
-    assert all(
-        torch.equal(a, b) for a, b in zip(loaded.parameters(), gpt.parameters(), strict=True)
-    )
-    assert all(
-        parameter.requires_grad and parameter.dtype == torch.float32
-        for parameter in loaded.parameters()
-    )
-    assert same_tok.fingerprint() == tok.fingerprint()
+    assert equal_weights(loaded, gpt)
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in loaded.parameters())
+    assert loaded_tokenizer.fingerprint() == tokenizer.fingerprint()
     tokens = torch.arange(12).view(3, 4)
     assert torch.equal(loaded(tokens), gpt(tokens))
 
 
 def test_a_loaded_policy_computes_in_the_precision_asked_for_and_keeps_float32_weights(
-    tmp_path, gpt, tok
+    tmp_path, gpt, tokenizer
 ):
-    """Weights that are rounded when they are loaded lose every step smaller than a 256th of them (rlhf-book, utils.py:106)."""
-    save(tmp_path, "sft", gpt.config, tok, 1, model=gpt)
+    """Weights that are stored in bf16 lose every update smaller than 1/256 of them (rlhf-book,
+    utils.py:106)."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 1, model=gpt)
     loaded, _ = load_gpt(tmp_path, precision=torch.bfloat16)
     assert loaded.precision == torch.bfloat16
-    pairs = zip(gpt.parameters(), loaded.parameters(), strict=True)
-    assert all(q.dtype == torch.float32 and torch.equal(p, q) for p, q in pairs)
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    assert equal_weights(gpt, loaded)
 
 
-def test_a_checkpoint_may_be_named_by_its_folder_or_by_itself(tmp_path, gpt, tok):
-    """Both are what people type, also where the folder's name has a dot in it."""
-    save(tmp_path / "run.v2", "sft", gpt.config, tok, 7, model=gpt)
-    save(tmp_path / "best.pt", "sft", gpt.config, tok, 8, model=gpt)
-    assert (
-        load(tmp_path / "run.v2", ("sft",))["step"]
-        == load(tmp_path / "run.v2" / "checkpoint.pt", ("sft",))["step"]
-        == 7
-    )
+def test_a_checkpoint_may_be_named_by_its_folder_or_by_itself(tmp_path, gpt, tokenizer):
+    """People type both. The folder's name may have a dot in it."""
+    save(tmp_path / "run.v2", "sft", gpt.config, tokenizer, 7, model=gpt)
+    save(tmp_path / "best.pt", "sft", gpt.config, tokenizer, 8, model=gpt)
+    for path in (tmp_path / "run.v2", tmp_path / "run.v2" / "checkpoint.pt"):
+        assert load(path, ("sft",))["step"] == 7
     assert load(tmp_path / "best.pt", ("sft",))["step"] == 8
 
 
-def test_a_checkpoint_of_the_wrong_stage_is_refused_by_both_names(tmp_path, gpt, tok):
-    """A reward model's trunk loads as a policy without complaint, and talks nonsense."""
-    save(tmp_path, "rm", gpt.config, tok, 1, model=gpt)
+def test_a_checkpoint_of_the_wrong_stage_is_refused_by_both_names(tmp_path, gpt, tokenizer):
+    """A reward model's trunk would load as a policy without an error, and its samples are bad."""
+    save(tmp_path, "rm", gpt.config, tokenizer, 1, model=gpt)
     message = refusal(load_gpt, tmp_path)
     assert str(tmp_path) in message and "stage rm" in message and "sft" in message
     assert load(tmp_path, ("rm",))["stage"] == "rm"
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "ppo", "dpo"])
-def test_every_language_model_can_be_loaded_as_one(tmp_path, gpt, tok, stage):
-    """evaluate compares any two; PPO may start from a policy of PPO."""
-    save(tmp_path, stage, gpt.config, tok, 1, model=gpt)
+def test_every_language_model_can_be_loaded_as_one(tmp_path, gpt, tokenizer, stage):
+    """`minirlhf evaluate` compares any two, and PPO may start from a policy of PPO."""
+    save(tmp_path, stage, gpt.config, tokenizer, 1, model=gpt)
     assert load_gpt(tmp_path)[0].config == gpt.config
 
 
@@ -180,15 +196,15 @@ def test_every_language_model_can_be_loaded_as_one(tmp_path, gpt, tok, stage):
     ("stage", "script"), [("sft", "train_sft.py"), ("rm", "train_rm.py"), ("ppo", "train_ppo.py")]
 )
 def test_a_checkpoint_that_is_not_there_names_the_script_that_makes_it(tmp_path, stage, script):
-    """Whoever starts with the third script should read what to run first, not FileNotFoundError."""
+    """A user who starts with the third script reads what to run first, and no FileNotFoundError."""
     message = refusal(load, tmp_path / stage, (stage,))
     assert str(tmp_path / stage) in message and script in message
     if stage != "rm":
         assert script in refusal(load_gpt, tmp_path / stage)
 
 
-def test_what_is_not_a_checkpoint_is_refused(tmp_path, gpt, tok):
-    """Whatever stands in the file: nothing, text, a torch file of something else, another project's dictionary."""
+def test_what_is_not_a_checkpoint_is_refused(tmp_path, gpt, tokenizer):
+    """An empty file, text, a torch file of other things, another project's dictionary."""
     path = tmp_path / "checkpoint.pt"
     for content in (b"", b"hello", b"\x80\x02.", json.dumps({"stage": "sft"}).encode()):
         path.write_bytes(content)
@@ -198,28 +214,30 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path, gpt, tok):
         assert str(path) in refusal(load, tmp_path, ("sft",))
 
 
-def test_a_checkpoint_that_was_cut_short_is_refused_wherever_it_was_cut(tmp_path, gpt, tok):
-    """A copy that broke off is the usual damage; in one line, wherever it broke."""
-    save(tmp_path, "sft", gpt.config, tok, 1, model=gpt)
+def test_a_checkpoint_that_was_cut_short_is_refused_wherever_it_was_cut(tmp_path, gpt, tokenizer):
+    """An incomplete copy is the usual damage. The message is one line in every case."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 1, model=gpt)
     path = tmp_path / "checkpoint.pt"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     for share in (0.001, 0.1, 0.5, 0.9, 0.999):
-        path.write_bytes(whole[: int(len(whole) * share)])
+        path.write_bytes(content[: int(len(content) * share)])
         assert "damaged" in refusal(load, tmp_path, ("sft",))
 
 
-class Boom:
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
     def __reduce__(self):
         return (os.mkdir, ("boom",))
 
 
 def test_loading_a_checkpoint_runs_no_code_that_is_in_it(tmp_path, monkeypatch):
-    """A pickle can do anything on loading; a checkpoint from somebody else must not: tensors and plain values, no pickled
-    classes."""
+    """A pickle can run any code when it is loaded. A checkpoint, which may come from somebody else,
+    can hold tensors and plain values only."""
     monkeypatch.chdir(tmp_path)
-    torch.save({"stage": "sft", "model": Boom()}, tmp_path / "checkpoint.pt")
+    torch.save({"stage": "sft", "model": Bomb()}, tmp_path / "checkpoint.pt")
     refusal(load, tmp_path, ("sft",))
-    (tmp_path / "checkpoint.pt").write_bytes(pickle.dumps(Boom(), protocol=2))
+    (tmp_path / "checkpoint.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     refusal(load, tmp_path, ("sft",))
     assert not Path("boom").exists()
 
@@ -227,34 +245,36 @@ def test_loading_a_checkpoint_runs_no_code_that_is_in_it(tmp_path, monkeypatch):
 # ---- and with which vocabulary
 
 
-def test_a_vocabulary_that_changed_under_its_name_is_refused(tmp_path, gpt, tok, monkeypatch):
-    """Ids mean nothing without it: after the packaged merges are trained again, old weights would write word salad."""
-    save(tmp_path, "sft", gpt.config, tok, 1, model=gpt)
+def test_a_vocabulary_that_changed_under_its_name_is_refused(tmp_path, gpt, tokenizer, monkeypatch):
+    """Ids have no meaning without it. If the merges that come with the package changed, an old
+    model would write nonsense."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 1, model=gpt)
     monkeypatch.setattr(checkpoint, "get_tokenizer", bytes_only)
     message = refusal(load_gpt, tmp_path)
     assert str(tmp_path) in message and "another vocabulary called tiny" in message
 
 
 def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, gpt, monkeypatch):
-    """So no later stage has to be told, and none can be told wrongly."""
+    """A later stage needs no flag for it, so no flag can be wrong."""
     save(tmp_path, "sft", gpt.config, bytes_only("bytes"), 1, model=gpt)
     monkeypatch.setattr(checkpoint, "get_tokenizer", bytes_only)
     assert load_tokenizer(load(tmp_path, ("sft",)), tmp_path).name == "bytes"
 
 
-def test_two_checkpoints_must_have_the_same_vocabulary(tok):
-    """A reward model reads the policy's ids; equal sizes are not enough, and neither is an equal name."""
-    same_vocabulary("a", tok, "b", get_tokenizer())
+def test_two_checkpoints_must_have_the_same_vocabulary(tokenizer):
+    """A reward model reads the policy's ids. Neither equal sizes nor equal names are enough."""
+    same_vocabulary("a", tokenizer, "b", get_tokenizer())
     for other in (bytes_only("bytes"), bytes_only("tiny")):
-        message = refusal(same_vocabulary, "out/sft", tok, "out/rm", other)
+        message = refusal(same_vocabulary, "out/sft", tokenizer, "out/rm", other)
         assert "out/sft" in message and "out/rm" in message and other.name in message
 
 
 # ---- resuming
 
 
-def test_restore_puts_modules_and_optimizers_back_to_the_bit(tmp_path, make_gpt, tok):
-    """An optimiser that restarts from nothing takes a far too large first step (NeMo-RL #3171: silent Adam resets)."""
+def test_restore_puts_modules_and_optimizers_back_to_the_bit(tmp_path, make_gpt, tokenizer):
+    """Without its moments, Adam's first step is far too large (NeMo-RL #3171 resets them
+    silently)."""
 
     def step(gpt, optimizer):
         gpt(torch.arange(12).view(3, 4)).logsumexp(-1).sum().backward()
@@ -264,33 +284,31 @@ def test_restore_puts_modules_and_optimizers_back_to_the_bit(tmp_path, make_gpt,
     first = make_gpt(seed=0)
     optimizer = adamw(first, 0.01, weight_decay=0.1)
     step(first, optimizer)
-    save(tmp_path, "sft", first.config, tok, 1, model=first, optimizer=optimizer, kl_coef=0.3)
+    save(tmp_path, "sft", first.config, tokenizer, 1, model=first, optimizer=optimizer, kl_coef=0.3)
     second = make_gpt(seed=1)
     other = adamw(second, 0.5)
     state = restore(tmp_path, "sft", True, model=second, optimizer=other)
     assert (state["step"], state["kl_coef"]) == (1, 0.3)
     step(first, optimizer)
     step(second, other)
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
-    )
+    assert equal_weights(first, second)
 
 
 def test_without_resume_or_without_a_checkpoint_a_run_starts_at_step_zero(
-    tmp_path, gpt, tok, make_gpt
+    tmp_path, gpt, tokenizer, make_gpt
 ):
-    """An old checkpoint that happens to lie there must not be loaded by a run that did not ask for it."""
+    """A run without --resume must not load an old checkpoint of its folder."""
     other = make_gpt(vocab_size=1024, seed=1)
-    before = other.state_dict()["norm.weight"].clone()
+    weight = other.state_dict()["norm.weight"].clone()
     assert restore(tmp_path, "sft", True, model=other) == {"step": 0}
-    save(tmp_path, "sft", gpt.config, tok, 5, model=gpt)
+    save(tmp_path, "sft", gpt.config, tokenizer, 5, model=gpt)
     assert restore(tmp_path, "sft", False, model=other) == {"step": 0}
-    assert torch.equal(other.state_dict()["norm.weight"], before)
+    assert torch.equal(other.state_dict()["norm.weight"], weight)
 
 
-def test_a_run_does_not_resume_from_another_stage(tmp_path, gpt, tok):
-    """The names of the parts match, so the weights would load: PPO would go on from SFT's step 5."""
-    save(tmp_path, "sft", gpt.config, tok, 5, model=gpt)
+def test_a_run_does_not_resume_from_another_stage(tmp_path, gpt, tokenizer):
+    """The parts have the same names, so they would load, and PPO would go on from SFT's step 5."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 5, model=gpt)
     assert "stage sft" in refusal(restore, tmp_path, "ppo", True)
 
 
@@ -305,73 +323,66 @@ class Config:
     overwrite: bool = flag(False, "replace")
 
 
-def started(tmp_path, tok, *argv, stages=("sft", "pretrain")):
+def start(tmp_path, tokenizer, *argv, stages=("sft", "pretrain")):
+    """(args, folders) of a run that is started with the flags `argv`."""
     args = checkpoint.configure(Config, "sft", ["--out", str(tmp_path), *argv])
-    return args, start_run(args, tok, *stages)
+    return args, start_run(args, tokenizer, *stages)
 
 
-def test_a_run_records_what_it_is(tmp_path, tok):
-    """config.json is what --resume reads, and what a reader of an old folder wants to know."""
-    args, folders = started(tmp_path, tok, "--steps", "9")
+def test_a_run_records_what_it_is(tmp_path, tokenizer):
+    """--resume reads config.json, and so does a person who finds an old folder."""
+    args, folders = start(tmp_path, tokenizer, "--steps", "9")
     assert folders == [tmp_path / "sft", tmp_path / "pretrain"]
     record = json.loads((tmp_path / "pretrain" / "config.json").read_text())
-    assert (record["stage"], record["tokenizer"], record["flags"]["steps"]) == (
-        "pretrain",
-        "tiny",
-        9,
-    )
+    assert (record["stage"], record["tokenizer"]) == ("pretrain", "tiny")
+    assert record["flags"]["steps"] == 9
     assert set(record["flags"]) == {field.name for field in dataclasses.fields(Config)}
-    assert (record["versions"]["torch"], record["versions"]["numpy"]) == (
-        torch.__version__,
-        np.__version__,
-    )
+    versions = record["versions"]
+    assert (versions["torch"], versions["numpy"]) == (torch.__version__, np.__version__)
 
 
-@pytest.mark.parametrize("there", ["sft", "pretrain"])
-def test_an_existing_run_is_refused_before_anything_is_touched(tmp_path, tok, there):
-    """Even where only the second of a script's folders holds one: half a run replaced is a run lost."""
-    write_text(tmp_path / there / "config.json", "{}")
+@pytest.mark.parametrize("stage", ["sft", "pretrain"])
+def test_an_existing_run_is_refused_before_anything_is_touched(tmp_path, tokenizer, stage):
+    """Even where only the second of a script's folders holds one."""
+    write_text(tmp_path / stage / "config.json", "{}")
     for name in checkpoint.RUN_FILES:
         write_text(tmp_path / "sft" / name, "precious")
-    before = {path: path.read_text() for path in tmp_path.rglob("*.*")}
-    message = refusal(started, tmp_path, tok)
-    assert str(tmp_path / there) in message and "--resume" in message and "--overwrite" in message
-    assert {path: path.read_text() for path in tmp_path.rglob("*.*")} == before
+    files = contents(tmp_path)
+    message = refusal(start, tmp_path, tokenizer)
+    assert str(tmp_path / stage) in message and "--resume" in message and "--overwrite" in message
+    assert contents(tmp_path) == files
 
 
-def test_overwrite_replaces_a_run_and_nothing_beside_it(tmp_path, tok):
-    """A user's notes in the folder stay; of the old run nothing does, for a stale checkpoint would be taken for the new
-    one's."""
-    started(tmp_path, tok, "--steps", "9")
+def test_overwrite_replaces_a_run_and_nothing_beside_it(tmp_path, tokenizer):
+    """A user's notes in the folder stay. All files of the old run go: its checkpoint would be taken
+    for one of the new run."""
+    start(tmp_path, tokenizer, "--steps", "9")
     for name in (*checkpoint.RUN_FILES, "notes.txt"):
         write_text(tmp_path / "sft" / name, "old")
-    started(tmp_path, tok, "--overwrite")
-    assert sorted(path.name for path in (tmp_path / "sft").iterdir()) == [
-        "config.json",
-        "notes.txt",
-    ]
+    start(tmp_path, tokenizer, "--overwrite")
+    names = sorted(path.name for path in (tmp_path / "sft").iterdir())
+    assert names == ["config.json", "notes.txt"]
     assert json.loads((tmp_path / "sft" / "config.json").read_text())["flags"]["steps"] == 6
 
 
-def test_resume_keeps_a_run_and_its_flags(tmp_path, tok):
-    """A resumed run is the run it continues: flags left out are the saved ones, not the defaults; flags given win."""
-    started(tmp_path, tok, "--steps", "9", "--target", "0.5", "--overwrite")
+def test_resume_keeps_a_run_and_its_flags(tmp_path, tokenizer):
+    """A flag that is not given is that of the saved run, not the default; a flag that is given
+    wins."""
+    start(tmp_path, tokenizer, "--steps", "9", "--target", "0.5", "--overwrite")
     for name in checkpoint.RUN_FILES:
         write_text(tmp_path / "sft" / name, "old")
-    args, _ = started(tmp_path, tok, "--resume")
+    args, _ = start(tmp_path, tokenizer, "--resume")
     assert (args.steps, args.target, args.resume, args.overwrite) == (9, 0.5, True, False)
     assert all((tmp_path / "sft" / name).read_text() == "old" for name in checkpoint.RUN_FILES)
-    args, _ = started(tmp_path, tok, "--resume", "--steps", "12")
+    args, _ = start(tmp_path, tokenizer, "--resume", "--steps", "12")
     assert args.steps == 12
-    assert started(tmp_path, tok, "--resume")[0].steps == 12
-    assert "already holds" in refusal(
-        started, tmp_path, tok
-    )  # having resumed once does not allow the next run to
+    assert start(tmp_path, tokenizer, "--resume")[0].steps == 12
+    assert "already holds" in refusal(start, tmp_path, tokenizer)  # --resume itself is not stored
 
 
-def test_there_must_be_something_to_resume(tmp_path, tok):
-    """Starting afresh instead would lose the flags that the user believes are in force."""
-    message = refusal(started, tmp_path, tok, "--resume")
+def test_there_must_be_something_to_resume(tmp_path, tokenizer):
+    """A new run would not have the flags that the user expects."""
+    message = refusal(start, tmp_path, tokenizer, "--resume")
     assert str(tmp_path / "sft") in message and "--resume" in message
     assert not list(tmp_path.iterdir())
 
@@ -384,9 +395,9 @@ def ctrl_c():
 
 
 def test_the_first_ctrl_c_lets_the_step_finish_and_says_how_to_go_on(tmp_path, capsys):
-    """A checkpoint is only ever of whole steps, which is why a resumed run can be exact."""
+    """A checkpoint holds whole steps only; otherwise a resumed run could not be exact."""
     finished = []
-    before = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
         for step in range(5):
             if step == 2:
@@ -394,13 +405,13 @@ def test_the_first_ctrl_c_lets_the_step_finish_and_says_how_to_go_on(tmp_path, c
             finished.append((step, interrupt.requested))
             interrupt.stop_if_requested(tmp_path, step + 1, 5)
     assert finished == [(0, False), (1, False), (2, True)]
-    told = capsys.readouterr().err
-    assert f"{tmp_path / 'checkpoint.pt'} holds 3 of 5 steps" in told and "--resume" in told
-    assert signal.getsignal(signal.SIGINT) is before
+    message = capsys.readouterr().err
+    assert f"{tmp_path / 'checkpoint.pt'} holds 3 of 5 steps" in message and "--resume" in message
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_the_second_ctrl_c_stops_at_once():
-    """A step of a large model takes a minute; whoever presses twice does not want to wait for it."""
+    """A step of a large model takes a minute, too long for a user who presses twice."""
     finished = False
     with pytest.raises(KeyboardInterrupt), Interrupt():
         ctrl_c()
@@ -411,26 +422,26 @@ def test_the_second_ctrl_c_stops_at_once():
 
 @pytest.mark.parametrize("error", [None, RuntimeError])
 def test_outside_the_loop_ctrl_c_is_what_it_was(error):
-    """A handler left behind would swallow the first Ctrl-C of everything that comes after, tests included."""
-    before = signal.getsignal(signal.SIGINT)
+    """A handler that stays would swallow the next Ctrl-C, in tests too."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         with Interrupt():
-            assert signal.getsignal(signal.SIGINT) is not before
+            assert signal.getsignal(signal.SIGINT) is not handler
             if error:
                 raise error
     except RuntimeError:
         pass
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_metrics_and_checkpoint_agree_on_what_a_step_is(tmp_path, gpt, tok):
-    """A checkpoint after three steps says 3; the metrics cut back to it hold steps 0, 1 and 2, and the next one is 3."""
+def test_metrics_and_checkpoint_agree_on_what_a_step_is(tmp_path, gpt, tokenizer):
+    """A checkpoint after three steps says 3. The metrics, cut back to it, hold steps 0, 1 and 2;
+    the next step is 3."""
     log = Metrics(tmp_path)
     for step in range(5):
         log.log(step, loss=0.0)
         if step == 2:
-            save(tmp_path, "sft", gpt.config, tok, step + 1, model=gpt)
+            save(tmp_path, "sft", gpt.config, tokenizer, step + 1, model=gpt)
     Metrics(tmp_path, restore(tmp_path, "sft", True, model=gpt)["step"])
-    assert [
-        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    ] == [0, 1, 2]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]

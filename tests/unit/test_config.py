@@ -1,4 +1,4 @@
-"""The specification of config.py: a frozen dataclass is a command line."""
+"""The specification of run/config.py: a frozen dataclass is a command line."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ class Config:
 
 
 def refused(capsys, *argv, config_class=Config):
-    """What `parse` prints when it refuses `argv`; it must be one line on stderr, and exit code 2."""
+    """What `parse` prints when it refuses `argv`: one line on stderr, with exit code 2."""
     with pytest.raises(SystemExit) as stop:
         parse(config_class, argv, prog="train")
     printed = capsys.readouterr()
@@ -47,14 +47,14 @@ def test_no_argument_gives_the_defaults():
 
 
 def test_a_flag_takes_the_type_of_its_field():
-    """`--learning-rate 1` is 1.0, not 1: whoever writes an integer means the same number."""
+    """`--learning-rate 1` is 1.0, not 1: the integer means the same number."""
     parsed = parse(Config, ["--learning-rate", "1", "--steps", "7", "--policy", "out/lr=1e-5"])
     assert parsed == Config(learning_rate=1.0, steps=7, policy="out/lr=1e-5")
     assert type(parsed.learning_rate) is float and type(parsed.steps) is int
 
 
 def test_a_flag_may_be_joined_to_its_value_by_an_equals_sign():
-    """And the value may hold another, as a folder named after its flags does."""
+    """The value may hold another equals sign, as a folder named after its flags does."""
     assert parse(Config, ["--policy=out/lr=1e-5"]).policy == "out/lr=1e-5"
 
 
@@ -65,15 +65,15 @@ def test_a_switch_can_be_turned_on_and_off():
 
 
 def test_a_resumed_run_continues_with_its_own_flags():
-    """`defaults` are the flags of the run that is resumed: what the user types still wins, what is absent there keeps
-    its default."""
+    """`defaults` are the flags of the run that is resumed. A flag on the command line wins; a flag
+    that is in neither has its default."""
     parsed = parse(Config, ["--clip", "0.3"], defaults={"steps": 9, "clip": 0.1, "anneal": False})
     assert parsed == Config(steps=9, clip=0.3, anneal=False)
 
 
 def test_a_config_cannot_be_changed_or_gain_a_misspelt_field():
-    """cleanrl writes derived values into its arguments, so the flags stored with a run are not those it was started
-    with."""
+    """cleanrl writes derived values into its arguments, so the flags that it stores are not those
+    of the command line."""
     parsed = parse(Config, [])
     with pytest.raises(dataclasses.FrozenInstanceError):
         parsed.steps = 1
@@ -88,7 +88,8 @@ def test_a_config_cannot_be_changed_or_gain_a_misspelt_field():
     "flag_name", ["--learning-rat", "--learning-rate-schedule", "--step", "--no-steps"]
 )
 def test_an_unknown_flag_is_refused_by_name(capsys, flag_name):
-    """An abbreviation is unknown too: it changes its meaning the day a second flag starts with the same letters."""
+    """An abbreviation is unknown too: its meaning would change when a second flag begins with the
+    same letters."""
     assert flag_name in refused(capsys, flag_name, "1")
 
 
@@ -96,7 +97,7 @@ def test_an_unknown_flag_is_refused_by_name(capsys, flag_name):
     "argv", [("--steps", "3.5"), ("--learning-rate", "fast"), ("--steps",), ("--device", "gpu")]
 )
 def test_a_mistyped_value_is_refused_by_the_name_of_its_flag(capsys, argv):
-    """With thirty flags on a line, "invalid literal for int()" would leave the user to guess which."""
+    """With thirty flags on a line, "invalid literal for int()" does not say which one is wrong."""
     message = refused(capsys, *argv)
     assert argv[0] in message and argv[-1] in message
 
@@ -115,13 +116,15 @@ def test_a_mistyped_value_is_refused_by_the_name_of_its_flag(capsys, argv):
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name_with_its_limit(capsys, argv, limit):
-    """NaN is out of every range: it passes `value < low` unnoticed, because every comparison with it is false."""
+    """NaN is out of every range. A check such as `value < low` would let it pass, because every
+    comparison with NaN is false."""
     message = refused(capsys, *argv)
     assert f"{argv[0]} must be {limit}, got {float(argv[1]):g}" in message
 
 
 def test_a_limit_itself_is_in_range_where_it_says_at_least_or_at_most():
-    """0 turns a thing off and 1 is a share: both are asked for, and a strict comparison would refuse them."""
+    """0 turns a thing off and 1 is a share: both must be allowed, and a strict comparison would
+    refuse them."""
     assert parse(Config, ["--steps", "1", "--clip", "0"]) == Config(steps=1, clip=0.0)
     assert parse(Config, ["--clip", "1"]).clip == 1.0
     limits = {"low": 0, "above": None, "high": None}
@@ -132,25 +135,26 @@ def test_a_limit_itself_is_in_range_where_it_says_at_least_or_at_most():
 
 
 def test_help_shows_the_sentence_of_every_flag_and_its_default(capsys):
-    """The sentence is written once, in the source; a percent sign in it is text, not a format (argparse takes it for
-    one)."""
+    """The sentence is written once, in the source. A percent sign in it is text, although argparse
+    takes it for a format."""
     with pytest.raises(SystemExit) as stop:
         parse(Config, ["--help"], prog="train")
-    shown = " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert Config.__doc__ in shown
+    assert Config.__doc__ in text
     for field in dataclasses.fields(Config):
-        assert "--" + field.name.replace("_", "-") in shown
+        assert "--" + field.name.replace("_", "-") in text
         default = "" if field.name in ("policy", "verbose") else f" [{field.default}]"
-        assert field.metadata["help"] + default in shown
-    assert "--no-anneal" in shown and "{auto,cpu,cuda}" in shown
+        assert field.metadata["help"] + default in text
+    assert "--no-anneal" in text and "{auto,cpu,cuda}" in text
 
 
 # ---- the footer of the scripts
 
 
 def test_a_mistake_of_the_users_is_one_line_and_exit_code_2(capsys):
-    """What to change stands in that line; under thirty lines of traceback nobody finds it. 2 is what argparse exits with."""
+    """The line says what to change; below thirty lines of traceback nobody would find it. 2 is also
+    argparse's exit code."""
 
     def main():
         raise InputError("data.jsonl, line 3: no field 'prompt'; add it")
@@ -162,7 +166,8 @@ def test_a_mistake_of_the_users_is_one_line_and_exit_code_2(capsys):
 
 
 def test_ctrl_c_is_exit_code_130_and_no_traceback(capsys):
-    """130 is 128 + SIGINT, what a shell reports; 0 would let `make demo` go on to the next stage."""
+    """130 is 128 + SIGINT, what a shell reports; 0 would let `make demo` go on to the next
+    stage."""
 
     def main():
         raise KeyboardInterrupt
@@ -174,7 +179,7 @@ def test_ctrl_c_is_exit_code_130_and_no_traceback(capsys):
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
-    """A plain ValueError is a bug: reported as the user's mistake, it could not be found."""
+    """A plain ValueError is an error of the code; without its traceback it could not be found."""
 
     def main():
         raise ValueError("ours")
@@ -187,11 +192,10 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 
 def test_randomness_is_a_function_of_seed_stream_and_step():
-    """Nothing has to be saved for an exact resume, and no two of the numbers can be traded for each
-    other: with seed + step, run 1 at step 2 would be run 2 at step 1."""
-    triples = itertools.product(range(3), map(Stream, range(3)), range(3))
+    """Nothing has to be saved for an exact resume. No two of the numbers are interchangeable: with
+    seed + step, run 1 at step 2 would draw the same as run 2 at step 1."""
+    triples = list(itertools.product(range(3), map(Stream, range(3)), range(3)))
     draws = [tuple(rng(*triple).integers(2**62, size=2)) for triple in triples]
-    triples = itertools.product(range(3), map(Stream, range(3)), range(3))
     assert draws == [tuple(rng(*triple).integers(2**62, size=2)) for triple in triples]
     assert len(set(draws)) == 27
 
@@ -220,6 +224,6 @@ def test_no_two_streams_draw_the_same():
 def test_drawing_touches_no_global_generator():
     """TRL seeded the global generators inside constructors (its issue 1648), so building a trainer
     changed the caller's numbers."""
-    before = np.random.get_state()[1].copy()
+    state = np.random.get_state()[1].copy()
     rng(0, config.SHUFFLE).normal(size=100)
-    assert (np.random.get_state()[1] == before).all()
+    assert (np.random.get_state()[1] == state).all()

@@ -1,7 +1,9 @@
-"""The specification of data.py: records, one reader per file format, records -> ids -> batches."""
+"""The specification of data.py and of the readers in formats/jsonl.py and formats/text.py:
+records, one reader for each kind, records -> ids -> batches."""
 
 import gzip
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,13 +25,13 @@ DIALOGUES = {"chosen": PROMPT + CHOSEN, "rejected": PROMPT + REJECTED}
 
 
 @pytest.fixture(scope="module")
-def tok():
+def tokenizer():
     return get_tokenizer()
 
 
 @pytest.fixture
 def write(tmp_path):
-    """write(records, or text, or bytes) -> path of a file that holds them"""
+    """write(records, or text, or bytes) -> the path of a file that holds them."""
 
     def to_file(content, name="records.jsonl"):
         if isinstance(content, list):
@@ -42,10 +44,10 @@ def write(tmp_path):
 
 
 def refusal(reader, path, *args):
-    """The message with which a reader refuses a file: one line that begins with the file's name."""
-    with pytest.raises(InputError) as refused:
+    """The InputError of a reader without the file's name, with which its single line begins."""
+    with pytest.raises(InputError) as error:
         reader(path, *args)
-    message = str(refused.value)
+    message = str(error.value)
     assert "\n" not in message
     assert message.startswith(str(path))
     return message.removeprefix(str(path))
@@ -71,7 +73,7 @@ def test_every_form_of_a_demonstration_gives_the_same_record(write, record):
 
 @pytest.mark.parametrize("record", [RANKED, PAIR, DIALOGUES], ids=["ranks", "chosen", "dialogues"])
 def test_every_form_of_a_comparison_gives_the_same_record(write, record):
-    """Rankings, pairs and HH-RLHF's dialogues: three files, one reward model, no conversion script."""
+    """Rankings, pairs and HH-RLHF's dialogues train a reward model without a conversion script."""
     assert jsonl.read_comparisons(write([record])) == [
         Comparison(PROMPT, [CHOSEN, REJECTED], [0, 1])
     ]
@@ -88,30 +90,24 @@ def test_every_record_serves_as_a_prompt(write, record):
 
 
 def test_ranks_may_tie_and_come_in_any_order(write):
-    """Labellers do call two answers equal; forcing an order on them would be noise. Ratings travel along."""
-    record = {
-        "prompt": "p",
-        "responses": ["a", "b", "c", "d"],
-        "ranks": [2, 0, 0, 1],
-        "ratings": [1, 5, 5, 2],
-    }
-    assert jsonl.read_comparisons(write([record])) == [
-        Comparison("p", ["a", "b", "c", "d"], [2, 0, 0, 1], [1, 5, 5, 2])
-    ]
+    """Labellers do call two answers equal; an order forced on them would be noise. Ratings are
+    kept."""
+    responses, ranks, ratings = ["a", "b", "c", "d"], [2, 0, 0, 1], [1, 5, 5, 2]
+    record = {"prompt": "p", "responses": responses, "ranks": ranks, "ratings": ratings}
+    expected = Comparison("p", responses, ranks, ratings)
+    assert jsonl.read_comparisons(write([record])) == [expected]
 
 
 def test_fields_nobody_asked_for_do_no_harm(write):
     """Public data sets carry ids, sources and scores."""
-    assert jsonl.read_demonstrations(write([{"id": 7, "prompt": "p", "response": "r"}])) == [
-        Demonstration("p", "r")
-    ]
+    path = write([{"id": 7, "prompt": "p", "response": "r"}])
+    assert jsonl.read_demonstrations(path) == [Demonstration("p", "r")]
 
 
 def test_an_empty_text_is_a_text(write):
     """An empty prompt is pretraining text, an empty response is silence; both are legal."""
-    assert jsonl.read_demonstrations(write([{"prompt": "", "response": ""}])) == [
-        Demonstration("", "")
-    ]
+    path = write([{"prompt": "", "response": ""}])
+    assert jsonl.read_demonstrations(path) == [Demonstration("", "")]
 
 
 # ---- every form of a file
@@ -140,32 +136,29 @@ def test_unicode_survives_raw_and_escaped(write):
     assert jsonl.read_prompts(write(raw + "\n" + escaped)) == [word, word]
 
 
-records = st.builds(Demonstration, st.text(), st.text()) | st.builds(
-    lambda prompt, responses, ranks, ratings: Comparison(
-        prompt, responses, ranks[: len(responses)], ratings
+RANKED_RESPONSES = st.lists(st.tuples(st.text(), st.integers(0, 9)), min_size=2, max_size=4)
+RECORDS = st.builds(Demonstration, st.text(), st.text()) | st.builds(
+    lambda prompt, pairs, ratings: Comparison(
+        prompt, *map(list, zip(*pairs, strict=True)), ratings
     ),
     st.text(),
-    st.lists(st.text(), min_size=2, max_size=4),
-    st.lists(st.integers(0, 9), min_size=4, max_size=4),
+    RANKED_RESPONSES,
     st.none() | st.lists(st.integers(0, 5)),
 )
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.lists(records, min_size=1, max_size=3))
-def test_what_is_written_is_read_back(tmp_path_factory, written):
-    """comparisons.jsonl beside a reward model is the model's own training data, so it must lose nothing."""
+@given(st.lists(RECORDS, min_size=1, max_size=3))
+def test_what_is_written_is_read_back(tmp_path_factory, records):
+    """comparisons.jsonl beside a reward model is the data that it was trained on, so nothing may be
+    lost."""
+    readers = {Demonstration: jsonl.read_demonstrations, Comparison: jsonl.read_comparisons}
     path = tmp_path_factory.getbasetemp() / "round_trip.jsonl"
-    text = jsonl.write_records(written)
-    assert text.count("\n") == len(written)
-    for number, record in enumerate(written):
-        reader = (
-            jsonl.read_demonstrations
-            if isinstance(record, Demonstration)
-            else jsonl.read_comparisons
-        )
-        path.write_text(text.splitlines()[number] + "\n")
-        assert reader(path) == [record]
+    lines = jsonl.write_records(records).split("\n")
+    assert len(lines) == len(records) + 1 and lines[-1] == ""
+    for line, record in zip(lines, records, strict=False):
+        path.write_text(line + "\n")
+        assert readers[type(record)](path) == [record]
 
 
 # ---- HH-RLHF's dialogues
@@ -179,22 +172,21 @@ def split(chosen, rejected):
 
 
 def test_a_dialogue_is_cut_after_the_last_assistant_that_both_share():
-    """Everything before it is context; to train on it would teach the reward model about words both answers share."""
+    """Everything before it is the prompt. Training on it would teach the reward model words that
+    both answers have in common."""
     prompt = FIRST + " It is 4.\n\nHuman: Are you sure?\n\nAssistant:"
     assert split(prompt + " Yes.", prompt + " No.") == (prompt, [" Yes.", " No."], [0, 1])
 
 
 def test_a_beginning_that_both_answers_share_stays_in_the_answers():
-    """The common prefix itself would end in the middle of a word: "I thin" is no prompt that anybody typed."""
-    assert split(FIRST + " I think 4.", FIRST + " I think so.") == (
-        FIRST,
-        [" I think 4.", " I think so."],
-        [0, 1],
-    )
+    """The common prefix may end in the middle of a sentence: "I think" is not part of the
+    prompt."""
+    answers = [" I think 4.", " I think so."]
+    assert split(FIRST + answers[0], FIRST + answers[1]) == (FIRST, answers, [0, 1])
 
 
 def test_one_answer_may_begin_with_the_other():
-    """Then there is no first difference to cut at, and one of the two may even be silence."""
+    """Then no character differs where the shorter one ends; it may even be empty."""
     assert split(FIRST + " Yes", FIRST + " Yes, 4") == (FIRST, [" Yes", " Yes, 4"], [0, 1])
     assert split(FIRST, FIRST + " 4") == (FIRST, ["", " 4"], [0, 1])
 
@@ -226,7 +218,8 @@ def test_one_answer_may_begin_with_the_other():
     ],
 )
 def test_a_pair_whose_turns_differ_earlier_or_that_says_the_same_twice_is_skipped(chosen, rejected):
-    """Such a pair has no common prompt, or no preference; an answer that holds another turn would be scored as one answer."""
+    """Such a pair has no common prompt, or no preference. An answer that holds another turn would
+    be scored as a single answer."""
     assert split(chosen, rejected) is None
 
 
@@ -234,14 +227,12 @@ def test_a_pair_whose_turns_differ_earlier_or_that_says_the_same_twice_is_skippe
     "reader", [jsonl.read_demonstrations, jsonl.read_comparisons, jsonl.read_prompts]
 )
 def test_skipped_pairs_are_counted_on_stderr(write, capsys, reader):
-    """Data that vanishes without a word is found missing in a result."""
-    same = {"chosen": FIRST + " 4.", "rejected": FIRST + " 4."}
-    path = write([same, DIALOGUES, same])
+    """Data that is left out without a message would be missed much later, in a result."""
+    equal = {"chosen": FIRST + " 4.", "rejected": FIRST + " 4."}
+    path = write([equal, DIALOGUES, equal])
     assert len(reader(path)) == 1
-    assert (
-        capsys.readouterr().err
-        == f"{path}: skipped 2 pairs whose dialogues differ before the last answer\n"
-    )
+    message = f"{path}: skipped 2 pairs whose dialogues differ before the last answer\n"
+    assert capsys.readouterr().err == message
 
 
 def test_nothing_is_said_where_nothing_was_skipped(write, capsys):
@@ -257,120 +248,86 @@ def test_nothing_is_said_where_nothing_was_skipped(write, capsys):
     "reader", [jsonl.read_demonstrations, jsonl.read_comparisons, jsonl.read_prompts]
 )
 def test_a_missing_file_a_folder_and_an_empty_file_are_refused_by_name(write, tmp_path, reader):
-    """Three ways to mistype a path; an empty file also says what a line looks like."""
+    """Three results of a mistyped path. The message for an empty file shows what a line looks
+    like."""
     assert "No such file" in refusal(reader, tmp_path / "nowhere.jsonl")
     assert "directory" in refusal(reader, tmp_path)
-    for nothing in ("", "\n \n"):
-        message = refusal(reader, write(nothing))
-        assert (
-            "no usable record" in message and '{"prompt"' in message
-        )  # shows what a line looks like
+    for content in ("", "\n \n"):
+        message = refusal(reader, write(content))
+        assert "no usable record" in message and '{"prompt"' in message
 
 
 def test_a_file_of_nothing_but_skipped_pairs_is_refused(write):
-    """Training on nothing would divide by zero much later."""
-    assert "no usable record" in refusal(
-        jsonl.read_comparisons, write([{"chosen": FIRST, "rejected": FIRST}])
-    )
+    """Training on no data would divide by zero much later."""
+    path = write([{"chosen": FIRST, "rejected": FIRST}])
+    assert "no usable record" in refusal(jsonl.read_comparisons, path)
 
 
 GOOD = json.dumps({**RANKED, "response": "r"})
 
 
-@pytest.mark.parametrize(
-    ("reader", "line", "told"),
-    [
-        (jsonl.read_prompts, "hello", "not JSON"),
-        (jsonl.read_prompts, '{"prompt": "a"', "not JSON"),
-        (jsonl.read_prompts, '["prompt"]', "a JSON list; a line must be one JSON object"),
-        (jsonl.read_prompts, '"prompt"', "a JSON str; a line must be one JSON object"),
-        (jsonl.read_prompts, '{"text": "a"}', "no field 'prompt'; it has text"),
-        (jsonl.read_prompts, "{}", "no field 'prompt'; it has none"),
-        (jsonl.read_prompts, '{"prompt": 3}', "field 'prompt' must be text, it is int"),
-        (jsonl.read_prompts, '{"prompt": null}', "field 'prompt' must be text, it is NoneType"),
-        (jsonl.read_prompts, '{"chosen": "a"}', "no field 'rejected'"),
-        (
-            jsonl.read_demonstrations,
-            '{"prompt": "a"}',
-            "no field 'response' or 'completion'; it has prompt",
-        ),
-        (jsonl.read_demonstrations, '{"response": "a"}', "no field 'prompt'"),
-        (
-            jsonl.read_demonstrations,
-            '{"prompt": "a", "response": ["b"]}',
-            "field 'response' must be text, it is list",
-        ),
-        (jsonl.read_comparisons, '{"prompt": "a"}', "no field 'chosen'"),
-        (jsonl.read_comparisons, '{"prompt": "a", "chosen": "b"}', "no field 'rejected'"),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": 1, "chosen": "b", "rejected": "c"}',
-            "field 'prompt' must be text",
-        ),
-        (jsonl.read_comparisons, '{"responses": ["b", "c"], "ranks": [0, 1]}', "no field 'prompt'"),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b"], "ranks": [0]}',
-            "at least two texts",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": "bc", "ranks": [0, 1]}',
-            "at least two texts",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b", 2], "ranks": [0, 1]}',
-            "at least two texts",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b", "c"]}',
-            "field 'ranks' must be a list of 2",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b", "c"], "ranks": [0]}',
-            "a list of 2 whole numbers",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, -1]}',
-            "a list of 2 whole numbers",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 0.5]}',
-            "a list of 2 whole numbers",
-        ),
-        (
-            jsonl.read_comparisons,
-            '{"prompt": "a", "responses": ["b", "c"], "ranks": [true, false]}',
-            "a list of 2 whole",
-        ),
-    ],
-)
-def test_a_bad_line_is_named_by_file_and_number_with_what_it_should_be(write, reader, line, told):
-    """In a file of 100,000 records "KeyError: 'prompt'" helps nobody. Blank lines count: the number is an editor's.
+BAD_LINES = {  # reader: {line: what the message says}
+    jsonl.read_prompts: {
+        "hello": "not JSON",
+        '{"prompt": "a"': "not JSON",
+        '["prompt"]': "a JSON list; a line must be one JSON object",
+        '"prompt"': "a JSON str; a line must be one JSON object",
+        '{"text": "a"}': "no field 'prompt'; it has text",
+        "{}": "no field 'prompt'; it has none",
+        '{"prompt": 3}': "field 'prompt' must be text, it is int",
+        '{"prompt": null}': "field 'prompt' must be text, it is NoneType",
+        '{"chosen": "a"}': "no field 'rejected'",
+    },
+    jsonl.read_demonstrations: {
+        '{"prompt": "a"}': "no field 'response' or 'completion'; it has prompt",
+        '{"response": "a"}': "no field 'prompt'",
+        '{"prompt": "a", "response": ["b"]}': "field 'response' must be text, it is list",
+    },
+    jsonl.read_comparisons: {
+        '{"prompt": "a"}': "no field 'chosen'",
+        '{"prompt": "a", "chosen": "b"}': "no field 'rejected'",
+        '{"prompt": 1, "chosen": "b", "rejected": "c"}': "field 'prompt' must be text",
+        '{"responses": ["b", "c"], "ranks": [0, 1]}': "no field 'prompt'",
+        '{"prompt": "a", "responses": ["b"], "ranks": [0]}': "at least two texts",
+        '{"prompt": "a", "responses": "bc", "ranks": [0, 1]}': "at least two texts",
+        '{"prompt": "a", "responses": ["b", 2], "ranks": [0, 1]}': "at least two texts",
+        '{"prompt": "a", "responses": ["b", "c"]}': "field 'ranks' must be a list of 2",
+        '{"prompt": "a", "responses": ["b", "c"], "ranks": [0]}': "a list of 2 whole numbers",
+        '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, -1]}': "a list of 2 whole numbers",
+        '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 0.5]}': "a list of 2 whole numbers",
+        '{"prompt": "a", "responses": ["b", "c"], "ranks": [true, false]}': "a list of 2 whole",
+    },
+}
 
-    A rank of -1 must not pass: it means "no such response" further on.
+
+@pytest.mark.parametrize(
+    ("reader", "line", "problem"),
+    [(reader, *case) for reader, cases in BAD_LINES.items() for case in cases.items()],
+)
+def test_a_bad_line_is_named_by_file_and_number_with_what_it_should_be(
+    write, reader, line, problem
+):
+    """In a file of 100,000 records "KeyError: 'prompt'" is of no help. Blank lines count, so that
+    the number is that of an editor.
+
+    A rank of -1 must not pass: in a batch it means "no such response".
     """
     message = refusal(reader, write(f"{GOOD}\n\n{line}\n{GOOD}\n"))
     assert message.startswith(":3: ")
-    assert told in message
+    assert problem in message
 
 
 def test_a_damaged_gzip_file_is_refused_however_it_is_damaged(write):
-    """A download that broke off is the usual case."""
-    whole = gzip.compress(json.dumps(PAIR).encode() * 100)
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0xFF
-    for damaged in (whole[: len(whole) // 2], whole[:5], bytes(flipped), whole[:2]):
+    """An incomplete download is the usual case."""
+    content = gzip.compress(json.dumps(PAIR).encode() * 100)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 0xFF
+    for damaged in (content[: len(content) // 2], content[:5], bytes(flipped), content[:2]):
         assert "damaged gzip" in refusal(jsonl.read_comparisons, write(damaged))
 
 
 def test_text_that_is_not_utf8_is_refused(write):
-    """Read with another encoding it would train a model on mojibake."""
+    """Decoded with another encoding, it would train a model on wrong characters."""
     assert "not UTF-8" in refusal(jsonl.read_prompts, write('{"prompt": "café"}'.encode("latin-1")))
 
 
@@ -387,80 +344,92 @@ LONG = "b" * 20
     ids=["prompt", "demonstration", "comparison"],
 )
 def test_a_record_that_does_not_fit_is_an_error_unless_dropping_is_asked_for(
-    write, tok, capsys, reader, record, new_tokens
+    write, tokenizer, capsys, reader, record, new_tokens
 ):
-    """Cutting it silently would train on half an answer; past the context there are no positions to generate at.
+    """To cut it silently would be to train on half an answer, and there are no positions past the
+    context to generate at.
 
-    For a prompt, the room that the response will need counts; for a comparison, its longest response and the end token.
+    A prompt needs room for the response that will be sampled, a comparison for its longest response
+    and the end token.
     """
-    need = len(tok.encode(LONG)) + (new_tokens or len(tok.encode("a")) + 1)
+    need = len(tokenizer.encode(LONG)) + (new_tokens or len(tokenizer.encode("a")) + 1)
     path = write([{"prompt": "", "response": "", "chosen": "", "rejected": "c"}, record])
-    assert len(reader(path, data.fits_context(tok, need, new_tokens))) == 2  # exactly full is fine
-    message = refusal(reader, path, data.fits_context(tok, need - 1, new_tokens))
+    fits = data.fits_context(tokenizer, need, new_tokens)
+    assert len(reader(path, fits)) == 2  # exactly full is fine
+    fits = data.fits_context(tokenizer, need - 1, new_tokens)
+    message = refusal(reader, path, fits)
     assert message.startswith(":2: ") and "--drop-long" in message
     assert str(need) in message and str(need - 1) in message  # what it needs, and what there is
     capsys.readouterr()
-    assert len(reader(path, data.fits_context(tok, need - 1, new_tokens, drop_long=True))) == 1
+    fits = data.fits_context(tokenizer, need - 1, new_tokens, drop_long=True)
+    assert len(reader(path, fits)) == 1
     assert capsys.readouterr().err == f"{path}: left out 1 records that do not fit the context\n"
 
 
 # ---- records -> ids
 
 
-def test_prompt_and_response_are_encoded_apart_and_joined_as_ids(tok):
-    """Encoding the joined text merges across the boundary, and PPO would then continue a prompt that SFT never showed.
+def test_prompt_and_response_are_encoded_apart_and_joined_as_ids(tokenizer):
+    """Encoding the joined text merges across the boundary. PPO would then continue a prompt that is
+    in no example of SFT.
 
-    TRL #1702: a reward model trained on tok(a + b) and asked about tok(a) + tok(b).
+    TRL #1702: a reward model is trained on encode(a + b) and scores encode(a) + encode(b).
     """
     prompt, response = "Name the cap", "ital of France."
-    example = data.encode(tok, prompt, response)
-    assert example.tokens == tok.encode(prompt) + tok.encode(response) + [tok.end_token]
-    assert example.tokens[:-1] != tok.encode(prompt + response)  # or this prompt tests nothing
-    assert example.prompt_length == len(tok.encode(prompt))
-    assert example.tokens[: example.prompt_length] == data.encode_prompt(tok, prompt)
+    example = data.encode(tokenizer, prompt, response)
+    assert example.tokens == tokenizer.encode(prompt) + tokenizer.encode(response) + [
+        tokenizer.end_token
+    ]
+    assert example.tokens[:-1] != tokenizer.encode(
+        prompt + response
+    )  # or this prompt tests nothing
+    assert example.prompt_length == len(tokenizer.encode(prompt))
+    assert example.tokens[: example.prompt_length] == data.encode_prompt(tokenizer, prompt)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(), st.text() | st.just("<|endoftext|>"))
 def test_a_response_ends_in_one_end_token_and_holds_no_other(prompt, response):
-    """The end token is what SFT must teach and where the reward model reads: DPO on pairs without it (LLMs-from-scratch, DPO
-    notebook, c31) never learns to stop, and one typed inside a text would stop it early."""
-    tok = get_tokenizer()
-    tokens, prompt_length = data.encode(tok, prompt, response)
-    assert tokens[-1] == tok.end_token
-    assert tok.end_token not in tokens[prompt_length:-1]
-    assert tok.decode(tokens[prompt_length:]) == response
+    """SFT must teach the end token, and the reward model reads its score there. DPO on pairs
+    without it (LLMs-from-scratch, DPO notebook, c31) never learns to stop; one that is typed in a
+    text would stop it early."""
+    tokenizer = get_tokenizer()
+    tokens, prompt_length = data.encode(tokenizer, prompt, response)
+    assert tokens[-1] == tokenizer.end_token
+    assert tokenizer.end_token not in tokens[prompt_length:-1]
+    assert tokenizer.decode(tokens[prompt_length:]) == response
     assert prompt_length >= 1
 
 
-def test_an_empty_prompt_is_one_end_token(tok):
-    """Something must stand before the first token of a response, or nothing predicts it."""
-    assert data.encode(tok, "", "a") == Example([tok.end_token, *tok.encode("a"), tok.end_token], 1)
-    assert data.encode_prompt(tok, "a") == tok.encode("a")
+def test_an_empty_prompt_is_one_end_token(tokenizer):
+    """The first token of a response needs a token before it, whose state predicts it."""
+    end, ids = tokenizer.end_token, tokenizer.encode("a")
+    assert data.encode(tokenizer, "", "a") == Example([end, *ids, end], 1)
+    assert data.encode_prompt(tokenizer, "a") == ids
 
 
-def test_windows_cover_a_text_once_and_each_follows_an_end_token(tok, tmp_path):
-    """No id is lost at a border or learned twice; the end token before the first one is the state that a document begins in."""
+def test_windows_cover_a_text_once_and_each_follows_an_end_token(tokenizer, tmp_path):
+    """No id is lost at a border or learned twice. A document begins after an end token, so the end
+    token comes before the first window too."""
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat. " * 20, encoding="utf-8")
-    examples = text.windows(path, tok, context=10)
-    ids = tok.encode(path.read_text())
+    examples = text.windows(path, tokenizer, context=10)
+    ids = tokenizer.encode(path.read_text())
     assert [i for example in examples for i in example.tokens[1:]] == ids
-    assert {example.tokens[0] for example in examples} == {tok.end_token}
-    assert {len(example.tokens) for example in examples[:-1]} == {10} and 2 <= len(
-        examples[-1].tokens
-    ) <= 10
+    assert {example.tokens[0] for example in examples} == {tokenizer.end_token}
+    assert {len(example.tokens) for example in examples[:-1]} == {10}
+    assert 2 <= len(examples[-1].tokens) <= 10
     assert {example.prompt_length for example in examples} == {1}
 
 
-def test_a_text_file_that_is_missing_empty_or_not_text_is_refused(tok, tmp_path):
-    """By name and in one line, like everything a user gives."""
+def test_a_text_file_that_is_missing_empty_or_not_text_is_refused(tokenizer, tmp_path):
+    """In one line that begins with its name, like every mistake of a user."""
     path = tmp_path / "text.txt"
-    assert "No such file" in refusal(text.windows, path, tok, 8)
+    assert "No such file" in refusal(text.windows, path, tokenizer, 8)
     path.write_bytes(b"")
-    assert "empty" in refusal(text.windows, path, tok, 8)
+    assert "empty" in refusal(text.windows, path, tokenizer, 8)
     path.write_bytes(b"\xff\xfe\x00")
-    assert "not UTF-8" in refusal(text.windows, path, tok, 8)
+    assert "not UTF-8" in refusal(text.windows, path, tokenizer, 8)
 
 
 # ---- ids -> batches
@@ -473,18 +442,17 @@ def test_a_text_file_that_is_missing_empty_or_not_text_is_refused(tok, tmp_path)
     seed=st.integers(0, 3),
 )
 def test_the_stream_does_not_depend_on_where_it_is_cut(n, cuts, seed):
-    """So that a resumed run needs no saved position: batch 17 is batch 17, whoever asks for it."""
+    """A resumed run needs no saved position: batch 17 is a function of its number."""
     ends = np.cumsum(cuts).tolist()
-    whole = data.stream(n, 0, ends[-1], seed)
-    assert whole == [
-        i for a, b in zip([0, *ends], ends, strict=False) for i in data.stream(n, a, b, seed)
-    ]
-    assert all(type(i) is int for i in whole)
+    indices = data.stream(n, 0, ends[-1], seed)
+    parts = [data.stream(n, *span, seed) for span in pairwise([0, *ends])]
+    assert indices == [i for part in parts for i in part]
+    assert all(type(i) is int for i in indices)
 
 
 def test_the_stream_brings_every_record_once_an_epoch_in_an_order_of_its_own():
-    """A fresh permutation each epoch, and no record twice before every one was seen; N+'s ranks each shuffle for themselves
-    (reward.py:279)."""
+    """A new permutation each epoch; no record comes twice before all have come once. In N+ each
+    rank shuffles by itself (reward.py:279)."""
     n = 50
     epochs = [data.stream(n, e * n, (e + 1) * n, seed=1) for e in range(3)]
     assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
@@ -493,31 +461,25 @@ def test_the_stream_brings_every_record_once_an_epoch_in_an_order_of_its_own():
 
 
 def test_the_stream_is_a_function_of_its_seed():
-    """Two seeds that shuffle alike would not be two runs."""
-    assert (
-        data.stream(50, 0, 50, seed=1)
-        == data.stream(50, 0, 50, seed=1)
-        != data.stream(50, 0, 50, seed=2)
-    )
+    """Two runs with two seeds have two orders."""
+    first, repeated, other = (data.stream(50, 0, 50, seed) for seed in (1, 1, 2))
+    assert first == repeated != other
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), limit=st.integers(1, 100))
 def test_microbatches_are_a_bounded_partition_of_similar_lengths(lengths, limit):
-    """Memory is bounded by what is computed, padding included, and no row is lost or trained twice.
-
-    Only a row that is longer than the bound by itself exceeds it, and it does so alone.
-    """
+    """The tokens of a group, padding included, are bounded, and with them the memory. No row is
+    lost or trained twice. Only a row that is longer than the bound exceeds it, alone in its
+    group."""
     groups = data.microbatches(lengths, limit)
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     for group in groups:
-        assert group and (
-            len(group) == 1 or len(group) * max(lengths[row] for row in group) <= limit
-        )
-    ordered = [lengths[row] for group in groups for row in group]
-    assert ordered == sorted(
-        ordered
-    )  # similar lengths together: no group's span overlaps another's
+        assert group
+        size = len(group) * max(lengths[row] for row in group)
+        assert len(group) == 1 or size <= limit
+    order = [lengths[row] for group in groups for row in group]
+    assert order == sorted(order)  # the spans of two groups' lengths do not overlap
 
 
 def test_microbatches_fill_up_before_they_start_anew():
@@ -528,7 +490,8 @@ def test_microbatches_fill_up_before_they_start_anew():
 
 
 def test_collate_puts_every_row_at_column_zero_with_its_two_lengths():
-    """The one layout of every batch: prompt, response, anything; what stands to the right must still be a valid id."""
+    """The layout of every batch: prompt, response, anything. What lies right of a row's end must be
+    a valid id."""
     examples = [Example([7, 8, 9], 1), Example([5], 1), Example([1, 2, 3, 4], 3)]
     tokens, prompt_lengths, lengths = data.collate(examples)
     assert tokens.tolist() == [[7, 8, 9, 0], [5, 0, 0, 0], [1, 2, 3, 4]]
@@ -538,6 +501,7 @@ def test_collate_puts_every_row_at_column_zero_with_its_two_lengths():
 
 
 def test_an_id_that_also_fills_the_rows_is_a_token_like_any_other():
-    """0 fills what is right of a row, and 0 is an id. GRPO-Zero (grpo.py:89) takes every one for padding."""
+    """0 stands right of a row's end, and 0 is an id. GRPO-Zero (grpo.py:89) takes every 0 for
+    padding."""
     tokens, _, lengths = data.collate([Example([0, 5, 0], 1), Example([1, 2, 3, 0], 2)])
     assert lengths.tolist() == [3, 4] and tokens.tolist() == [[0, 5, 0, 0], [1, 2, 3, 0]]

@@ -16,16 +16,11 @@ BATCH = [
     Comparison("a somewhat longer prompt", ["yes", "no"], [0, 1]),
     Comparison("b", ["one", "two and three", "four", "five"], [0, 1, 1, 0]),
 ]
-PAIRS = [
-    (0, 1, 0),
-    (0, 1, 2),
-    (0, 0, 2),
-    (1, 0, 1),
-    (2, 0, 1),
-    (2, 0, 2),
-    (2, 3, 1),
-    (2, 3, 2),
-]  # prompt, better, worse
+PAIRS = [  # prompt, better, worse
+    *[(0, 1, 0), (0, 1, 2), (0, 0, 2)],
+    *[(1, 0, 1)],
+    *[(2, 0, 1), (2, 0, 2), (2, 3, 1), (2, 3, 2)],
+]
 
 
 def normal(*shape, seed=0):
@@ -55,25 +50,25 @@ def policy(reference):
 
 
 def sequence_logprob(gpt, tokenizer, prompt, response):
-    """The sum over a response's tokens, the end token included, row by row."""
+    """The sum over the tokens of a response, the end token included, for this row alone."""
     example = encode(tokenizer, prompt, response)
     log_p = torch.log_softmax(gpt(torch.tensor([example.tokens]))[0], -1)
-    return sum(
-        log_p[t - 1, example.tokens[t]] for t in range(example.prompt_length, len(example.tokens))
-    )
+    columns = range(example.prompt_length, len(example.tokens))
+    return sum(log_p[t - 1, example.tokens[t]] for t in columns)
 
 
 def naive(policy, reference, tokenizer, beta):
-    """The mean over all strictly ordered pairs of the batch, each with its own four passes: loss, margins."""
+    """Loss and margins: the mean over all strictly ordered pairs of the batch, each with its own
+    four passes."""
     losses, margins = [], []
     for row, better, worse in PAIRS:
         c = BATCH[row]
-        told = [
+        chosen, rejected, ref_chosen, ref_rejected = (
             sequence_logprob(gpt, tokenizer, c.prompt, c.responses[i])
             for gpt in (policy, reference)
             for i in (better, worse)
-        ]
-        margins.append(beta * ((told[0] - told[2]) - (told[1] - told[3])))
+        )
+        margins.append(beta * ((chosen - ref_chosen) - (rejected - ref_rejected)))
         losses.append(-torch.nn.functional.logsigmoid(margins[-1]))
     return torch.stack(losses).mean(), torch.stack(margins)
 
@@ -82,8 +77,9 @@ def naive(policy, reference, tokenizer, beta):
 def test_the_gradient_is_that_of_a_loop_over_pairs_whatever_the_microbatches(
     policy, reference, tokenizer, microbatch_tokens
 ):
-    """3 + 1 + 4 pairs of 3, 2 and 4 responses, two ties: every pair weighs the same. Sums over tokens, not means
-    (LLMs-from-scratch, DPO notebook, c84)."""
+    """3 + 1 + 4 pairs of 3, 2 and 4 responses, with two ties. Every pair has the same weight.
+    Log-probabilities are sums over tokens, not means (as in LLMs-from-scratch, DPO notebook,
+    c84)."""
     expected, margins = naive(policy, reference, tokenizer, 0.3)
     gradients = torch.autograd.grad(expected, list(policy.parameters()))
     stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
@@ -91,9 +87,8 @@ def test_the_gradient_is_that_of_a_loop_over_pairs_whatever_the_microbatches(
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=name)
     assert stats["loss"] == pytest.approx(expected.item(), abs=1e-5)
     assert stats["accuracy"] == pytest.approx((margins > 0).float().mean().item())
-    assert stats["chosen_reward"] - stats["rejected_reward"] == pytest.approx(
-        margins.mean().item(), abs=1e-5
-    )
+    margin = stats["chosen_reward"] - stats["rejected_reward"]
+    assert margin == pytest.approx(margins.mean().item(), abs=1e-5)
     assert all(parameter.grad is None for parameter in reference.parameters())
 
 
@@ -101,15 +96,15 @@ def test_the_gradient_is_that_of_a_loop_over_pairs_whatever_the_microbatches(
 def test_each_response_goes_through_each_trunk_once(
     policy, reference, tokenizer, monkeypatch, microbatch_tokens
 ):
-    """9 responses in 8 pairs: 9 rows a model, not 16."""
+    """9 responses in 8 pairs: 9 rows per model, not 16."""
     rows = {}
     for name, gpt in (("policy", policy), ("reference", reference)):
 
-        def counted(tokens, name=name, hidden=gpt.hidden, **wanted):
+        def spy(tokens, name=name, hidden=gpt.hidden, **options):
             rows[name] = rows.get(name, 0) + len(tokens)
-            return hidden(tokens, **wanted)
+            return hidden(tokens, **options)
 
-        monkeypatch.setattr(gpt, "hidden", counted)
+        monkeypatch.setattr(gpt, "hidden", spy)
     dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
     assert rows == {"policy": 9, "reference": 9}
 
@@ -117,27 +112,25 @@ def test_each_response_goes_through_each_trunk_once(
 def test_a_pass_of_several_comparisons_holds_no_more_tokens_than_it_was_given(
     policy, reference, tokenizer, monkeypatch
 ):
-    """A comparison weighs its responses times the longest of them, since they go through together: of four with two responses
-    of n tokens each, two fit 4n tokens."""
+    """The size of a comparison is the number of its responses times the longest of them, because
+    they are one batch. Of four comparisons with two responses of n tokens each, two fit into 4n
+    tokens."""
     n = len(encode(tokenizer, "why", "because").tokens)
-    batch, passes, hidden = (
-        4 * [Comparison("why", ["because", "because"], [0, 1])],
-        [],
-        policy.hidden,
-    )
-    monkeypatch.setattr(
-        policy,
-        "hidden",
-        lambda tokens, **wanted: passes.append(tuple(tokens.shape)) or hidden(tokens, **wanted),
-    )
+    batch = 4 * [Comparison("why", ["because", "because"], [0, 1])]
+    shapes, hidden = [], policy.hidden
+
+    def spy(tokens, **options):
+        shapes.append(tuple(tokens.shape))
+        return hidden(tokens, **options)
+
+    monkeypatch.setattr(policy, "hidden", spy)
     dpo.accumulate(policy, reference, tokenizer, batch, 0.3, 4 * n)
-    assert passes == [(4, n), (4, n)]
+    assert shapes == [(4, n), (4, n)]
 
 
 def test_the_pairs_are_told_where_the_responses_are(policy, reference, tokenizer, monkeypatch):
-    """By hand, two groups of two and three responses. The indices are where the log-probabilities
-    are, and not where torch makes a tensor by default: on the CPU, while the responses are on a
-    GPU."""
+    """Worked by hand, two groups of two and three responses. The indices are on the device of the
+    log-probabilities. torch's default device is the CPU, while the responses are on a GPU."""
     groups = [[encode(tokenizer, "b", word) for word in words] for words in (["yes", "no"], "pqr")]
     collated = dpo.data.collate([example for group in groups for example in group])
     monkeypatch.setattr(dpo.data, "collate", lambda examples: collated)
@@ -148,35 +141,29 @@ def test_the_pairs_are_told_where_the_responses_are(policy, reference, tokenizer
 
 
 def test_a_batch_at_the_reference_costs_log_two(reference, tokenizer):
-    """Through the models, on a ragged batch: policy and reference go through the same computation, so that no rounding is taken
-    for a preference. float16 for the reference makes it one (direct-preference-optimization, config/model/blank_model.yaml)."""
+    """On a ragged batch, through the models. Policy and reference go through the same computation,
+    so that rounding is not mistaken for a preference. A reference in float16 makes it one
+    (direct-preference-optimization, config/model/blank_model.yaml)."""
     policy = copy.deepcopy(reference).requires_grad_()
     stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, 10_000)
-    assert stats == {
-        "loss": pytest.approx(math.log(2)),
-        "chosen_reward": 0,
-        "rejected_reward": 0,
-        "accuracy": 0,
-    }
+    zeros = dict.fromkeys(("chosen_reward", "rejected_reward", "accuracy"), 0)
+    assert stats == {"loss": pytest.approx(math.log(2)), **zeros}
 
 
 def test_the_prompt_has_no_part_in_a_responses_logprob(policy, reference, tokenizer):
-    """-log p of the response alone; with the prompt's tokens counted it would be far larger."""
+    """The sum is over the response alone. With the tokens of the prompt it would be far lower."""
     example = encode(tokenizer, "a somewhat longer prompt", "yes")
     groups = [[example, encode(tokenizer, "b", "no")]]
-    summed, _ = dpo.response_logprobs(policy, reference, groups)
-    tokens = torch.tensor([example.tokens])
-    mask = response_mask(
-        torch.tensor([example.prompt_length]), torch.tensor([len(example.tokens)]), tokens.size(1)
-    )
-    torch.testing.assert_close(summed[0], logprobs(policy, tokens, mask)[0].sum())
-    torch.testing.assert_close(
-        summed[0], sequence_logprob(policy, tokenizer, "a somewhat longer prompt", "yes")
-    )
+    sums, _ = dpo.response_logprobs(policy, reference, groups)
+    tokens, length = torch.tensor([example.tokens]), len(example.tokens)
+    mask = response_mask(torch.tensor([example.prompt_length]), torch.tensor([length]), length)
+    torch.testing.assert_close(sums[0], logprobs(policy, tokens, mask)[0].sum())
+    expected = sequence_logprob(policy, tokenizer, "a somewhat longer prompt", "yes")
+    torch.testing.assert_close(sums[0], expected)
 
 
 def test_dpo_makes_the_chosen_responses_likelier_than_the_rejected(reference, tokenizer):
-    """30 steps on the batch: every pair in order, from none."""
+    """30 steps on the batch: at the start no pair is in order, at the end all are."""
     policy = copy.deepcopy(reference).requires_grad_()
     optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
     for _ in range(30):

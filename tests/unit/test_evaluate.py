@@ -1,4 +1,4 @@
-"""The specification of evaluate.py: numbers that compare two policies, and nothing that favours one."""
+"""The specification of evaluate.py: numbers that compare two policies without favouring one."""
 
 import math
 
@@ -56,17 +56,16 @@ def other(make_gpt, tokenizer):
 
 
 def test_a_reply_does_not_depend_on_its_neighbours(gpt, tokenizer, monkeypatch):
-    """Alone, together, or in groups of two: prompts of 1 to 20 tokens, each with its own row of noise."""
+    """Alone, all together, or in groups of two: prompts of 1 to 20 tokens, each with its row of
+    noise."""
     prompts, uniforms = PROMPTS * 3, noise(1, 9, 6)
-    together = respond(gpt, tokenizer, prompts, uniforms)
-    assert together == [
-        respond(gpt, tokenizer, [p], uniforms[i : i + 1])[0] for i, p in enumerate(prompts)
-    ]
+    replies = respond(gpt, tokenizer, prompts, uniforms)
+    for i, prompt in enumerate(prompts):
+        assert respond(gpt, tokenizer, [prompt], uniforms[i : i + 1]) == [replies[i]]
     monkeypatch.setattr(evaluate, "ROWS", 2)
-    assert together == respond(gpt, tokenizer, prompts, uniforms)
-    assert len({reply.text for reply in together}) > len(PROMPTS), (
-        "rows with one prompt share their noise"
-    )
+    assert respond(gpt, tokenizer, prompts, uniforms) == replies
+    texts = {reply.text for reply in replies}
+    assert len(texts) > len(PROMPTS), "rows with one prompt share their noise"
 
 
 def test_a_reply_continues_the_whole_prompt(gpt, tokenizer):
@@ -78,42 +77,38 @@ def test_a_reply_continues_the_whole_prompt(gpt, tokenizer):
 
 
 def test_a_reply_is_the_response_without_prompt_and_end(tokenizer):
-    """Three rows that end, are cut off, and end at once; what stands right of the end is not shown."""
-    prompt, said, junk, end = [encode_prompt(tokenizer, text) for text in ("why", "so", "junk")] + [
-        [tokenizer.end_token]
-    ]
-    rows = [prompt + said + end + junk, prompt + said + junk, prompt + end + junk]
-    lengths = [len(prompt + said + end), len(prompt + said), len(prompt + end)]
-    T = max(map(len, rows))
-    tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows])
-    samples = Samples(
-        tokens,
-        torch.full((3,), len(prompt)),
-        torch.tensor(lengths),
-        torch.tensor([True, False, True]),
-    )
+    """Three rows: one that ends, one that is cut off, and one that ends at once. What lies right of
+    a row's end is not shown."""
+    prompt, response, junk = (encode_prompt(tokenizer, text) for text in ("why", "so", "junk"))
+    end = [tokenizer.end_token]
+    rows = [prompt + response + end, prompt + response, prompt + end]
+    lengths, ended = torch.tensor([len(row) for row in rows]), torch.tensor([True, False, True])
+    T = max(len(row + junk) for row in rows)
+    tokens = torch.tensor([row + junk + [0] * (T - len(row + junk)) for row in rows])
+    samples = Samples(tokens, torch.full((3,), len(prompt)), lengths, ended)
     replies = evaluate.unpack(samples, tokenizer)
     assert [reply.text for reply in replies] == ["so", "so", ""]
     assert [reply.ended for reply in replies] == [True, False, True]
-    assert replies[0].example == Example(prompt + said + end, len(prompt))
+    assert replies[0].example == Example(prompt + response + end, len(prompt))
 
 
 def test_the_noise_is_a_function_of_the_seed():
-    """So two policies, or one at two times, are compared under the same noise; best-of-n has its own."""
+    """Two policies, or one at two times, are compared under the same noise. Best-of-n has another
+    stream."""
     uniforms = noise(1, 100, 8)
     assert uniforms.shape == (100, 8) and uniforms.dtype == np.float32
     assert (uniforms >= 0).all() and (uniforms < 1).all()
     assert (noise(1, 100, 8) == uniforms).all()
-    assert (noise(2, 100, 8) != uniforms).mean() > 0.99 and (
-        noise(1, 100, 8, CANDIDATE_NOISE) != uniforms
-    ).mean() > 0.99
+    assert (noise(2, 100, 8) != uniforms).mean() > 0.99
+    assert (noise(1, 100, 8, CANDIDATE_NOISE) != uniforms).mean() > 0.99
 
 
 # ---- judgements
 
 
 def test_axes_are_means_over_the_prompts_where_they_apply():
-    """helpful (1 + 0 + 1 + 1) / 4; honest and harmless over two of the four, (1 + 0) / 2; right: all that apply are 1."""
+    """helpful: (1 + 0 + 1 + 1) / 4; honest and harmless over two of the four: (1 + 0) / 2; right:
+    one of the four has 1 on all axes that apply."""
     judgements = [Judgement(1.0, 1.0, None, 3.0), Judgement(0.0, None, 1.0, 2.0)]
     judgements += [Judgement(1.0, 0.0, None, 1.0), Judgement(1.0, None, 0.0, 2.0)]
     expected = {"helpful": 3 / 4, "honest": 1 / 2, "harmless": 1 / 2, "total": 2.0, "right": 1 / 4}
@@ -122,94 +117,94 @@ def test_axes_are_means_over_the_prompts_where_they_apply():
 
 
 def test_an_axis_that_never_applies_is_not_a_number():
-    """A 0 would be read as failure, and a 1 as success, of something that was never asked for."""
+    """0 would mean failure and 1 success, on prompts that do not exist."""
     assert math.isnan(axes([Judgement(1.0, None, None, 3.0)])["honest"])
 
 
 def test_a_response_without_end_is_judged_as_an_empty_one():
-    """What the policy wrote would be judged well, had it come to an end."""
+    """With its end token, the same text gets the best total."""
     rng = np.random.default_rng(0)
     demonstrations = writers.demonstrations(200, rng)
     good = next(d for d in demonstrations if judge.judge(d.prompt, d.response).total == judge.BEST)
     replies = [Reply(good.response, Example([], 0), ended) for ended in (True, False)]
-    judged = measures.judgements([good.prompt] * 2, replies)
-    assert [j.total for j in judged] == [judge.BEST, judge.judge(good.prompt, "").total]
-    assert judged[1].total < judge.BEST
+    first, second = measures.judgements([good.prompt] * 2, replies)
+    assert first.total == judge.BEST
+    assert second.total == judge.judge(good.prompt, "").total < judge.BEST
 
 
 # ---- KL
 
 
 def test_kl_is_zero_against_oneself(gpt, tokenizer):
-    """To the bit, at temperature .7 too. A "KL" of a policy against itself that is not 0 measures the code (rlhf-book samples
-    at .6 and scores at 1: utils.py:264)."""
+    """To the bit, at temperature .7 too. A KL of a policy from itself that is not 0 is an error of
+    the code (rlhf-book samples at .6 and scores at 1: utils.py:264)."""
     replies = respond(gpt, tokenizer, PROMPTS, noise(1, 3, 6))
     assert (kl(gpt, gpt, replies, temperature=0.7) == 0).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_kl_is_summed_over_the_response_token_by_token(gpt, other, tokenizer, temperature):
-    """In nats per response, each model asked for one token after another; both at the temperature of the samples."""
+    """In nats per response, against a loop that computes one token at a time. Both models have the
+    temperature of the samples."""
     replies = respond(gpt, tokenizer, PROMPTS, noise(1, 3, 6), temperature)
     expected = []
     for reply in replies:
         tokens, total = reply.example.tokens, 0.0
         for t in range(reply.example.prompt_length, len(tokens)):
             with torch.no_grad():
-                p, q = (
-                    torch.log_softmax(m(torch.tensor([tokens[:t]]))[0, -1] / temperature, -1)
-                    for m in (gpt, other)
-                )
+                logits = [m(torch.tensor([tokens[:t]]))[0, -1] for m in (gpt, other)]
+                p, q = (torch.log_softmax(x / temperature, -1) for x in logits)
             total += float(p[tokens[t]] - q[tokens[t]])
         expected.append(total)
     assert kl(gpt, other, replies, temperature).tolist() == pytest.approx(expected, abs=1e-4)
     examples = [reply.example for reply in replies]
-    one_by_one = evaluate.sequence_logprobs(gpt, examples, temperature, max_tokens=1)
-    torch.testing.assert_close(
-        one_by_one, evaluate.sequence_logprobs(gpt, examples, temperature), rtol=1e-5, atol=1e-5
-    )
+    single = evaluate.sequence_logprobs(gpt, examples, temperature, max_tokens=1)
+    batched = evaluate.sequence_logprobs(gpt, examples, temperature)
+    torch.testing.assert_close(single, batched, rtol=1e-5, atol=1e-5)
 
 
 # ---- win rates
 
 
 def test_the_interval_is_worked_by_hand():
-    """0, 1, 1, 0: mean .5, standard deviation sqrt(1/3), so 1.96 * .57735 / 2 = .565803. One value has no spread."""
+    """0, 1, 1, 0: mean .5, standard deviation sqrt(1/3), half width 1.96 * .57735 / sqrt(4) =
+    .565803. One value has no standard deviation."""
     assert interval([0, 1, 1, 0]) == (0.5, pytest.approx(0.565803, abs=1e-6))
     mean, half = interval([0.3])
     assert mean == 0.3 and math.isnan(half)
 
 
 def test_the_interval_holds_the_truth_nineteen_times_in_twenty():
-    """0.9502 of the time, for 100 coins that fall 3 times in 10; within six standard errors of that in 10,000 tries."""
+    """For the mean of 100 draws that are 1 with probability .3, an exact .9502 of the intervals
+    hold .3. Here within six standard errors of that, in 10,000 trials."""
     rng = np.random.default_rng(0)
     means, halves = np.array([interval(rng.random(100) < 0.3) for _ in range(10_000)]).T
     assert abs((np.abs(means - 0.3) < halves).mean() - 0.9502) < 6 * math.sqrt(0.05 * 0.95 / 10_000)
 
 
 def test_a_model_against_itself_wins_exactly_half_with_no_interval(gpt, tokenizer):
-    """The same noise gives the same texts, whatever the judge. minChatGPT's candidate was always B, as were the answers in the
-    judge's examples: 96% (evaluate.py:166 and 108)."""
-    first, second = (
-        [r.text for r in respond(gpt, tokenizer, PROMPTS, noise(1, 3, 6))] for _ in range(2)
-    )
-    for prefer in (
-        by_score(lambda prompts, texts: [len(text) for text in texts]),
-        lambda prompts, a, b: [len(x) % 2 for x in a],
-    ):
+    """The same noise gives the same texts, and every judge gives exactly 1/2. In minChatGPT the
+    candidate is always B, as is the answer in the judge's examples: 96% (evaluate.py:166, 108)."""
+    replies = [respond(gpt, tokenizer, PROMPTS, noise(1, 3, 6)) for _ in range(2)]
+    first, second = ([reply.text for reply in half] for half in replies)
+    by_length = by_score(lambda prompts, texts: [len(text) for text in texts])
+    for prefer in (by_length, lambda prompts, a, b: [len(x) % 2 for x in a]):
         assert win_rate(prefer, PROMPTS, first, second) == (0.5, 0.0)
 
 
 def test_a_judge_who_always_prefers_the_first_gives_one_half():
-    """Judges like what comes first, or last: models and people alike. Asked in both orders, that preference cancels. minChatGPT
-    asks in one (evaluate.py:166)."""
-    assert win_rate(
-        lambda prompts, a, b: np.ones(3), PROMPTS, ["x", "y", "z"], ["p", "q", "r"]
-    ) == (0.5, 0.0)
+    """Models and people prefer what comes first, or what comes last. Over both orders this cancels.
+    minChatGPT judges one order (evaluate.py:166)."""
+
+    def prefer(prompts, first, second):
+        return np.ones(3)
+
+    assert win_rate(prefer, PROMPTS, ["x", "y", "z"], ["p", "q", "r"]) == (0.5, 0.0)
 
 
 def test_a_win_rate_averages_both_orders():
-    """.9 asked first; .3 for the other asked the other way round, which is .7: .8. What one side wins the other loses."""
+    """.9 in one order. In the other order .3 for the opponent, which is .7. Their mean is .8, and
+    the opponent's win rate is .2."""
 
     def prefer(prompts, first, second):
         return [0.9 if a == "good" else 0.3 for a in first]
@@ -220,14 +215,11 @@ def test_a_win_rate_averages_both_orders():
 
 
 def test_the_higher_score_wins_and_equals_share():
-    """1, 0 and 1/2: with ties counted for one side, a policy that changed nothing would seem to win."""
-
-    def prefer(first, second):
-        return by_score(lambda prompts, texts: [len(text) for text in texts])(
-            PROMPTS, first, second
-        ).tolist()
-
-    assert prefer(["xx", "x", "xx"], ["x", "xx", "yy"]) == [1, 0, 0.5]
+    """1, 0 and 1/2. If ties counted for one side, a policy that did not change would seem to
+    win."""
+    prefer = by_score(lambda prompts, texts: [len(text) for text in texts])
+    preferences = prefer(PROMPTS, ["xx", "x", "xx"], ["x", "xx", "yy"])
+    assert preferences.tolist() == [1, 0, 0.5]
 
 
 def test_the_world_prefers_what_it_scores_higher():
@@ -237,7 +229,7 @@ def test_the_world_prefers_what_it_scores_higher():
 
 
 def test_held_out_comparisons_that_all_tie_have_no_accuracy():
-    """Nothing was ordered, so nothing was right or wrong: no pair is told, and no number beside it."""
+    """There is no ordered pair, so no pair can be right or wrong: the count is the only number."""
     tied = Comparison("a", ["x", "y"], [0, 0])
     assert agreement.ranking_numbers([tied], [[1.0, 2.0]]) == {"held_out_pairs": 0}
 
@@ -247,8 +239,12 @@ def test_held_out_comparisons_that_all_tie_have_no_accuracy():
 
 @pytest.mark.parametrize("n", [1, 2, 4, 16])
 def test_the_kl_of_best_of_n_is_that_of_an_enumeration(n):
-    """100,000 equally likely responses with distinct scores: the best of n is the i-th with probability (i/m)^n - ((i-1)/m)^n.
-    log n - (n - 1)/n, as in Stiennon et al. 2020: for n = 4, log 4 - 3/4 = .636 nats from uniform."""
+    """m = 100,000 equally likely responses with distinct scores: the best of n is the i-th of them
+    with probability (i/m)^n - ((i-1)/m)^n.
+
+    The KL from uniform is log n - (n - 1)/n, as in Stiennon et al. 2020; for n = 4 it is log 4 -
+    3/4 = .636 nats.
+    """
     m = 100_000
     p = np.diff((np.arange(m + 1) / m) ** n)
     p = p[p > 0]
@@ -256,35 +252,37 @@ def test_the_kl_of_best_of_n_is_that_of_an_enumeration(n):
 
 
 def test_best_of_n_picks_the_highest_score_of_each_prompts_own_finished_replies(gpt, tokenizer):
-    """32 replies to each of three prompts, found again one prompt at a time. The score is the length in characters."""
+    """32 replies to each of three prompts, sampled again for one prompt at a time. The score is the
+    length in characters."""
     n, uniforms = 32, noise(5, 96, 6, CANDIDATE_NOISE)
 
     def score(prompts, replies):
         return [len(reply.text) for reply in replies]
 
     chosen = best_of_n(gpt, tokenizer, score, PROMPTS, n, 6, seed=5)
-    cut_off_would_win = 0
+    longer = 0  # prompts whose longest reply was cut off
     for i, prompt in enumerate(PROMPTS):
         replies = respond(gpt, tokenizer, [prompt] * n, uniforms[i * n : (i + 1) * n])
         finished = [reply for reply in replies if reply.ended]
         assert chosen[i] == max(finished, key=lambda reply: len(reply.text))
-        cut_off_would_win += max(len(reply.text) for reply in replies) > len(chosen[i].text)
-    assert cut_off_would_win, (
-        "a reply that was cut off never has the highest score: this shows little"
-    )
+        longer += max(len(reply.text) for reply in replies) > len(chosen[i].text)
+    assert longer, "no reply that was cut off has the highest score, so this test shows little"
 
 
 def test_best_of_n_gives_an_unfinished_reply_where_there_is_no_other(other, tokenizer):
-    """Of one token, none of which ends."""
-    (chosen,) = best_of_n(
-        other, tokenizer, lambda prompts, texts: np.zeros(len(texts)), ["why"], 3, 1, seed=1
-    )
+    """Three replies of one token, none of which is the end token."""
+
+    def score(prompts, replies):
+        return np.zeros(len(replies))
+
+    (chosen,) = best_of_n(other, tokenizer, score, ["why"], 3, 1, seed=1)
     assert not chosen.ended
 
 
 def test_scores_are_of_the_ids_that_were_sampled(gpt, tokenizer):
-    """Tokens travel, not text: half a character decodes to a sign that is three other bytes. trlX
-    (accelerate_ppo_trainer.py:343) and AlpacaFarm (rl/ppo_trainer.py:155) score the text, encoded again."""
+    """The reward model gets ids, not text: half a character decodes to a replacement character,
+    which is three other bytes. trlX (accelerate_ppo_trainer.py:343) and AlpacaFarm
+    (rl/ppo_trainer.py:155) encode the text again."""
     model = RewardModel(gpt)
     half = [65, 0xE2, tokenizer.end_token]
     reply = Reply(tokenizer.decode(half[1:]), Example(half, 1), True)
@@ -299,22 +297,28 @@ def test_scores_are_of_the_ids_that_were_sampled(gpt, tokenizer):
 def test_the_command_says_that_a_checkpoint_beats_itself_half_of_the_time(
     gpt, tokenizer, tmp_path, capsys
 ):
-    """The first thing to try on any evaluation: it costs a minute, and most mistakes of an evaluation show in it."""
+    """The first check of any evaluation: it takes a minute, and most errors of an evaluation show
+    in it."""
     checkpoint.save(tmp_path, "sft", gpt.config, tokenizer, 0, model=gpt)
-    command = f"--policy {tmp_path} --baseline {tmp_path} --reward-model none --prompts 6 --max-new-tokens 4 --device cpu"
-    evaluate_command.main(command.split())
+    models = f"--policy {tmp_path} --baseline {tmp_path} --reward-model none"
+    flags = "--prompts 6 --max-new-tokens 4 --device cpu"
+    evaluate_command.main(f"{models} {flags}".split())
     assert "policy beats the baseline: 50.0% +- 0.0 of 6 prompts" in capsys.readouterr().out
 
 
 def test_the_best_of_fewer_comes_from_the_first_of_the_same_candidates(gpt, tokenizer):
-    """So that best of 4 and best of 16 are compared on the same draws, and a larger n never has a lower score."""
-    score = lambda prompts, replies: torch.tensor([float(len(reply.text)) for reply in replies])  # noqa: E731
-    replies, scores = evaluate.candidates(gpt, tokenizer, score, PROMPTS, 6, 6, seed=1)
-    assert [len(own) for own in replies] == [6] * len(PROMPTS) and scores.shape == (len(PROMPTS), 6)
+    """Best of 4 and best of 16 are compared on the same draws, and a larger n never has a lower
+    score."""
+
+    def score(prompts, replies):
+        return torch.tensor([float(len(reply.text)) for reply in replies])
+
+    groups, scores = evaluate.candidates(gpt, tokenizer, score, PROMPTS, 6, 6, seed=1)
+    assert [len(group) for group in groups] == [6] * len(PROMPTS)
+    assert scores.shape == (len(PROMPTS), 6)
     for n in (1, 3, 6):
-        for own, picked in zip(replies, evaluate.best(replies, scores, n), strict=True):
-            ended = [reply for reply in own[:n] if reply.ended] or own[:1]
-            assert len(picked.text) == max(len(reply.text) for reply in ended)
-    assert evaluate.best(replies, scores, 6) == best_of_n(
-        gpt, tokenizer, score, PROMPTS, 6, 6, seed=1
-    )
+        for group, chosen in zip(groups, evaluate.best(groups, scores, n), strict=True):
+            ended = [reply for reply in group[:n] if reply.ended] or group[:1]
+            assert len(chosen.text) == max(len(reply.text) for reply in ended)
+    chosen = best_of_n(gpt, tokenizer, score, PROMPTS, 6, 6, seed=1)
+    assert evaluate.best(groups, scores, 6) == chosen

@@ -1,5 +1,5 @@
-"""The specification of fast.py: each function gives what its plain twin gives, values and gradients,
-with less work."""
+"""The specification of fast.py: each function gives what its plain twin gives, values and
+gradients, with less work."""
 
 import platform
 import subprocess
@@ -8,38 +8,32 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from ragged import LENGTHS, PROMPT_LENGTHS, random_tokens
 
 from minirlhf import fast, model
 from minirlhf.generate import KVCache
 from minirlhf.model import logprobs, response_mask
-
-PROMPT_LENGTHS = torch.tensor([1, 3, 6])
-LENGTHS = torch.tensor([4, 9, 7])  # no two alike; the longest prompt is not in the longest row
-
-
-def random_tokens(B=3, T=9, vocab_size=50, seed=0):
-    return torch.randint(vocab_size, (B, T), generator=torch.Generator().manual_seed(seed))
-
 
 # ---- packed rows
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_wanted_states_are_those_of_a_pass_over_everything(make_gpt, seed):
-    """Whatever is wanted, in whatever rows: ragged ones, rows of which nothing is wanted, rows that begin alike. What is not
-    wanted is zero. The gradients are those of the whole pass, too."""
+    """Any set of wanted states, in any batch: rows of unequal length, rows in which nothing is
+    wanted, rows with a common beginning. The other states are zero. The gradients, too, are those
+    of a pass over everything."""
     gpt, generator = make_gpt(std=0.3), torch.Generator().manual_seed(seed)
-    tokens = torch.randint(
-        0, 2 + seed, (5, 9), generator=generator
-    )  # few ids: rows share beginnings of all lengths
+    # With few ids, rows have common beginnings of all lengths.
+    tokens = torch.randint(0, 2 + seed, (5, 9), generator=generator)
     wanted = torch.rand(5, 9, generator=generator) < (0.1, 0.5)[seed % 2]
     weights = torch.randn(5, 9, 16, generator=generator) * wanted[:, :, None]
     states, expected = gpt.hidden(tokens, wanted=wanted), gpt.hidden(tokens)
     torch.testing.assert_close(states[wanted], expected[wanted], atol=1e-5, rtol=0)
     assert (states[~wanted] == 0).all()
     parameters = list(gpt.parameters())
-    told, truth = (torch.autograd.grad((x * weights).sum(), parameters) for x in (states, expected))
-    for one, other in zip(told, truth, strict=True):
+    gradients = torch.autograd.grad((states * weights).sum(), parameters)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
+    for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
@@ -48,15 +42,14 @@ def rows_multiplied(gpt):
     rows = []
     for block in gpt.blocks:
         for layer in (block.attention.qkv, block.mlp.out):
-            layer.register_forward_pre_hook(
-                lambda _, inputs: rows.append(inputs[0].numel() // inputs[0].size(-1))
-            )
+            layer.register_forward_pre_hook(lambda _, x: rows.append(x[0].numel() // x[0].size(-1)))
     return rows
 
 
 def test_padding_and_what_nobody_reads_is_not_computed(make_gpt):
-    """Prompts of 3, 1 and 6 tokens, responses of 3, 6 and 1: columns 0 to 4, 0 to 5 and 0 to 5 are needed to choose them, 17
-    tokens of 27; 10 states choose a token, and the last block goes on with those."""
+    """Prompts of 3, 1 and 6 tokens and responses of 3, 6 and 1. Choosing the responses needs
+    columns 0 to 4, 0 to 5 and 0 to 5: 17 tokens of 27. 10 states choose a token; after its
+    attention the last block computes only those."""
     gpt = make_gpt()
     rows = rows_multiplied(gpt)
     tokens = random_tokens()
@@ -66,7 +59,8 @@ def test_padding_and_what_nobody_reads_is_not_computed(make_gpt):
 
 
 def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
-    """Four responses of 2 tokens to one prompt of 3: 3 + 4 * 2 tokens and not 20; a row that differs shares nothing."""
+    """Four responses of 2 tokens to one prompt of 3 tokens need 3 + 4 * 2 tokens, not 20. A row
+    with another prompt shares nothing."""
     gpt = make_gpt()
     rows = rows_multiplied(gpt)
     tokens = torch.tensor(
@@ -79,7 +73,8 @@ def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
 
 
 def test_a_packed_prefill_fills_the_cache_that_a_plain_one_fills(make_gpt):
-    """Keys and values of every prompt token, in every layer; and both decode the same next token."""
+    """Keys and values agree at every prompt token in every layer, and the next token decoded from
+    either cache has the same state."""
     gpt, tokens = make_gpt(), random_tokens()
     last = torch.arange(6) == PROMPT_LENGTHS[:, None] - 1
     packed, plain = (KVCache(PROMPT_LENGTHS, columns=9) for _ in range(2))
@@ -97,8 +92,9 @@ def test_a_packed_prefill_fills_the_cache_that_a_plain_one_fills(make_gpt):
 
 
 def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
-    """Of model.chosen_logprobs, the plain formula: for states and weights, with the logits in one
-    piece and in several. The entropy is that of torch.distributions too."""
+    """The plain formula is model.chosen_logprobs. Values and gradients agree, for states and
+    weights, with the logits computed at once and in parts. The entropy is also that of
+    torch.distributions."""
     gpt = make_gpt(std=0.5)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(7, 16, generator=generator).requires_grad_()
@@ -110,9 +106,9 @@ def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
     expected = torch.autograd.grad(plain, (states, weight), gradient)
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     torch.testing.assert_close(plain_entropy, entropy)
-    for most in (2**24, 30, 1):
+    for limit in (2**24, 30, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fast.ChosenLogprobs, "LOGITS", most)
+            patch.setattr(fast.ChosenLogprobs, "LOGITS", limit)
             fused, fused_entropy = fast.chosen_logprobs(gpt, states, ids)
         torch.testing.assert_close(fused, plain)
         torch.testing.assert_close(fused_entropy, entropy)
@@ -126,8 +122,9 @@ def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
 
 
 def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
-    """From far below 0, where nothing passes, to far above, where everything does; in bf16 it is torch's own. Without gradient
-    it has the same bits, as PPO's first ratio needs it."""
+    """From far below 0, where the output is 0, to far above, where it is x. In bf16 it is torch's
+    own function. Without gradient it has the same bits as with gradient, which PPO's first ratio
+    needs."""
     x, gradient = torch.linspace(-30, 30, 4001).requires_grad_(), torch.linspace(-2, 3, 4001)
     ours, theirs = fast.gelu(x), F.gelu(x, approximate="tanh")
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
@@ -142,9 +139,16 @@ def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
 # ---- memory
 
 
+def run(code, *arguments):
+    """What a program prints that runs in a process of its own."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(not platform.libc_ver()[0], reason="only glibc gives freed memory back at once")
 def test_memory_that_was_freed_is_used_again():
-    """64 MB filled and freed, over and over: 16,384 pages of 4 KB a time, which after some rounds come from what was freed."""
+    """64 MB are filled and freed repeatedly: 16,384 pages of 4 KB each time, which after some
+    rounds come from freed memory."""
     code = """if True:
         import resource, sys, torch
         from minirlhf import fast
@@ -154,18 +158,16 @@ def test_memory_that_was_freed_is_used_again():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             torch.full((2**24,), 1.0)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
-    faults = []
-    for how in ("keep", "not"):
-        told = subprocess.run(
-            [sys.executable, "-c", code, how], capture_output=True, text=True, check=True
-        ).stdout
-        faults.append(sum(map(int, told.split()[-10:])))
-    assert faults[0] < 20_000 < 160_000 < faults[1]
+    faults = {}
+    for mode in ("keep", "default"):
+        faults[mode] = sum(map(int, run(code, mode).split()[-10:]))
+    assert faults["keep"] < 20_000 < 160_000 < faults["default"]
 
 
 def test_bf16_does_not_keep_what_it_compiled_for_every_shape():
-    """Batches of ragged rows have a thousand shapes. Where oneDNN multiplies bf16 (with AVX512-BF16) it kept 734 MB for
-    1,500 of them, and keeps 95 MB; where it does not there is nothing to keep."""
+    """Batches of ragged rows have a thousand shapes. Where oneDNN multiplies bf16 (with
+    AVX512-BF16) it kept 734 MB of compiled code for 1,500 of them; with the limit it keeps 95 MB.
+    Elsewhere it compiles nothing."""
     code = """if True:
         import resource, torch
         from minirlhf import fast
@@ -177,7 +179,4 @@ def test_bf16_does_not_keep_what_it_compiled_for_every_shape():
             torch.nn.functional.linear(torch.randn(rows, 128, dtype=torch.bfloat16), weight)
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         print(peaks[-1] - peaks[20])"""
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert float(told) < 250
+    assert float(run(code)) < 250

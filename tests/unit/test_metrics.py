@@ -1,4 +1,4 @@
-"""The specification of metrics.py: one JSON line a step, and tables for people."""
+"""The specification of run/metrics.py: one JSON line a step, and tables for people."""
 
 import json
 import os
@@ -9,20 +9,21 @@ import torch
 from minirlhf.run.metrics import Metrics, read_metrics, row, shorten, table, write_samples
 
 
-def write_steps(folder, steps, **numbers):
-    log = Metrics(folder)
+def write_steps(folder, steps):
+    """metrics.jsonl with that many steps, whose loss is the step. Returns its path."""
+    metrics = Metrics(folder)
     for step in range(steps):
-        log.log(step, loss=float(step), **numbers)
+        metrics.log(step, loss=float(step))
     return folder / "metrics.jsonl"
 
 
 def test_a_step_is_one_line_of_json_that_can_be_read_at_once(tmp_path):
-    """A plot of a running job reads the file while it grows, so no line may wait in a buffer."""
-    log = Metrics(tmp_path)
+    """A plot of a running job reads the file while it grows, so no line may stay in a buffer."""
+    metrics = Metrics(tmp_path)
     assert read_metrics(tmp_path) == []
-    log.log(0, loss=torch.tensor(0.5), accuracy=1, kl=None)
+    metrics.log(0, loss=torch.tensor(0.5), accuracy=1, kl=None)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0, "loss": 0.5, "accuracy": 1.0}\n'
-    log.log(1, loss=0.25)
+    metrics.log(1, loss=0.25)
     assert read_metrics(tmp_path) == [
         {"step": 0, "loss": 0.5, "accuracy": 1.0},
         {"step": 1, "loss": 0.25},
@@ -30,26 +31,19 @@ def test_a_step_is_one_line_of_json_that_can_be_read_at_once(tmp_path):
 
 
 def test_a_number_keeps_seven_digits(tmp_path):
-    """More is noise of float32 written as float64: 0.10000000149011612."""
+    """The rest is rounding error, as in 0.10000000149011612, which is float32's 0.1."""
     Metrics(tmp_path).log(0, a=torch.tensor(0.1), b=123456789.0, c=1.23456789e-20)
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
-        "step": 0,
-        "a": 0.1,
-        "b": 123456800.0,
-        "c": 1.234568e-20,
-    }
+    expected = {"step": 0, "a": 0.1, "b": 123456800.0, "c": 1.234568e-20}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == expected
 
 
 def test_resuming_cuts_the_file_back_to_the_steps_before(tmp_path):
-    """Steps logged after the last checkpoint are done again; without the cut a plot would run backwards."""
+    """The steps after the last checkpoint are computed again. Without the cut they would be in the
+    file twice, and a plot would run backwards."""
     path = write_steps(tmp_path, 5)
     Metrics(tmp_path, step=3).log(3, loss=30.0)
-    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
-        (0, 0.0),
-        (1, 1.0),
-        (2, 2.0),
-        (3, 30.0),
-    ]
+    pairs = [(line["step"], line["loss"]) for line in read_metrics(tmp_path)]
+    assert pairs == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file stays
 
 
@@ -62,7 +56,8 @@ def test_a_new_run_starts_an_empty_file(tmp_path):
 
 @pytest.mark.parametrize("torn", ['{"step": 2, "lo', '{"step": 2, "loss": 1.0}', '{"step": 2'])
 def test_a_last_line_that_was_cut_short_is_dropped(tmp_path, torn):
-    """A killed process leaves one; a line without its newline may be half a line even where it parses ("1.0" of "1.05")."""
+    """A killed process leaves one. Without its newline it may be half a line even where it parses:
+    "1.0" of "1.05"."""
     path = write_steps(tmp_path, 2)
     with open(path, "a") as file:
         file.write(torn)
@@ -72,17 +67,15 @@ def test_a_last_line_that_was_cut_short_is_dropped(tmp_path, torn):
 
 
 def test_a_row_is_aligned_and_shows_three_decimals(capsys):
-    """Numbers below one another can be compared at a glance; what was not measured is a dash, not a zero."""
+    """Aligned numbers are easy to compare. What was not measured is a dash, not a zero."""
     row("update", "score", "kl")
     row(20, 1.23456, None)
-    assert (
-        capsys.readouterr().out
-        == "     update      score         kl\n         20      1.235          -\n"
-    )
+    lines = ["     update      score         kl", "         20      1.235          -", ""]
+    assert capsys.readouterr().out.split("\n") == lines
 
 
 def test_a_table_is_as_wide_as_its_widest_cells():
-    """Columns stay below their headings whatever stands in them."""
+    """Every cell is below the heading of its column, whatever its length."""
     assert table(("prompt", "score"), [("a", 1.0), ("longer one", -0.126)]) == [
         "prompt      score",
         "-----------------",
@@ -92,27 +85,28 @@ def test_a_table_is_as_wide_as_its_widest_cells():
 
 
 def test_a_long_cell_is_cut_and_a_line_break_does_not_break_the_table():
-    """A policy in training writes both."""
+    """A policy in training writes long texts and line breaks."""
     assert shorten("one\n two\tthree", 13) == "one two three"
     assert shorten("one two three!", 13) == "one two th..."
     assert table(("a", "b"), [("x" * 9, 1)], width=8)[2] == "xxxxx...  1"
 
 
 def test_samples_txt_keeps_whole_texts_and_the_console_cuts_them(tmp_path, capsys):
-    """The end of a long response is where it goes wrong; the file is where one looks for it. Each table is added."""
+    """Long responses go wrong at their end, which is to be seen in the file. Each table is appended
+    to it."""
     text = "word " * 40
     write_samples(tmp_path, "first", ("response",), [(text,)])
     write_samples(tmp_path, "second", ("response",), [("short",)])
-    written = (tmp_path / "samples.txt").read_text()
-    assert text.strip() in written and written.index("first") < written.index("second")
-    shown = capsys.readouterr().out
-    assert text.strip() not in shown and "..." in shown and "short" in shown
+    samples = (tmp_path / "samples.txt").read_text()
+    assert text.strip() in samples and samples.index("first") < samples.index("second")
+    printed = capsys.readouterr().out
+    assert text.strip() not in printed and "..." in printed and "short" in printed
 
 
 def test_the_temporary_file_is_renamed_and_never_written_in_place(tmp_path, monkeypatch):
     """A crash while the file is cut back must not lose the metrics of a week."""
     path = write_steps(tmp_path, 4)
-    before = path.read_text()
+    text = path.read_text()
 
     def crash(*args):
         raise OSError("the power went")
@@ -120,4 +114,4 @@ def test_the_temporary_file_is_renamed_and_never_written_in_place(tmp_path, monk
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="the power went"):
         Metrics(tmp_path, step=2)
-    assert path.read_text() == before
+    assert path.read_text() == text

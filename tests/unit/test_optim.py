@@ -9,8 +9,8 @@ from minirlhf.run import optim
 
 
 def test_only_matrices_decay(make_gpt):
-    """Every parameter is in exactly one group (PaLM-rlhf-pytorch leaves embeddings out: reward.py:74); with a gradient of zero
-    AdamW is p -= lr * decay * p."""
+    """Every parameter is in exactly one group (PaLM-rlhf-pytorch leaves embeddings out:
+    reward.py:74). With a gradient of zero, AdamW is p -= lr * decay * p."""
     gpt = make_gpt()
     before = {name: parameter.detach().clone() for name, parameter in gpt.named_parameters()}
     optimizer = optim.adamw(gpt, lr=0.1, weight_decay=0.5)
@@ -20,51 +20,47 @@ def test_only_matrices_decay(make_gpt):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, parameter in gpt.named_parameters():
-        shrunk = before[name] * (0.95 if parameter.dim() >= 2 else 1.0)
-        torch.testing.assert_close(parameter.detach(), shrunk, msg=name)
+        expected = before[name] * (0.95 if parameter.dim() >= 2 else 1.0)
+        torch.testing.assert_close(parameter.detach(), expected, msg=name)
 
 
 def test_adamw_has_the_betas_and_eps_it_is_given(make_gpt):
-    """After one step of gradient g a weight moves by lr * g / (|g| + eps): with g = eps, by half the learning rate. What is
-    frozen is left out. (minChatGPT passes its first beta twice: trainers.py:123.)"""
+    """One step with gradient g moves a weight by lr * g / (|g| + eps): with g = eps, by half the
+    learning rate. Frozen parameters are in no group. (minChatGPT passes its first beta twice:
+    trainers.py:123.)"""
     gpt = make_gpt()
     gpt.position_embedding.weight.requires_grad_(False)
     optimizer = optim.adamw(gpt, lr=0.1, betas=(0.8, 0.7), eps=1e-3)
     assert all(group["betas"] == (0.8, 0.7) for group in optimizer.param_groups)
-    assert all(
-        p is not gpt.position_embedding.weight
-        for group in optimizer.param_groups
-        for p in group["params"]
-    )
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert all(p is not gpt.position_embedding.weight for p in grouped)
     before = gpt.norm.bias.detach().clone()
     gpt.norm.bias.grad = torch.full((16,), 1e-3)
     optimizer.step()
-    torch.testing.assert_close(
-        before - gpt.norm.bias.detach(), torch.full((16,), 0.05), atol=1e-5, rtol=0
-    )
+    change = before - gpt.norm.bias.detach()
+    torch.testing.assert_close(change, torch.full((16,), 0.05), atol=1e-5, rtol=0)
     optim.set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
 def test_by_default_adamw_has_betas_of_point_9_and_point_99_and_no_decay(make_gpt):
-    """And is fused: one kernel for all parameters. torch has a beta of .999, for runs of many thousands of steps,
-    and a decay of .01."""
+    """It is also fused: one kernel updates all parameters. torch's defaults are a beta of .999, for
+    runs of many thousands of steps, and a decay of .01."""
     optimizer = optim.adamw(make_gpt(), lr=0.1)
-    told = [
-        (g["betas"], g["eps"], g["weight_decay"], g["lr"], g["fused"])
-        for g in optimizer.param_groups
-    ]
-    assert told == 2 * [((0.9, 0.99), 1e-8, 0.0, 0.1, True)]
+    names = "betas", "eps", "weight_decay", "lr", "fused"
+    settings = [tuple(group[name] for name in names) for group in optimizer.param_groups]
+    assert settings == 2 * [((0.9, 0.99), 1e-8, 0.0, 0.1, True)]
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_to_a_tenth():
-    """Hand-worked, 14 steps of which 4 warm up: 1/4, 2/4, 3/4, 1, then from 1 down a half cosine whose middle is 0.55;
-    the first step is not lost on a rate of zero."""
+    """Worked by hand, 14 steps of which 4 warm up: 1/4, 2/4, 3/4, 1, then a half cosine from 1
+    down, whose middle is 0.55. The first step does not have a rate of zero. The two cases at the
+    end have no step and one step in which to fall; neither divides by zero."""
     shares = [optim.cosine(step, 14, 4) for step in range(15)]
     assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert shares[9] == pytest.approx(0.55)
     assert shares[14] == pytest.approx(0.1)
     assert all(a > b for a, b in pairwise(shares[4:]))
     assert optim.cosine(0, 10, 0) == 1.0
-    assert optim.cosine(3, 3, 3) == 1.0  # no step left to fall over: no division by zero
-    assert optim.cosine(4, 4, 3) == pytest.approx(0.1)  # and one step to fall over is enough
+    assert optim.cosine(3, 3, 3) == 1.0
+    assert optim.cosine(4, 4, 3) == pytest.approx(0.1)

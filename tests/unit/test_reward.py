@@ -3,9 +3,9 @@
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
+from ragged import LENGTHS, random_tokens
 from spec.tensors import naive_ranking_loss
 
 import train_rm
@@ -18,15 +18,9 @@ from minirlhf.run import checkpoint
 from minirlhf.run.config import InputError
 from minirlhf.tokenizer import get_tokenizer
 
-LENGTHS = torch.tensor([4, 9, 7])
-
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def random_tokens(B=3, T=9, vocab_size=50, seed=0):
-    return torch.randint(vocab_size, (B, T), generator=torch.Generator().manual_seed(seed))
 
 
 def numbers(*rows):
@@ -39,7 +33,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def trained(make_gpt, tokenizer):
+def reward_model(make_gpt, tokenizer):
     """A reward model over the packaged vocabulary whose scores are about 1 apart."""
     model = RewardModel(make_gpt(tokenizer.vocab_size, context=64, std=0.3))
     model.head.weight.data = normal(1, 16, seed=1)
@@ -50,8 +44,9 @@ def trained(make_gpt, tokenizer):
 
 
 def test_the_trunk_is_a_copy_of_the_sft_model(make_gpt):
-    """Equal at step 0, of no common storage: training the one leaves the other alone. From the SFT model, as in Stiennon et al.
-    2020, section 3.4, and InstructGPT."""
+    """They are equal at step 0 and share no storage: training one leaves the other unchanged. The
+    reward model starts from the SFT model, as in Stiennon et al. 2020, section 3.4, and
+    InstructGPT."""
     gpt = make_gpt()
     model, before = RewardModel(gpt), copy.deepcopy(gpt.state_dict())
     assert all(torch.equal(model.gpt.state_dict()[name], weight) for name, weight in before.items())
@@ -61,46 +56,50 @@ def test_the_trunk_is_a_copy_of_the_sft_model(make_gpt):
 
 
 def test_the_heads_weights_have_variance_one_over_width_plus_one(make_gpt):
-    """Width 1024: standard deviation 1 / sqrt(1025) = .0312, so that unit-variance features give unit-variance scores. Ziegler
-    et al., language/model.py:252. OpenRLHF reads the variance as a deviation and starts at .00098 (models/model.py:170);
-    Hugging Face's .02 does not know the width."""
+    """Width 1024: standard deviation 1 / sqrt(1025) = .0312, so that unit-variance features give
+    unit-variance scores. Ziegler et al., language/model.py:252. OpenRLHF reads the variance as a
+    standard deviation and starts at .00098 (models/model.py:170); Hugging Face's .02 does not
+    depend on the width."""
     head = RewardModel(make_gpt(width=1024, layers=1)).head
-    assert abs(head.weight.std().item() * math.sqrt(1025) - 1) < 6 / math.sqrt(
-        2 * 1024
-    )  # six standard errors: 13%
+    six_standard_errors = 6 / math.sqrt(2 * 1024)  # 13%
+    assert abs(head.weight.std().item() * math.sqrt(1025) - 1) < six_standard_errors
     assert (head.bias == 0).all()
 
 
 def test_the_width_in_that_variance_is_the_trunks(make_gpt, monkeypatch):
-    """Width 4: 1 / sqrt(5) = .4472, not 1 / sqrt(3) or 1 / sqrt(6); no sample of 1024 weights could tell these apart."""
-    heads, head = [], reward.ScalarHead
-    monkeypatch.setattr(
-        reward, "ScalarHead", lambda width, std: heads.append((width, std)) or head(width, std)
-    )
+    """Width 4: 1 / sqrt(5) = .4472, not 1 / sqrt(3) or 1 / sqrt(6). A sample of 1024 weights could
+    not distinguish them."""
+    arguments = []
+
+    def spy(width, std):
+        arguments.append((width, std))
+        return ScalarHead(width, std)
+
+    monkeypatch.setattr(reward, "ScalarHead", spy)
     RewardModel(make_gpt(width=4))
-    assert heads == [(4, pytest.approx(0.447214, abs=1e-6))]
+    assert arguments == [(4, pytest.approx(0.447214, abs=1e-6))]
 
 
 def test_the_score_is_the_head_of_the_state_at_the_last_real_token(make_gpt):
-    """Not the mean over the row, as in minChatGPT, where padding changed the score (gpt.py:501)."""
+    """It is not the mean over the row, as in minChatGPT, where padding changes the score
+    (gpt.py:501)."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
     for b, n in enumerate(LENGTHS.tolist()):
-        alone = (
-            model.head.weight[0] @ model.gpt.hidden(tokens[b : b + 1, :n])[0, -1]
-            + model.head.bias[0]
-        )
-        torch.testing.assert_close(model.raw(tokens, LENGTHS)[b], alone, rtol=1e-4, atol=1e-5)
+        state = model.gpt.hidden(tokens[b : b + 1, :n])[0, -1]
+        expected = model.head.weight[0] @ state + model.head.bias[0]
+        torch.testing.assert_close(model.raw(tokens, LENGTHS)[b], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_response_gets_one_score(make_gpt):
-    """A batch of one stays a batch: a bare squeeze() takes its dimension away (minRLHF, critic.py:23)."""
+    """A batch of one keeps its dimension; a bare squeeze() removes it (minRLHF, critic.py:23)."""
     assert RewardModel(make_gpt())(torch.tensor([[1, 2, 3]]), torch.tensor([3])).shape == (1,)
     assert ScalarHead(16, std=0)(torch.zeros(1, 1, 16)).shape == (1, 1)
 
 
 @pytest.mark.parametrize("pads", [1, 20])
 def test_the_score_does_not_see_what_is_appended(make_gpt, pads):
-    """0, 1 and 20 columns of other ids: minChatGPT's score went from .36 to .14 (gpt.py:501)."""
+    """1 and 20 columns of other ids do not change it: minChatGPT's score falls from .36 to .14 with
+    padding (gpt.py:501)."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
     longer = torch.cat([tokens, random_tokens(T=pads, seed=1)], dim=1)
     beyond = torch.arange(longer.size(1)) >= LENGTHS[:, None]
@@ -109,36 +108,35 @@ def test_the_score_does_not_see_what_is_appended(make_gpt, pads):
 
 
 def test_the_score_changes_with_every_real_token_the_last_included(make_gpt):
-    """Read one column early it would not have seen the end, and read at column 0 nothing at all: the row would still get a
-    number."""
+    """Read one column early, the score would not depend on the end token; read at column 0, it
+    would depend on nothing. Either way the row would get a number."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
     scores = model(tokens, LENGTHS)
-    for back in (1, 2, 3, 4):
-        changed = tokens.clone()
-        changed[torch.arange(3), LENGTHS - back] = (
-            changed[torch.arange(3), LENGTHS - back] + 1
-        ) % 50
-        assert (model(changed, LENGTHS) != scores).all()
+    for distance in (1, 2, 3, 4):
+        place = torch.arange(3), LENGTHS - distance
+        variant = tokens.clone()
+        variant[place] = (variant[place] + 1) % 50
+        assert (model(variant, LENGTHS) != scores).all()
 
 
 def test_scoring_twice_gives_the_same_bits(make_gpt):
-    """PaLM-rlhf-pytorch's reward model draws its output: 3, 2, 4, 1, 3 for one input (reward.py:66)."""
+    """PaLM-rlhf-pytorch's reward model samples its output: 3, 2, 4, 1, 3 for one input
+    (reward.py:66)."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
     assert torch.equal(model(tokens, LENGTHS), model(tokens, LENGTHS))
 
 
 def test_head_and_trunk_are_both_trained(make_gpt):
-    """minChatGPT's LoRA froze the head at its random start (gpt.py:504)."""
+    """minChatGPT's LoRA freezes the head at its random initialisation (gpt.py:504)."""
     model = RewardModel(make_gpt())
     model.raw(random_tokens(), LENGTHS).square().sum().backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
-    )
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
 def test_normalised_scores_have_mean_zero_and_variance_one_within_a_prompt(make_gpt):
-    """Two prompts, (1, 3) and (10, 14): mean 7, variances within 2 and 8 (with K - 1), so the spread is sqrt(5). The variance
-    over all four is 36.7: what differs between prompts PPO cannot change."""
+    """Two prompts with scores (1, 3) and (10, 14): mean 7, variances within a prompt 2 and 8
+    (divided by K - 1), so the standard deviation is sqrt(5). The variance over all four is 36.7,
+    but PPO cannot change the differences between prompts."""
     model = RewardModel(make_gpt())
     model.normalise(numbers([1, 3], [10, 14]))
     assert model.mean.item() == 7
@@ -151,16 +149,18 @@ def test_normalised_scores_have_mean_zero_and_variance_one_within_a_prompt(make_
 
 
 def test_a_small_spread_is_divided_by_as_well(make_gpt):
-    """(0, .1) and (1, 1.3): variances .005 and .045, so the spread is sqrt(.025) = .1581. A reward model that is hardly sure of
-    anything still speaks in units of its own."""
+    """Scores (0, .1) and (1, 1.3): variances .005 and .045, so the standard deviation is sqrt(.025)
+    = .1581. The scores of an uncertain reward model, too, are in units of their standard
+    deviation."""
     model = RewardModel(make_gpt())
     model.normalise(numbers([0, 0.1], [1, 1.3]))
     assert model.std.item() == pytest.approx(0.158114, abs=1e-6)
 
 
 def test_normalising_shifts_and_scales_and_changes_no_preference(make_gpt):
-    """(raw - 7) / sqrt(5), the same order. Ziegler et al. have gain and bias so that samples of the reference have mean 0 and
-    spread 1 (rewards.py:77); N+ shifts so that demonstrations have mean 0 (reward.py:456)."""
+    """(raw - 7) / sqrt(5) keeps the order. Ziegler et al. choose gain and bias so that samples of
+    the reference have mean 0 and standard deviation 1 (rewards.py:77); N+ shifts so that
+    demonstrations have mean 0 (reward.py:456)."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
     assert torch.equal(model(tokens, LENGTHS), model.raw(tokens, LENGTHS))  # before
     model.normalise(numbers([1, 3], [10, 14]))
@@ -170,50 +170,50 @@ def test_normalising_shifts_and_scales_and_changes_no_preference(make_gpt):
 
 
 def test_scores_that_are_all_the_same_normalise_to_finite_ones(make_gpt):
-    """A reward model that learned nothing has no spread to divide by, and PPO should find scores of 0 rather than NaN."""
+    """A reward model that learned nothing has a standard deviation of 0. PPO should get scores of 0
+    from it, not NaN."""
     model = RewardModel(make_gpt())
     model.normalise(torch.full((3, 4), 2.0))
     assert torch.isfinite(model(random_tokens(), LENGTHS)).all()
 
 
-def test_each_response_goes_through_the_trunk_once(trained, tokenizer, monkeypatch):
-    """4 + 2 + 3 responses, 9 rows, though they form 6 + 1 + 2 pairs. InstructGPT, section 3.5: K passes for K(K-1)/2
-    comparisons, and no response overfits by being in K - 1 batches."""
-    rows, hidden = [], trained.gpt.hidden
-    monkeypatch.setattr(
-        trained.gpt,
-        "hidden",
-        lambda tokens, **wanted: rows.append(len(tokens)) or hidden(tokens, **wanted),
-    )
+def test_each_response_goes_through_the_trunk_once(reward_model, tokenizer, monkeypatch):
+    """4 + 2 + 3 responses are 9 rows, although they form 6 + 1 + 2 pairs. InstructGPT, section 3.5:
+    K passes for K(K-1)/2 comparisons, and no response is overfitted because it is in K - 1
+    batches."""
+    rows, hidden = [], reward_model.gpt.hidden
+
+    def spy(tokens, **options):
+        rows.append(len(tokens))
+        return hidden(tokens, **options)
+
+    monkeypatch.setattr(reward_model.gpt, "hidden", spy)
     batch = [
         Comparison("a", ["one", "two", "three and more", "four"], [0, 1, 2, 3]),
         Comparison("some prompt", ["yes", "no"], [1, 0]),
         Comparison("b", ["x", "y", "z"], [0, 1, 1]),
     ]
-    train_rm.accumulate(trained, tokenizer, batch, microbatch_tokens=30)
+    train_rm.accumulate(reward_model, tokenizer, batch, microbatch_tokens=30)
     assert sum(rows) == 9 and len(rows) > 1
 
 
 @pytest.mark.parametrize("microbatch_tokens", [1, 60, 10_000])
 def test_the_gradient_is_that_of_a_loop_over_prompts_whatever_the_microbatches(
-    trained, tokenizer, microbatch_tokens
+    reward_model, tokenizer, microbatch_tokens
 ):
-    """The mean over the batch's prompts, also where they have 3, 2 and 4 responses and are scored apart."""
+    """The loss is the mean over the prompts of the batch, also where they have 3, 2 and 4 responses
+    and are in different microbatches."""
     batch = [
         Comparison("why", ["because", "no idea, really no idea", "as"], [1, 0, 2]),
         Comparison("a somewhat longer prompt", ["yes", "no"], [0, 1]),
         Comparison("b", ["one", "two and three", "four", "five"], [0, 1, 1, 0]),
     ]
-    model = copy.deepcopy(trained)
+    model = copy.deepcopy(reward_model)
     total = 0.0
     for c in batch:
-        encoded = [encode(tokenizer, c.prompt, response).tokens for response in c.responses]
-        scores = torch.stack(
-            [
-                model.raw(torch.tensor([tokens]), torch.tensor([len(tokens)]))[0]
-                for tokens in encoded
-            ]
-        )
+        ids = [encode(tokenizer, c.prompt, response).tokens for response in c.responses]
+        rows = [(torch.tensor([tokens]), torch.tensor([len(tokens)])) for tokens in ids]
+        scores = torch.stack([model.raw(*row)[0] for row in rows])
         total = total + naive_ranking_loss(scores[None], torch.tensor([c.ranks])) / 3
     gradients = torch.autograd.grad(total, list(model.parameters()))
     loss, _ = train_rm.accumulate(model, tokenizer, batch, microbatch_tokens)
@@ -225,112 +225,106 @@ def test_the_gradient_is_that_of_a_loop_over_prompts_whatever_the_microbatches(
 # ---- scores of texts, and checkpoints
 
 
-def test_scores_of_texts_are_read_at_the_end_token_of_each(trained, tokenizer):
-    """Alone, row by row: prompt and response joined as ids, then the end token, which TRL's evaluation left out (PR 5813).
-    Sorted into microbatches and back."""
-    trained.mean.fill_(0.4)
-    trained.std.fill_(2.0)
-    prompts, responses = (
-        ["why", "a longer prompt", "b"],
-        ["because it is so", "no", "yes, of course"],
-    )
+def test_scores_of_texts_are_read_at_the_end_token_of_each(reward_model, tokenizer):
+    """Each row alone: the ids of the prompt, those of the response, then the end token, which TRL's
+    evaluation left out (PR 5813). `score` sorts the texts into microbatches and restores their
+    order."""
+    reward_model.mean.fill_(0.4)
+    reward_model.std.fill_(2.0)
+    prompts = ["why", "a longer prompt", "b"]
+    responses = ["because it is so", "no", "yes, of course"]
     raw = []
     for prompt, response in zip(prompts, responses, strict=True):
         ids = tokenizer.encode(prompt) + tokenizer.encode(response) + [tokenizer.end_token]
-        raw.append(trained.head(trained.gpt.hidden(torch.tensor([ids]))[0, -1]).item())
-    assert reward.score(trained, tokenizer, prompts, responses, raw=True).tolist() == pytest.approx(
-        raw, abs=1e-4
-    )
+        raw.append(reward_model.head(reward_model.gpt.hidden(torch.tensor([ids]))[0, -1]).item())
+    texts = tokenizer, prompts, responses
+    scores = reward.score(reward_model, *texts, raw=True)
+    assert scores.tolist() == pytest.approx(raw, abs=1e-4)
     normalised = [(x - 0.4) / 2 for x in raw]
-    assert reward.score(trained, tokenizer, prompts, responses).tolist() == pytest.approx(
-        normalised, abs=1e-4
-    )
+    scores = reward.score(reward_model, *texts)
+    assert scores.tolist() == pytest.approx(normalised, abs=1e-4)
     examples = [encode(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
-    one_by_one = reward.score_examples(trained, examples, max_tokens=1)
-    assert (
-        one_by_one.tolist() == pytest.approx(normalised, abs=1e-4) and not one_by_one.requires_grad
-    )
-    trained.normalise(numbers([0, 1]))
+    scores = reward.score_examples(reward_model, examples, max_tokens=1)
+    assert scores.tolist() == pytest.approx(normalised, abs=1e-4) and not scores.requires_grad
+    reward_model.normalise(numbers([0, 1]))
 
 
-def test_a_prompt_without_a_response_is_an_error_and_not_left_out(trained, tokenizer):
-    """Two prompts and one response: a score fewer than prompts would be paid to the wrong rows."""
+def test_a_prompt_without_a_response_is_an_error_and_not_left_out(reward_model, tokenizer):
+    """Two prompts and one response: with a score missing, the scores would go to the wrong rows."""
     with pytest.raises(ValueError):
-        reward.score(trained, tokenizer, ["why", "and"], ["because"])
+        reward.score(reward_model, tokenizer, ["why", "and"], ["because"])
 
 
-def test_the_scores_of_comparisons_are_the_raw_ones_response_by_response(trained, tokenizer):
-    """Three responses and two: lists of three and two scores, each what the response gets alone."""
-    trained.mean.fill_(0.4)
-    trained.std.fill_(2.0)
+def test_the_scores_of_comparisons_are_the_raw_ones_response_by_response(reward_model, tokenizer):
+    """Comparisons of three and two responses give lists of three and two scores, each equal to the
+    score of the response alone."""
+    reward_model.mean.fill_(0.4)
+    reward_model.std.fill_(2.0)
     batch = [
         Comparison("why", ["because", "no idea, really no idea", "as"], [1, 0, 2]),
         Comparison("b", ["yes", "no"], [0, 1]),
     ]
-    told = reward.score_comparisons(trained, tokenizer, batch)
-    expected = [
-        [reward.score(trained, tokenizer, [c.prompt], [r], raw=True).item() for r in c.responses]
-        for c in batch
-    ]
-    assert [len(scores) for scores in told] == [3, 2]
-    assert [pytest.approx(scores, abs=1e-4) for scores in expected] == told
-    trained.normalise(numbers([0, 1]))
+    scores = reward.score_comparisons(reward_model, tokenizer, batch)
+    assert [len(row) for row in scores] == [3, 2]
+    for c, row in zip(batch, scores, strict=True):
+        for response, score in zip(c.responses, row, strict=True):
+            single = reward.score(reward_model, tokenizer, [c.prompt], [response], raw=True)
+            assert score == pytest.approx(single.item(), abs=1e-4)
+    reward_model.normalise(numbers([0, 1]))
 
 
 def test_a_score_is_read_where_the_tokens_are(make_gpt):
-    """And not wherever torch makes a tensor when nobody says where: on the CPU by default, while the tokens are on a GPU."""
+    """torch creates tensors on the default device, which is the CPU while the tokens are on a
+    GPU."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
     expected = model.raw(tokens, LENGTHS)
     with torch.device("meta"):
         assert torch.equal(model.raw(tokens, LENGTHS), expected)
 
 
-def test_a_saved_reward_model_scores_as_before_with_its_normalisation(trained, tokenizer, tmp_path):
-    """minChatGPT's scores doubled on reloading (gpt.py:549). The loaded model is frozen, and knows its missing-end score."""
-    trained.mean.fill_(0.4)
-    trained.std.fill_(2.0)
-    checkpoint.save(
-        tmp_path, "rm", trained.gpt.config, tokenizer, 7, model=trained, missing_end_score=-2.5
-    )
-    loaded, other, missing_end_score = reward.load_reward_model(tmp_path)
+def save(model, tokenizer, folder, missing_end_score=-3.0):
+    parts = {"model": model, "missing_end_score": missing_end_score}
+    checkpoint.save(folder, "rm", model.gpt.config, tokenizer, 1, **parts)
+
+
+def test_a_saved_reward_model_scores_as_before_with_its_normalisation(
+    reward_model, tokenizer, tmp_path
+):
+    """minChatGPT's scores doubled when it was loaded again (gpt.py:549). The loaded model is
+    frozen, and comes with its missing-end score."""
+    reward_model.mean.fill_(0.4)
+    reward_model.std.fill_(2.0)
+    save(reward_model, tokenizer, tmp_path, missing_end_score=-2.5)
+    other, other_tokenizer, missing_end_score = reward.load_reward_model(tmp_path)
     tokens = random_tokens(vocab_size=512)
-    assert torch.equal(loaded(tokens, LENGTHS), trained(tokens, LENGTHS))
-    assert not torch.equal(loaded(tokens, LENGTHS), loaded.raw(tokens, LENGTHS))
-    assert missing_end_score == -2.5 and other.fingerprint() == tokenizer.fingerprint()
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert torch.equal(other(tokens, LENGTHS), reward_model(tokens, LENGTHS))
+    assert not torch.equal(other(tokens, LENGTHS), other.raw(tokens, LENGTHS))
+    assert missing_end_score == -2.5 and other_tokenizer.fingerprint() == tokenizer.fingerprint()
+    assert not any(parameter.requires_grad for parameter in other.parameters())
 
 
 def test_a_loaded_reward_model_computes_in_the_precision_that_was_asked_for(
-    trained, tokenizer, tmp_path
+    reward_model, tokenizer, tmp_path
 ):
-    """On a GPU everything is asked for in bf16. A reward model that stays in float32 says nothing, and is slow."""
-    checkpoint.save(
-        tmp_path, "rm", trained.gpt.config, tokenizer, 7, model=trained, missing_end_score=-2.5
-    )
-    assert reward.load_reward_model(tmp_path)[0].gpt.precision == torch.float32
-    assert (
-        reward.load_reward_model(tmp_path, precision=torch.bfloat16)[0].gpt.precision
-        == torch.bfloat16
-    )
+    """On a GPU every model is loaded in bf16. A reward model that stays in float32 raises no error,
+    and is slow."""
+    save(reward_model, tokenizer, tmp_path)
+    model, _, _ = reward.load_reward_model(tmp_path)
+    assert model.gpt.precision == torch.float32
+    model, _, _ = reward.load_reward_model(tmp_path, precision=torch.bfloat16)
+    assert model.gpt.precision == torch.bfloat16
 
 
 def test_a_language_model_is_refused_as_a_reward_model_and_the_other_way_round(
-    trained, tokenizer, tmp_path
+    reward_model, tokenizer, tmp_path
 ):
-    """Both load without complaint, having one trunk; what the first would say about a response is the output of a random
-    head."""
-    checkpoint.save(tmp_path / "sft", "sft", trained.gpt.config, tokenizer, 1, model=trained.gpt)
+    """Both have the same trunk, so both could be loaded; the scores of the first would come from a
+    random head."""
+    gpt = reward_model.gpt
+    checkpoint.save(tmp_path / "sft", "sft", gpt.config, tokenizer, 1, model=gpt)
     with pytest.raises(InputError, match="stage sft, but rm is needed"):
         reward.load_reward_model(tmp_path / "sft")
-    checkpoint.save(
-        tmp_path / "rm",
-        "rm",
-        trained.gpt.config,
-        tokenizer,
-        1,
-        model=trained,
-        missing_end_score=-3.0,
-    )
+    save(reward_model, tokenizer, tmp_path / "rm")
     with pytest.raises(InputError, match="stage rm, but"):
         checkpoint.load_gpt(tmp_path / "rm")
     with pytest.raises(InputError, match="does not exist"):
@@ -338,12 +332,14 @@ def test_a_language_model_is_refused_as_a_reward_model_and_the_other_way_round(
 
 
 def test_a_function_is_found_by_module_and_name():
-    """A user's own reward is a plain function, not a module to wrap; TRL's users asked for that (#2273, #2518)."""
+    """A user's own reward is a plain function, not a module that wraps one. TRL's users asked for
+    that (#2273, #2518)."""
     assert function.load_function("--reward", "math:sqrt") is math.sqrt
 
 
 def test_what_is_found_but_is_no_function_is_refused_as_such():
-    """math.pi is there, and a number: not when it is called for the first time, after a rollout."""
+    """math.pi exists and is a number. The error does not wait for the first call, which comes after
+    a rollout."""
     with pytest.raises(InputError, match="pi is not a function"):
         function.load_function("--reward", "math:pi")
 
@@ -352,8 +348,8 @@ def test_what_is_found_but_is_no_function_is_refused_as_such():
     "name", ["no_such_module_here:f", "math:no_such_function", "math", ":f", "math:", ""]
 )
 def test_a_function_that_is_not_there_is_an_error_that_names_the_option(name):
-    """A typing mistake in `module:function` is the commonest way to start; "No module named" alone does not say which flag
-    meant it."""
+    """A typing error in `module:function` is the most common mistake; "No module named" alone does
+    not say which flag is wrong."""
     with pytest.raises(InputError, match=r"--reward .*module:function"):
         function.load_function("--reward", name)
 
@@ -362,8 +358,9 @@ def test_a_function_that_is_not_there_is_an_error_that_names_the_option(name):
 
 
 def test_scores_are_recovered_from_bradley_terry_labels():
-    """20 responses with known scores; people prefer i to j with probability sigmoid(s_i - s_j). What minimises the ranking loss
-    gives the scores back, up to a constant, and orders as many pairs as can be: E[max(p, 1 - p)]."""
+    """20 responses with known scores; people prefer i to j with probability sigmoid(s_i - s_j). The
+    minimum of the ranking loss recovers the scores up to a constant, and orders as many pairs as
+    possible: E[max(p, 1 - p)]."""
     generator = torch.Generator().manual_seed(0)
     truth, N = normal(20, seed=3), 20_000
     pairs = torch.stack([torch.randperm(20, generator=generator)[:2] for _ in range(N)])
@@ -380,21 +377,22 @@ def test_scores_are_recovered_from_bradley_terry_labels():
         return loss
 
     optimizer.step(closure)
-    found = scores.detach()
-    assert (found - found.mean() - truth + truth.mean()).abs().max() < 0.15
-    accuracy = (margins(found[pairs], ranks) > 0).float().mean()
+    estimate = scores.detach()
+    assert (estimate - estimate.mean() - truth + truth.mean()).abs().max() < 0.15
+    accuracy = (margins(estimate[pairs], ranks) > 0).float().mean()
     assert abs(accuracy - torch.maximum(p, 1 - p).mean()) < 0.01
-    told = (found[pairs[:, 0]] - found[pairs[:, 1]]).numpy()
-    assert calibration_error(told, first_wins.numpy().astype(float)) < 0.02
+    differences = (estimate[pairs[:, 0]] - estimate[pairs[:, 1]]).numpy()
+    assert calibration_error(differences, first_wins.numpy().astype(float)) < 0.02
 
 
-def test_a_reward_model_learns_how_much_more_people_like_a_response(trained, tokenizer):
-    """Through the trunk: of two words people prefer "good" to "bad" nine times in ten, whatever the prompt. The margin comes to
-    log 9 = 2.2, so that the model is as sure as they agree."""
-    model, liked = copy.deepcopy(trained), np.arange(400) % 10 > 0
+def test_a_reward_model_learns_how_much_more_people_like_a_response(reward_model, tokenizer):
+    """Through the trunk: of two words people prefer "good" to "bad" nine times in ten, for every
+    prompt. The margin becomes log 9 = 2.2, so that the confidence of the model is the agreement of
+    the people."""
+    model, prompts = copy.deepcopy(reward_model), "abcdefg"
     comparisons = [
-        Comparison("abcdefg"[i % 7], ["good", "bad"], [0, 1] if good else [1, 0])
-        for i, good in enumerate(liked)
+        Comparison(prompts[i % 7], ["good", "bad"], [0, 1] if i % 10 else [1, 0])
+        for i in range(400)
     ]
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(40):
@@ -402,7 +400,7 @@ def test_a_reward_model_learns_how_much_more_people_like_a_response(trained, tok
         optimizer.step()
         optimizer.zero_grad()
     good, bad = (
-        reward.score(model, tokenizer, list("abcdefg"), [word] * 7, raw=True)
+        reward.score(model, tokenizer, list(prompts), [word] * 7, raw=True)
         for word in ("good", "bad")
     )
     assert ((good - bad) - math.log(9)).abs().max() < 0.5

@@ -1,4 +1,5 @@
-"""minirlhf.scaling: what is counted are real tokens, what is shared out is all of the time, and the shapes take turns."""
+"""`minirlhf scaling`: it counts real tokens, it shares out all of the time, and the shapes take
+turns."""
 
 import json
 
@@ -13,7 +14,8 @@ CPU = torch.device("cpu")
 
 
 def test_a_row_is_worked_by_hand():
-    """100 tokens in 1, 2 and 4 ms: 10, 20 and 40 us a token; a quarter of the median is attention's."""
+    """100 tokens in 1, 2 and 4 ms: 10, 20 and 40 us a token; a quarter of the median is for
+    attention."""
     runs = [{"whole": whole, "tokens": 100} for whole in (0.001, 0.004, 0.002)]
     shares = {"matrix products": 0.5, "attention": 0.25, "the rest": 0.25}
     row = scaling.row((64, 32), {"runs": runs, "kinds": shares})
@@ -37,36 +39,27 @@ def test_time_goes_to_the_kind_of_work_that_took_it(kind, work):
 
 
 def test_the_shapes_take_turns(monkeypatch):
-    """A B A B after one uncounted run of each, so that a slow minute does not look like a slow shape."""
+    """A B A B after one run of each that is not counted, so that a slow minute does not look like a
+    slow shape."""
     calls = []
-    monkeypatch.setattr(
-        scaling,
-        "iteration",
-        lambda args, device, *shape: lambda: calls.append(shape) or {"tokens": 1},
-    )
+
+    def iteration(args, device, *shape):
+        return lambda: calls.append(shape) or {"tokens": 1}
+
+    monkeypatch.setattr(scaling, "iteration", iteration)
     monkeypatch.setattr(scaling, "kinds", lambda run, device: {})
-    made = scaling.measure(scaling.Config(runs=2), CPU, [(1, 2), (3, 4)])
-    assert calls == [(1, 2), (3, 4)] * 3 and [len(own["runs"]) for own in made.values()] == [2, 2]
+    measurements = scaling.measure(scaling.Config(runs=2), CPU, [(1, 2), (3, 4)])
+    assert calls == [(1, 2), (3, 4)] * 3
+    assert [len(shape["runs"]) for shape in measurements.values()] == [2, 2]
 
 
 def test_one_small_measurement(tmp_path, capsys):
-    """Two shapes, once each: tokens of prompts and responses, the same prompts as the benchmark's, padding not counted."""
-    scaling.main(
-        [
-            "--rollouts",
-            "3",
-            "--new-tokens",
-            "4",
-            "--runs",
-            "1",
-            "--device",
-            "cpu",
-            "--json",
-            f"{tmp_path}/s.json",
-        ]
-    )
+    """Two shapes, once each: tokens of prompts and responses without padding, the prompts of
+    `minirlhf bench`."""
+    argv = "--rollouts 3 --new-tokens 4 --runs 1 --device cpu --json".split()
+    scaling.main([*argv, f"{tmp_path}/s.json"])
     shapes = json.loads((tmp_path / "s.json").read_text())["shapes"]
-    assert [(own["rollouts"], own["new_tokens"]) for own in shapes] == [(3, 32), (64, 4)]
+    assert [(shape["rollouts"], shape["new_tokens"]) for shape in shapes] == [(3, 32), (64, 4)]
     job = speed.make_job(speed.Config(rollouts=3), "ppo", "", CPU)
     prompts = sum(map(len, job.prompts))
     assert prompts + 3 <= shapes[0]["runs"][0]["tokens"] <= prompts + 3 * 32
@@ -74,7 +67,7 @@ def test_one_small_measurement(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--rollouts", "32,many"], "separated by commas"),
         (["--new-tokens", "0"], "separated by commas"),
@@ -84,6 +77,6 @@ def test_one_small_measurement(tmp_path, capsys):
         (["--json", "."], "Is a directory"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is(flags, said):
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_measured_is_refused_before_anything_is(flags, message):
+    with pytest.raises(InputError, match=message):
         scaling.main(flags)

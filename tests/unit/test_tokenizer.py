@@ -1,4 +1,5 @@
-"""The specification of tokenizer.py: text <-> ids. The authorities are tiktoken's own engine and its educational trainer."""
+"""The specification of tokenizer.py and world/bpe.py: text <-> ids. The authorities are tiktoken's
+engine and its readable trainer."""
 
 import base64
 import io
@@ -11,10 +12,10 @@ from itertools import pairwise
 
 import pytest
 import regex
-import requests
 import tiktoken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from requests.exceptions import ConnectionError, HTTPError
 from tiktoken import _educational
 from tiktoken.load import load_tiktoken_bpe
 
@@ -23,8 +24,11 @@ from minirlhf.tokenizer import END, PATTERN, TINY, Tokenizer, get_tokenizer, rea
 from minirlhf.world import bpe
 from minirlhf.world.bpe import merge, train_bpe
 
-TEXT = """The cat sat on the mat; the cats' hat isn't on the other mat. What's 12 + 30? It's 42, they'll say.
-  "naïve café" costs 3 €, and the_snake_case stays... she said: aaaa aaaaa, banana bananas!\n\n\tThe end.\n"""
+TEXT = (
+    "The cat sat on the mat; the cats' hat isn't on the other mat. What's 12 + 30? It's 42, they'"
+    'll say.\n  "naïve café" costs 3 €, and the_snake_case stays... she said: aaaa aaaaa, banana '
+    "bananas!\n\n\tThe end.\n"
+)
 ANY_TEXT = st.text(max_size=60) | st.text("ab '_1\n\u00e9\U0001f600<|endoftext|>", max_size=60)
 
 
@@ -37,7 +41,8 @@ def small():
 
 
 def file_of(ranks):
-    """What `python -m minirlhf.tokenizer` prints for these ranks: base64(piece) rank, one a line."""
+    """What `python -m minirlhf.world.bpe` prints for these ranks: base64(piece) rank, one a
+    line."""
     return "".join(f"{base64.b64encode(piece).decode()} {rank}\n" for piece, rank in ranks.items())
 
 
@@ -45,8 +50,8 @@ def file_of(ranks):
 
 
 def test_the_packaged_tokenizer_has_1024_ids_and_the_end_token_is_the_last():
-    """256 bytes, 767 merges, one end token: any text has ids, and the embedding's 1,024 rows (a multiple of 64) are all in
-    use."""
+    """256 bytes, 767 merges, one end token. Any text has ids, and all of the embedding's 1,024
+    rows, a multiple of 64, are in use."""
     tiny = get_tokenizer()
     assert (tiny.name, tiny.vocab_size, tiny.end_token) == ("tiny", 1024, 1023)
     assert sorted(tiny.pieces) == list(range(1023))
@@ -54,39 +59,23 @@ def test_the_packaged_tokenizer_has_1024_ids_and_the_end_token_is_the_last():
 
 
 def test_the_packaged_tokenizer_is_what_the_documented_command_gives():
-    """The command in the module's docstring, run as it stands there. Two hash seeds: the order of a set must not
-    matter."""
-    command = re.search(
-        r"minirlhf world (.*?) \| python -m (minirlhf\.world\.bpe) > (\S+)",
-        bpe.__doc__,
-    )
-    world, learn, file = command.groups()
+    """The command in the module's docstring, as it stands there. The two processes have two hash
+    seeds: the order of a set must not matter."""
+    pattern = r"minirlhf world (.*?) \| python -m (minirlhf\.world\.bpe) > (\S+)"
+    flags, module, file = re.search(pattern, bpe.__doc__).groups()
     assert TINY.as_posix().endswith(file)
-    root = TINY.parents[2]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "PYTHONHASHSEED": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    text = subprocess.run(
-        [sys.executable, "-m", "minirlhf.tools.world", *world.split()],
-        env=environment,
-        capture_output=True,
-        check=True,
-    ).stdout
-    environment["PYTHONHASHSEED"] = "2"
-    learnt = subprocess.run(
-        [sys.executable, "-m", learn], env=environment, input=text, capture_output=True, check=True
-    ).stdout
-    assert learnt == TINY.read_bytes()
+    world = [sys.executable, "-m", "minirlhf.tools.world", *flags.split()]
+    path = {"PYTHONPATH": str(TINY.parents[2]), "PYTHONIOENCODING": "utf-8"}
+    first, second = ({**os.environ, **path, "PYTHONHASHSEED": seed} for seed in "12")
+    text = subprocess.run(world, env=first, capture_output=True, check=True).stdout
+    learn = [sys.executable, "-m", module]
+    ranks = subprocess.run(learn, env=second, input=text, capture_output=True, check=True).stdout
+    assert ranks == TINY.read_bytes()
 
 
 def test_the_packaged_file_is_in_tiktokens_own_format(monkeypatch):
-    """So that any program that reads tiktoken files reads this one."""
-    monkeypatch.setenv(
-        "TIKTOKEN_CACHE_DIR", ""
-    )  # no cache: it would answer with an older file of the same path
+    """Any program that reads tiktoken files reads this one."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # it might hold an older file of the same path
     ranks = load_tiktoken_bpe(str(TINY))
     assert read_ranks(TINY.read_text()) == {"mergeable_ranks": ranks, "special_tokens": {END: 1023}}
 
@@ -100,15 +89,16 @@ def test_the_packaged_file_is_in_tiktokens_own_format(monkeypatch):
 @example(text="\x00\x1c\x85\u2028\ufeff \u3000")
 @example(text="e\u0301 \u0663 \u203f _ __ ª")
 def test_decoding_inverts_encoding(small, text):
-    """Every character is in some chunk of PATTERN: one that none of its branches takes would silently vanish."""
+    """Every character is in some chunk of PATTERN. A character that matches none of its branches
+    would be lost without an error."""
     assert small.decode(small.encode(text)) == text
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=ANY_TEXT)
 def test_no_piece_of_the_text_is_lost_between_the_chunks(text):
-    """Python's `re`, which training uses, cuts any text into chunks that add up to it; `\\w` and `\\s` differ between
-    engines."""
+    """Python's `re`, which training uses, cuts any text into chunks that add up to it. So does
+    `regex`, in which `\\w` and `\\s` differ."""
     assert "".join(re.findall(PATTERN, text)) == text
     assert "".join(regex.findall(PATTERN, text)) == text
 
@@ -117,16 +107,16 @@ def test_no_piece_of_the_text_is_lost_between_the_chunks(text):
 @given(text=st.text("abcdefghijklmnopqrstuvwxyz ETW'.,;:?!+_0123456789\n\t\u00e9", max_size=80))
 @example(text=TEXT)
 def test_ids_are_those_of_byte_pair_merging_by_rank(small, text):
-    """tiktoken's readable encoder in Python, against its engine with our pattern and ranks."""
+    """tiktoken's engine against its readable encoder, with our pattern and ranks."""
     ranks = {piece: i for i, piece in small.pieces.items()}
-    assert small.encode(text) == _educational.SimpleBytePairEncoding(
-        pat_str=PATTERN, mergeable_ranks=ranks
-    ).encode(text, None)
+    readable = _educational.SimpleBytePairEncoding(pat_str=PATTERN, mergeable_ranks=ranks)
+    assert small.encode(text) == readable.encode(text, None)
 
 
 def test_text_is_cut_where_the_pattern_says():
-    """Hand-worked. The space goes with the word after it, except the last of several; digits stand alone, so that a sum
-    is read digit by digit; a contraction is its own chunk; white space is not glued to a line break's next word."""
+    """Worked by hand. A space belongs to the word after it; of several, only the last one does. A
+    digit is a chunk, so that a sum is read digit by digit, and so is a contraction. A line break
+    does not belong to the word after it."""
     chunks = {
         "the cats' hat isn't": ["the", " cats", "'", " hat", " isn", "'t"],
         "12 + 30?": ["1", "2", " +", " 3", "0", "?"],
@@ -143,7 +133,7 @@ def test_text_is_cut_where_the_pattern_says():
 @given(before=ANY_TEXT, after=ANY_TEXT)
 @example(before="", after="")
 def test_special_tokens_in_user_text_stay_text(small, before, after):
-    """A user who types the end token must not end the response: no text encodes to its id."""
+    """A user who types the end token must not end the response: no text has its id."""
     text = before + END + after
     ids = small.encode(text)
     assert small.end_token not in ids
@@ -151,14 +141,14 @@ def test_special_tokens_in_user_text_stay_text(small, before, after):
 
 
 def test_the_end_token_is_never_shown(small):
-    """It is an action, not a text: a judge or a user's reward function that saw it would score the word."""
+    """It is an action and no text: a judge or a user's reward function would score its letters."""
     ids = [*small.encode("The cat"), small.end_token, *small.encode(" sat"), small.end_token]
     assert small.decode(ids) == "The cat sat"
 
 
 def test_any_ids_decode_to_some_text(small):
-    """A model may choose half of a character, ids past the vocabulary do not exist: neither may stop a run at its
-    samples."""
+    """A model may choose a part of a character, and an id may have no text. Neither may stop a
+    run."""
     euro = "€".encode()
     assert small.decode([euro[0], euro[1]]) == "\ufffd"
     assert small.decode([euro[0], *b"ok", 10**6]) == "\ufffdok"
@@ -166,8 +156,8 @@ def test_any_ids_decode_to_some_text(small):
 
 
 def test_a_vocabulary_with_gaps_knows_its_end_token_and_its_pieces():
-    """cl100k_base's last piece of text is 100,255, its end token 100,257, its last id 100,276: counting does not give
-    them."""
+    """In cl100k_base the last id with text is 100,255, the end token 100,257 and the last id
+    100,276: they do not follow from the number of pieces."""
     encoding = tiktoken.Encoding(
         "gaps",
         pat_str=PATTERN,
@@ -180,7 +170,7 @@ def test_a_vocabulary_with_gaps_knows_its_end_token_and_its_pieces():
 
 
 def test_the_fingerprint_tells_two_vocabularies_of_one_name_apart():
-    """Ids of one in the model of the other are noise that looks like a badly trained model."""
+    """With ids of the other vocabulary, a model looks badly trained."""
 
     def named_small(ranks):
         return Tokenizer(tiktoken.Encoding("small", pat_str=PATTERN, **read_ranks(file_of(ranks))))
@@ -210,17 +200,12 @@ def test_an_unknown_name_is_refused_in_one_line_that_lists_the_known_ones():
 
 @pytest.mark.parametrize(
     "error",
-    [
-        requests.exceptions.ConnectionError,
-        requests.exceptions.HTTPError,
-        PermissionError,
-        ValueError,
-    ],
+    [ConnectionError, HTTPError, PermissionError, ValueError],
 )
 def test_a_vocabulary_that_cannot_be_downloaded_is_refused_in_one_line_that_names_the_cache(
     monkeypatch, error
 ):
-    """Behind a firewall tiktoken raises what requests raises, thirty lines of it."""
+    """Behind a firewall tiktoken raises the errors of requests, thirty lines of traceback."""
 
     def unreachable(name):
         raise error("no route to host\nat all")
@@ -229,19 +214,16 @@ def test_a_vocabulary_that_cannot_be_downloaded_is_refused_in_one_line_that_name
     with pytest.raises(InputError) as refusal:
         get_tokenizer("gpt2")
     message = str(refusal.value)
-    assert (
-        message.startswith("--tokenizer gpt2: ")
-        and "TIKTOKEN_CACHE_DIR" in message
-        and "\n" not in message
-    )
+    assert message.startswith("--tokenizer gpt2: ") and "\n" not in message
+    assert "TIKTOKEN_CACHE_DIR" in message
 
 
 def test_a_name_gives_tiktokens_own_encoding(monkeypatch, small):
-    """Asked for by that name, and wrapped as it is."""
-    asked = []
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: asked.append(name) or small.encoding)
+    """tiktoken gets the name, and its encoding is used unchanged."""
+    names = []
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: names.append(name) or small.encoding)
     assert get_tokenizer("cl100k_base").encoding is small.encoding
-    assert asked == ["cl100k_base"]
+    assert names == ["cl100k_base"]
 
 
 # ---- training
@@ -249,18 +231,20 @@ def test_a_name_gives_tiktokens_own_encoding(monkeypatch, small):
 
 @pytest.mark.parametrize("size", [256, 257, 300, 330])
 def test_training_merges_what_tiktokens_readable_trainer_merges(size):
-    """The same pieces in the same order with the same ranks, ties included; the text has 'aaaa' and 'banana', whose
-    pairs overlap."""
-    assert list(train_bpe(TEXT, size).items()) == list(
-        _educational.bpe_train(TEXT, size, PATTERN, visualise=None).items()
-    )
+    """The same pieces in the same order with the same ranks, ties included. The text has "aaaa" and
+    "banana", whose pairs overlap."""
+    expected = _educational.bpe_train(TEXT, size, PATTERN, visualise=None)
+    assert list(train_bpe(TEXT, size).items()) == list(expected.items())
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text("ab c", min_size=40, max_size=200))
 def test_training_is_a_naive_loop_over_the_text(text):
-    """Two or three letters, so that pairs overlap and counts tie: count every neighbour in the text, join the first of
-    the most frequent, again. Every rank occurs once: a piece learnt twice would leave a hole."""
+    """The loop: count all pairs of neighbours in the text, merge the first of the most frequent
+    ones, repeat. With three letters, pairs overlap and counts tie.
+
+    Every rank occurs once: a piece that is learned twice would leave a gap.
+    """
     words = [[bytes([b]) for b in chunk.encode()] for chunk in re.findall(PATTERN, text)]
     merges = []
     for _ in range(12):
@@ -280,7 +264,8 @@ def test_training_is_a_naive_loop_over_the_text(text):
 
 
 def test_merging_goes_from_left_to_right_and_never_uses_a_piece_twice():
-    """By hand: aaa is aa and a. Taken from the right, or overlapping, the ids would not be tiktoken's."""
+    """By hand: aaa becomes aa and a. Merged from the right, or with an overlap, the ids would not
+    be tiktoken's."""
     a, b, c = b"a", b"b", b"c"
     assert merge([a, b, a, b, c], (a, b)) == [b"ab", b"ab", c]
     assert merge([a, a, a], (a, a)) == [b"aa", a]
@@ -290,20 +275,21 @@ def test_merging_goes_from_left_to_right_and_never_uses_a_piece_twice():
 
 
 def test_a_pair_counts_as_often_as_its_chunk_occurs():
-    """' ab' occurs three times, ' cde' and ' cdf' once each: ' a' is met 3 times and ' c' twice, though in more
-    distinct chunks. ' a' and 'ab' tie, and the one met first wins."""
+    """ " ab" occurs three times, " cde" and " cdf" once each. So " a" has count 3, and " c" has
+    count 2 although it is in more distinct chunks. " a" and "ab" tie, and the first one in the text
+    wins."""
     assert list(train_bpe(" ab ab ab cde cdf", 257))[256] == b" a"
     assert list(train_bpe("ab ab ab cde cdf", 257))[256] == b"ab"
 
 
 def test_too_little_text_is_refused_with_both_numbers():
-    """A vocabulary with fewer ids than it was asked for would be found out by the model, much later."""
+    """A vocabulary with fewer ids than the model expects would be an error much later."""
     with pytest.raises(InputError, match=r"only 258 .* 300 "):
         train_bpe("abc", 300)
 
 
 def test_the_command_prints_1023_ranks_that_read_back_as_they_were_learnt(monkeypatch, capsys):
-    """1,023 and the end token are 1,024: a vocabulary of a multiple of 64 has no rows that nobody sees."""
+    """1,023 and the end token are 1,024, a multiple of 64: the embedding has no unused rows."""
     text = TEXT + " ".join(f"word{i} {chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(1200))
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     bpe.main()

@@ -75,9 +75,9 @@ def trace(case):
     optimizer = Watched([actor.gpt.states], lr=case.lr)
     update = ppo.update
 
-    def watched_update(model, optimizer, rollout, *settings):
+    def watched_update(model, optimizer, rollout, plan, **settings):
         rollouts.append(rollout)
-        return update(model, optimizer, rollout, *settings)
+        return update(model, optimizer, rollout, plan, **settings)
 
     with (
         patch.object(train_ppo, "sample", lambda *_: (samples, None)),

@@ -1,0 +1,71 @@
+"""One command for everything that can be run.
+
+    minirlhf                 lists the commands
+    minirlhf NAME --help     explains the flags of one
+    minirlhf NAME ...        runs it
+
+`python -m minirlhf` is the same command.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+from minirlhf.run import config
+
+
+class Command(NamedTuple):
+    module: str  # imported when the command is chosen: the list must not wait for torch
+    summary: str
+
+
+COMMANDS = {
+    "sft": Command("train_sft", "stage 1: pretrain a GPT and fine-tune it on demonstrations"),
+    "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
+    "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
+    "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
+    "evaluate": Command("minirlhf.tools.evaluate", "compare two checkpoints on held-out prompts"),
+    "report": Command("minirlhf.tools.report", "the results of one run on the embedded world"),
+    "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
+    "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
+    "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),
+    "world": Command("minirlhf.tools.world", "print text of the embedded world"),
+    "bench": Command("minirlhf.bench.speed", "the speed of every stage beside other libraries"),
+    "scaling": Command("minirlhf.bench.scaling", "where the time of a PPO iteration goes"),
+    "trl": Command("minirlhf.bench.trl_ppo", "the PPO run of a folder again, by TRL's trainer"),
+}
+
+
+def main(argv=None):
+    """An unknown command is one line and exit code 2."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(listing())
+        return
+    if name not in COMMANDS:
+        print(f"error: {unknown(name)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"minirlhf {name}", *rest]  # the first word is what the usage line shows
+    sys.path.append(os.getcwd())  # where --reward and --judge look for your own functions
+    config.run(lambda: importlib.import_module(COMMANDS[name].module).main())
+
+
+def listing():
+    """The commands with a line each, in the order of a first run."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
+    usage = "usage: minirlhf NAME ...      (minirlhf NAME --help explains the flags)"
+    return "\n".join([usage, "", *lines])
+
+
+def unknown(name):
+    """The message for a name that is no command: the nearest one, if one is near, and all."""
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    suggestion = f", did you mean {nearest[0]}?" if nearest else ";"
+    return f"{name} is not a command{suggestion} choose one of {', '.join(COMMANDS)}"
+
+
+if __name__ == "__main__":
+    main()
