@@ -113,7 +113,7 @@ def iterate(args, models, optimizer, controller, prompts, step):
     plan = ppo.plan(
         samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
     )
-    logprobs, ref_logprobs, values = ppo.score_tokens(
+    logprobs, ref_logprobs, values = ppo.logprobs_and_values(
         actor, models.reference, samples, plan[0], args.temperature
     )
 

@@ -6,7 +6,7 @@ gradients. A first reading can skip this file.
 | here | the plain twin | what it saves |
 |---|---|---|
 | packed_hidden | the blocks on every token, zeros where nothing is wanted | all work on padding |
-| chosen_logprobs | model.chosen_logprobs | two of three matrices as wide as the vocabulary |
+| token_logprobs | model.token_logprobs | two of three matrices as wide as the vocabulary |
 | gelu | F.gelu(x, approximate="tanh") | torch's slow tanh on a CPU |
 | keep_memory | nothing | pages fetched from the system anew; compiled shapes |
 """
@@ -104,13 +104,13 @@ class Packing:
 # ---- log-probabilities
 
 
-def chosen_logprobs(gpt, states, ids):  # (N, C), (N,) -> (N,), (N,)
-    """model.chosen_logprobs of the head's logits: the log-probability of each id, and the entropy
+def token_logprobs(gpt, states, ids):  # (N, C), (N,) -> (N,), (N,)
+    """model.token_logprobs of the head's logits: the log-probability of each id, and the entropy
     (nats, without gradient) of the distribution it comes from."""
-    return ChosenLogprobs.apply(states, gpt.token_embedding.weight, ids, gpt.config.vocab_size)
+    return TokenLogprobs.apply(states, gpt.token_embedding.weight, ids, gpt.config.vocab_size)
 
 
-class ChosenLogprobs(torch.autograd.Function):
+class TokenLogprobs(torch.autograd.Function):
     """Of the matrices (N, V) between logits and log-probabilities one is kept for the backward
     pass: the probabilities p, because the gradient of log p[id] with respect to the logits is 1 at
     the id, minus p."""
@@ -122,7 +122,7 @@ class ChosenLogprobs(torch.autograd.Function):
         V = vocab_size
         p = states.new_empty(len(states), len(weight))
         logprobs, entropy = states.new_empty(2, len(states))
-        rows = max(1, ChosenLogprobs.LOGITS // V)
+        rows = max(1, TokenLogprobs.LOGITS // V)
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             logits = F.linear(states[part], weight)

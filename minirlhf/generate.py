@@ -110,10 +110,10 @@ def generate(
     # Autocast keeps its bf16 copies of weights until the outermost context ends: with this one
     # around the loop, each copy is made once.
     with torch.autocast(gpt.device.type, enabled=False):
-        new_tokens, ended = decode(
+        response_lengths, ended = decode(
             gpt, tokens, max(lengths), prompt_lengths, uniforms, end_token, temperature
         )
-    lengths = prompt_lengths + new_tokens
+    lengths = prompt_lengths + response_lengths
     return Samples(tokens[:, : int(lengths.max())], prompt_lengths, lengths, ended)
 
 
@@ -129,33 +129,34 @@ def check_lengths(lengths, max_new_tokens, context):
         )
 
 
-def decode(gpt, tokens, prefill, prompt_lengths, uniforms, end_token, temperature):
+def decode(gpt, tokens, longest_prompt, prompt_lengths, uniforms, end_token, temperature):
     # (B, T), int, (B,), (B, max_new_tokens) -> (B,), (B,) bool
-    """Write a response right of each prompt, into `tokens`. Returns how many tokens were added to
-    each row, and which rows ended."""
-    new_tokens = torch.zeros_like(prompt_lengths)
+    """Write a response right of each prompt, into `tokens`. Returns the lengths of the responses,
+    and which of them have their end token."""
+    response_lengths = torch.zeros_like(prompt_lengths)
     ended = torch.zeros_like(prompt_lengths, dtype=torch.bool)
     cache = KVCache(prompt_lengths, columns=tokens.size(1))
-    rows = torch.arange(len(tokens), device=tokens.device)  # those of `tokens` still sampled
-    last = torch.arange(prefill, device=tokens.device) == prompt_lengths[:, None] - 1
-    hidden = gpt.hidden(tokens[:, :prefill], cache, wanted=last)[rows, prompt_lengths - 1]  # (B, C)
+    rows = torch.arange(len(tokens), device=tokens.device)  # (R,) rows that are still sampled
+    last = torch.arange(longest_prompt, device=tokens.device) == prompt_lengths[:, None] - 1
+    hidden = gpt.hidden(tokens[:, :longest_prompt], cache, wanted=last)  # (B, T, C)
+    hidden = hidden[rows, prompt_lengths - 1]  # (B, C)
     for step in range(uniforms.size(1)):
         unfinished = ~ended[rows]
-        chosen = choose(gpt.head(hidden), uniforms[rows, step], temperature)  # (rows,)
+        next_tokens = choose(gpt.head(hidden), uniforms[rows, step], temperature)  # (R,)
         # A finished row's position is that of its end token, which is written again.
-        chosen = torch.where(unfinished, chosen, end_token)
-        tokens[rows, cache.positions] = chosen
-        new_tokens[rows] += unfinished
-        ended[rows] |= chosen == end_token
+        next_tokens = torch.where(unfinished, next_tokens, end_token)
+        tokens[rows, cache.positions] = next_tokens
+        response_lengths[rows] += unfinished
+        ended[rows] |= next_tokens == end_token
         if step + 1 == uniforms.size(1):
             break
         if step % CHECK_EVERY == CHECK_EVERY - 1:
-            rows, chosen = drop_finished(cache, rows, chosen, ended)
+            rows, next_tokens = drop_finished(cache, rows, next_tokens, ended)
             if not len(rows):
                 break
-        hidden = gpt.hidden(chosen[:, None], cache)[:, 0]  # (rows, C)
+        hidden = gpt.hidden(next_tokens[:, None], cache)[:, 0]  # (R, C)
         cache.advance(~ended[rows])
-    return new_tokens, ended
+    return response_lengths, ended
 
 
 def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
@@ -165,11 +166,11 @@ def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
     cdf = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
     # In float32 the CDF ends near 1, so that the uniform is scaled to its last entry; rounding may
     # still reach that entry, hence the clamp. right=True never draws a token of probability 0.
-    chosen = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
-    return chosen.squeeze(1).clamp(max=logits.size(-1) - 1)
+    ids = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)
+    return ids.squeeze(1).clamp(max=logits.size(-1) - 1)
 
 
-def drop_finished(cache, rows, chosen, ended):
+def drop_finished(cache, rows, next_tokens, ended):
     """The rows to go on with, and their tokens. Unfinished rows from beyond the new size take the
     places of finished ones before it, so that few rows move."""
     unfinished = ~ended[rows]
@@ -178,5 +179,5 @@ def drop_finished(cache, rows, chosen, ended):
         source = size + unfinished[size:].nonzero().squeeze(1)
         target = (~unfinished[:size]).nonzero().squeeze(1)
         cache.compact(size, target, source)
-        rows[target], chosen[target] = rows[source], chosen[source]
-    return rows[:size], chosen[:size]
+        rows[target], next_tokens[target] = rows[source], next_tokens[source]
+    return rows[:size], next_tokens[:size]

@@ -221,15 +221,15 @@ def logprobs_of_hidden(gpt, hidden, tokens, mask, temperature=1.0):
     rows, columns = (fast.to_device(x, hidden.device) for x in mask.nonzero(as_tuple=True))  # (N,)
     states = hidden.reshape(B * T, -1).index_select(0, rows * T + columns)  # (N, C)
     ids = fast.to_device(tokens, hidden.device).flatten().index_select(0, rows * T + columns + 1)
-    # chosen_logprobs(gpt.head(states) / temperature, ids); the head is linear without a bias, so
+    # token_logprobs(gpt.head(states) / temperature, ids); the head is linear without a bias, so
     # dividing the states divides the logits.
-    log_p, entropy = fast.chosen_logprobs(gpt, states.float() / temperature, ids)
+    log_p, entropy = fast.token_logprobs(gpt, states.float() / temperature, ids)
     zeros = log_p.new_zeros(B * (T - 1))
     place = rows * (T - 1) + columns
     return tuple(zeros.index_copy(0, place, x).view(B, T - 1) for x in (log_p, entropy))
 
 
-def chosen_logprobs(logits, ids):  # (N, V), (N,) -> (N,), (N,)
+def token_logprobs(logits, ids):  # (N, V), (N,) -> (N,), (N,)
     """The log-probability of each id, and the entropy (nats) of the distribution it comes from."""
     log_p = F.log_softmax(logits, dim=-1)  # (N, V)
     entropy = -(log_p.exp() * log_p).sum(-1).detach()

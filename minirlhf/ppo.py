@@ -266,7 +266,7 @@ def split(rows, lengths, microbatch_tokens):
 
 
 @torch.no_grad()
-def score_tokens(model, reference, samples, first_epoch, temperature=1.0):
+def logprobs_and_values(model, reference, samples, first_epoch, temperature=1.0):
     # -> logprobs, ref_logprobs, values, each (B, T-1)
     """Log-probabilities by policy and reference, and values, of sampled responses.
 

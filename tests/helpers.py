@@ -70,7 +70,7 @@ def loop_rollout(samples, scores, logprobs, ref_logprobs, values, kl_coef, **fla
     models = train_ppo.Models(actor, None, lambda *_: scores, -3.0, None)
     with (
         patch.object(train_ppo, "sample", lambda *_: (samples._replace(ended=ended), None)),
-        patch.object(ppo, "score_tokens", lambda *_: (logprobs, ref_logprobs, values)),
+        patch.object(ppo, "logprobs_and_values", lambda *_: (logprobs, ref_logprobs, values)),
         patch.object(
             ppo, "update", lambda *arguments, **settings: rollouts.append(arguments[2]) or {}
         ),

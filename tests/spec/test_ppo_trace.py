@@ -79,7 +79,7 @@ def record(trace):
     return recorded
 
 
-def chosen_logprobs(logits, case):
+def token_logprobs(logits, case):
     """log softmax(logits / temperature) of the chosen tokens, (B, max_new_tokens)."""
     log_p = torch.log_softmax(logits.double() / case.temperature, -1)
     logprobs = torch.zeros(REAL.shape, dtype=torch.float64)
@@ -91,7 +91,7 @@ def chosen_logprobs(logits, case):
 
 def response_kl(case):
     """k1 of each token, (B, max_new_tokens)."""
-    return chosen_logprobs(case.logits, case) - chosen_logprobs(case.ref_logits, case)
+    return token_logprobs(case.logits, case) - token_logprobs(case.ref_logits, case)
 
 
 def by_loops(case=FINISHED):
@@ -138,7 +138,7 @@ def test_policy_and_reference_are_read_at_the_temperature_that_sampled(record, n
     another policy."""
     logits = case.logits if name == "logprobs" else case.ref_logits
     actual = torch.where(REAL, torch.as_tensor(record(name, case)), 0.0)
-    close(actual, chosen_logprobs(logits, case))
+    close(actual, token_logprobs(logits, case))
 
 
 @spec(

@@ -80,7 +80,7 @@ def rollout_and_update(device, make_gpt, precision=torch.float32, critic=False):
     samples = samples._replace(**lengths)
     scores = torch.tensor([1.0, -1, 0.5, 2]).to(device)
     plan = ppo.plan(samples.lengths.tolist(), 1, 1, 30, rng(0, MINIBATCHES))
-    logprobs, ref_logprobs, values = ppo.score_tokens(actor, reference, samples, plan[0])
+    logprobs, ref_logprobs, values = ppo.logprobs_and_values(actor, reference, samples, plan[0])
     rollout = loop_rollout(samples, scores, logprobs, ref_logprobs, values, kl_coef=0.1)
     stats = ppo.update(actor, optim.adamw(actor, 1e-3, eps=1e-2), rollout, plan)
     return [parameter.detach().cpu() for parameter in actor.parameters()], stats

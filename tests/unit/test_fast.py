@@ -92,7 +92,7 @@ def test_a_packed_prefill_fills_the_cache_that_a_plain_one_fills(make_gpt):
 
 
 def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
-    """The plain formula is model.chosen_logprobs. Values and gradients agree, for states and
+    """The plain formula is model.token_logprobs. Values and gradients agree, for states and
     weights, with the logits computed at once and in parts. The entropy is also that of
     torch.distributions."""
     gpt = make_gpt(std=0.5)
@@ -101,15 +101,15 @@ def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
     ids = torch.randint(0, 13, (7,), generator=generator)
     gradient, weight = torch.randn(7, generator=generator), gpt.token_embedding.weight
     logits = gpt.head(states)
-    plain, plain_entropy = model.chosen_logprobs(logits, ids)
+    plain, plain_entropy = model.token_logprobs(logits, ids)
     assert torch.equal(plain, logits.log_softmax(-1)[torch.arange(7), ids])
     expected = torch.autograd.grad(plain, (states, weight), gradient)
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     torch.testing.assert_close(plain_entropy, entropy)
     for limit in (2**24, 30, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fast.ChosenLogprobs, "LOGITS", limit)
-            fused, fused_entropy = fast.chosen_logprobs(gpt, states, ids)
+            patch.setattr(fast.TokenLogprobs, "LOGITS", limit)
+            fused, fused_entropy = fast.token_logprobs(gpt, states, ids)
         torch.testing.assert_close(fused, plain)
         torch.testing.assert_close(fused_entropy, entropy)
         gradients = torch.autograd.grad(fused, (states, weight), gradient)

@@ -75,7 +75,7 @@ def step(problem, samples=None, groups=None, lam=0.95, shift=0.0, temperature=1.
     scores = problem.reward_model(tokens, samples.lengths).detach()
     scores = ppo.missing_end_rule(scores, samples.ended, -1.0) + shift
     actor, reference = copy.copy(problem.actor), problem.reference
-    numbers = ppo.score_tokens(actor, reference, samples, groups, temperature)
+    numbers = ppo.logprobs_and_values(actor, reference, samples, groups, temperature)
     rollout = loop_rollout(samples, scores, *numbers, kl_coef=0.2, lam=lam)
     optimizer = Recorder(actor.parameters(), lr=0.0)
     stats = ppo.update(actor, optimizer, rollout, [groups], temperature, max_grad_norm=1e9)

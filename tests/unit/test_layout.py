@@ -204,7 +204,7 @@ def test_one_iteration_of_ppo_stands_in_one_function_in_the_order_of_the_method(
     functions = [node for node in tree(ROOT / "train_ppo.py").body if is_function(node)]
     iterate = next(function for function in functions if function.name == "iterate")
     calls = [ast.unparse(node.func) for node in ast.walk(iterate) if isinstance(node, ast.Call)]
-    steps = "sample models.score ppo.missing_end_rule ppo.score_tokens ppo.token_rewards ppo.gae "
+    steps = "sample models.score ppo.missing_end_rule ppo.logprobs_and_values ppo.token_rewards ppo.gae "
     steps += "ppo.whiten ppo.update controller.update"
     source = ast.unparse(iterate)
     places = [source.index(step + "(") for step in steps.split()]

@@ -78,7 +78,7 @@ def make_samples(T=T, seed=0):
 
 
 def roll(actor, reference, samples, steps, temperature=1.0, kl_coef=0.1, scores=SCORES):
-    numbers = ppo.score_tokens(actor, reference, samples, steps[0], temperature)
+    numbers = ppo.logprobs_and_values(actor, reference, samples, steps[0], temperature)
     return loop_rollout(samples, scores, *numbers, kl_coef)
 
 
@@ -250,7 +250,7 @@ def test_scored_tokens_are_those_of_policy_reference_and_critic(make_gpt, temper
     reference = make_gpt()
     actor, samples = make_actor(neighbour(reference)), make_samples()
     plan = [[[2], [0]], [[1]]]
-    results = ppo.score_tokens(actor, reference, samples, plan, temperature)
+    results = ppo.logprobs_and_values(actor, reference, samples, plan, temperature)
     assert (results[0] != results[1])[MASK].all()
     assert all((x[~MASK] == 0).all() for x in results)
     for b, n in enumerate(LENGTHS.tolist()):
@@ -268,7 +268,7 @@ def test_kl_is_zero_against_oneself(make_gpt, temperature):
     reference = make_gpt()
     actor = make_actor(copy.deepcopy(reference))
     batch = make_samples(), ALL_AT_ONCE[0]
-    policy_logprobs, ref_logprobs, _ = ppo.score_tokens(actor, reference, *batch, temperature)
+    policy_logprobs, ref_logprobs, _ = ppo.logprobs_and_values(actor, reference, *batch, temperature)
     assert torch.equal(policy_logprobs, ref_logprobs)
 
 
@@ -331,7 +331,7 @@ def test_a_rollout_is_made_of_rewards_advantages_and_returns(make_gpt):
     together."""
     reference = make_gpt()
     actor, samples = make_actor(neighbour(reference)), make_samples()
-    log_p, ref_log_p, values = ppo.score_tokens(actor, reference, samples, ALL_AT_ONCE[0])
+    log_p, ref_log_p, values = ppo.logprobs_and_values(actor, reference, samples, ALL_AT_ONCE[0])
     rollout = loop_rollout(samples, SCORES, log_p, ref_log_p, values, 0.2, gamma=0.9, lam=0.8)
     assert torch.equal(rollout.mask, MASK)
     assert torch.equal(rollout.rewards, token_rewards(SCORES, log_p, ref_log_p, MASK, 0.2))
@@ -595,7 +595,7 @@ def test_what_is_not_given_is_the_methods_default(make_gpt):
         (temperature, gae_flags, temperature | clips),
     ):
         actor = make_actor(neighbour(reference))
-        numbers = ppo.score_tokens(actor, reference, samples, ALL_AT_ONCE[0], **pass_flags)
+        numbers = ppo.logprobs_and_values(actor, reference, samples, ALL_AT_ONCE[0], **pass_flags)
         rollout = loop_rollout(samples, 100 * SCORES, *numbers, 0.1, **reward_flags)
         optimizer = Recorder(actor, lr=0.5)
         stats = ppo.update(actor, optimizer, rollout, 2 * ALL_AT_ONCE, **update_flags)
