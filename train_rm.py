@@ -160,7 +160,7 @@ def main(argv=None):
         reward_model = reward.RewardModel(sft).to(device)
     train(args, folder, reward_model, tokenizer, comparisons, norm)
     report(args, folder, reward_model, tokenizer, held_out)
-    print(f"the reward model is in {folder}; next: python train_ppo.py")
+    print(f"the reward model is in {folder}; next: minirlhf ppo, or python train_ppo.py")
 
 
 def load_comparisons(args, sft, tokenizer):

@@ -160,7 +160,7 @@ def main(argv=None):
         train(args, "pretrain", *pretrain, gpt, tokenizer, texts, 1, args.pretrain_lr)
     train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
     show_samples(args, folder, gpt, tokenizer)
-    print(f"the policy is in {folder}; next: python train_rm.py")
+    print(f"the policy is in {folder}; next: minirlhf rm, or python train_rm.py")
 
 
 def start(args):

@@ -141,7 +141,7 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
     state = checkpoint.load(path, ("rm",), device)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = RewardModel(GPT(GPTConfig(**state["gpt"])))
-    model.load_state_dict(state["model"], assign=True)
+    checkpoint.load_weights(model, state["model"], path, assign=True)
     model.gpt.precision = precision
     model = model.to(device).requires_grad_(False)
     return model, checkpoint.load_tokenizer(state, path), state["missing_end_score"]

@@ -119,8 +119,19 @@ def restore(folder, stage, resume, **parts):
         return {"step": 0}
     state = load(folder, (stage,))
     for name, part in parts.items():
-        part.load_state_dict(state[name])
+        load_weights(part, state[name], folder)
     return state
+
+
+def load_weights(part, weights, path, **options):
+    """`part.load_state_dict(weights)`. InputError if the weights have other names or shapes."""
+    try:
+        part.load_state_dict(weights, **options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} holds other weights than are needed here; it may be of another version of "
+            "minirlhf: train it again"
+        ) from error
 
 
 def load(path, stages, device="cpu"):
@@ -163,7 +174,7 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
     state = load(path, stages, device)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         gpt = GPT(GPTConfig(**state["gpt"]))
-    gpt.load_state_dict(state["model"], assign=True)
+    load_weights(gpt, state["model"], path, assign=True)
     gpt.precision = precision
     return gpt.to(device), load_tokenizer(state, path)
 

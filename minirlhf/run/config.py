@@ -115,10 +115,10 @@ def out_of_range(value, limits):
 def run(main):
     """The footer of every script: a user's mistake is one line and exit code 2, Ctrl-C is exit code
     130."""
-    from minirlhf.fast import keep_memory  # here: the list of commands must not wait for torch
-
-    keep_memory()
     try:
+        from minirlhf.fast import keep_memory  # here: the list of commands must not wait for torch
+
+        keep_memory()
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

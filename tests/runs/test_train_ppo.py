@@ -578,6 +578,8 @@ def test_a_prompt_without_room_for_its_response_is_one_line(refused, out, prompt
     assert f"{colours / 'prompts.jsonl'}:1: " in message and "context of 32" in message
     message = refused(train_ppo.main, [*flags, "--prompts", "20"], out)
     assert "context of 32" in message
+    message = refused(train_ppo.main, [*flags, "--prompts", "20", "--drop-long"], out)
+    assert "no prompt leaves room" in message
 
 
 def test_an_existing_run_and_a_flag_out_of_range_are_one_line(

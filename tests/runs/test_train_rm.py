@@ -442,3 +442,17 @@ def test_an_existing_run_is_refused_before_anything_is_sampled(refused, world_ou
     """Samples and labels are the cost of a reward model."""
     monkeypatch.setattr(train_rm, "sample", None)
     assert "--overwrite" in refused(train_rm.main, ["--out", str(world_out), *WORLD_RM], world_out)
+
+
+def test_world_prompts_without_room_are_refused_or_left_out(refused, world_out):
+    """A context of 128 with 120 tokens to sample. An error now, and not after an hour of sampling;
+    with --drop-long the short prompts are ranked. With 127 tokens none is left."""
+    flags = ["--out", str(world_out), *WORLD_RM, "--overwrite", "--max-new-tokens"]
+    assert "--drop-long" in refused(train_rm.main, [*flags, "120"], world_out)
+    message = refused(train_rm.main, [*flags, "127", "--drop-long"], world_out)
+    assert "no prompt leaves room" in message
+    args = train_rm.Config(prompts=200, max_new_tokens=118, drop_long=True)
+    sft, tokenizer = load_gpt(world_out / "sft")
+    prompts = train_rm.draw_prompts(args, sft, tokenizer, "train")
+    assert 0 < len(prompts) < 200
+    assert all(len(tokenizer.encode(prompt)) + 118 <= 128 for prompt in prompts)

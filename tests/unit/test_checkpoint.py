@@ -51,10 +51,10 @@ def bytes_only(name):
     )
 
 
-def refusal(call, *args):
+def refusal(call, *args, **named):
     """The message of an InputError, which is one line."""
     with pytest.raises(InputError) as error:
-        call(*args)
+        call(*args, **named)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -310,6 +310,19 @@ def test_a_run_does_not_resume_from_another_stage(tmp_path, gpt, tokenizer):
     """The parts have the same names, so they would load, and PPO would go on from SFT's step 5."""
     save(tmp_path, "sft", gpt.config, tokenizer, 5, model=gpt)
     assert "stage sft" in refusal(restore, tmp_path, "ppo", True)
+
+
+@pytest.mark.parametrize("change", ["name", "shape"])
+def test_weights_of_another_version_are_refused_in_one_line(tmp_path, gpt, tokenizer, change):
+    """A parameter that has another name or another shape: a traceback of torch's names every
+    parameter and no remedy. The same holds for a run that resumes."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 5, model=gpt)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    weight = state["model"].pop("norm.weight")
+    state["model"]["norm.scale" if change == "name" else "norm.weight"] = weight[:-1]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert "another version" in refusal(load_gpt, tmp_path)
+    assert "another version" in refusal(restore, tmp_path, "sft", True, model=gpt)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -505,3 +505,16 @@ def test_an_id_that_also_fills_the_rows_is_a_token_like_any_other():
     padding."""
     tokens, _, lengths = data.collate([Example([0, 5, 0], 1), Example([1, 2, 3, 0], 2)])
     assert lengths.tolist() == [3, 4] and tokens.tolist() == [[0, 5, 0, 0], [1, 2, 3, 0]]
+
+
+def test_prompts_without_room_for_a_response_are_refused_or_left_out():
+    """In a context of 8: "a" has one token and leaves room for 7, "a b c" has three and does not.
+    Where none is left there is nothing to sample from, and the message names the flag."""
+    tokenizer, prompts = get_tokenizer("tiny"), ["a", "a b c"]
+    assert [len(tokenizer.encode(prompt)) for prompt in prompts] == [1, 3]
+    assert data.fitting_prompts(prompts, tokenizer, 8, 5, False) == prompts
+    assert data.fitting_prompts(prompts, tokenizer, 8, 7, True) == ["a"]
+    with pytest.raises(InputError, match="10 tokens do not fit the context of 8"):
+        data.fitting_prompts(prompts, tokenizer, 8, 7, False)
+    with pytest.raises(InputError, match="--max-new-tokens 8 in a context of 8"):
+        data.fitting_prompts(prompts, tokenizer, 8, 8, True)

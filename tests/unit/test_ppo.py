@@ -268,7 +268,9 @@ def test_kl_is_zero_against_oneself(make_gpt, temperature):
     reference = make_gpt()
     actor = make_actor(copy.deepcopy(reference))
     batch = make_samples(), ALL_AT_ONCE[0]
-    policy_logprobs, ref_logprobs, _ = ppo.logprobs_and_values(actor, reference, *batch, temperature)
+    policy_logprobs, ref_logprobs, _ = ppo.logprobs_and_values(
+        actor, reference, *batch, temperature
+    )
     assert torch.equal(policy_logprobs, ref_logprobs)
 
 

@@ -1,12 +1,14 @@
-"""The bug zoo: ways in which real RLHF code has gone wrong, each recreated in one function of ours.
+"""The bug zoo: mistakes of real RLHF code, each recreated in one function of minirlhf.
 
-An animal is a text that stands in a function (`right`) and what somebody's code does in its place (`wrong`). test_zoo.py lets
-one loose at a time and asks the sentence that must not survive it (`caught_by`). Most of them crash nothing and print nothing:
-a run ends, its curves look like curves, and what was learned is something else.
+An animal is a text in a function (`right`) and the code of a mistake that replaces it (`wrong`).
+test_zoo.py makes one of these changes at a time and runs the test that must fail (`caught_by`).
+Most of the mistakes cause no crash and no message: a run ends, its curves look like curves, and the
+model has learned something else.
 
-`seen` says where: a file and its line in the project of that name (at the commit that SPEC.md gives), an issue (#), a pull
-request (PR), or a cell (c) of a notebook. Some of them have been put right since. What is let loose here is not always the
-same code, but always the same mistake.
+`seen` says where a mistake was found: a file and its line in the project of that name (at the
+commit in docs/SPEC.md), an issue (#), a pull request (PR), or a cell (c) of a notebook. Some have
+been corrected since. The code of an animal may differ from that of the project, but the mistake is
+the same.
 """
 
 from dataclasses import dataclass
@@ -15,71 +17,78 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Animal:
     name: str
-    seen: str  # where it lives
-    function: str  # where it is let loose: module.function, or module.Class.method
-    right: str  # what stands there, exactly once
-    wrong: str  # what it makes of it
-    caught_by: str  # the sentence, test_file::test_name where two files have one of that name
-    why: str = ""  # what it does to training, where the name does not say it
-    crash: str = (
-        ""  # the exception of an animal that gives itself away; the others must fail an assertion
-    )
+    seen: str  # where the mistake was found
+    function: str  # where the mistake is made: module.function, or module.Class.method
+    right: str  # a text that stands there exactly once
+    wrong: str  # the text that replaces it
+    caught_by: str  # a test; test_file::test_name where two files have a test of that name
+    why: str = ""  # the effect on training, where the name does not say it
+    crash: str = ""  # the exception that it raises; the others must fail an assertion
 
 
 PROMPTS_AND_PADDING = [
     Animal(
         name="prompt and response are encoded as one text",
-        seen="TRL #1702: what the reward model was trained on is not what PPO feeds it",
+        seen="TRL #1702: the ids that the reward model was trained on differ from those that it "
+        "gets in PPO",
         function="data.encode",
         right="prompt + tokenizer.encode(response)",
         wrong="tokenizer.encode(tokenizer.decode(prompt) + response)",
         caught_by="test_prompt_and_response_are_encoded_apart_and_joined_as_ids",
-        why="Merges across the border give ids that no sampler, continuing the prompt's own ids, can produce.",
+        why="Merges across the boundary give ids that a sampler, which continues the ids of the "
+        "prompt, cannot produce.",
     ),
     Animal(
         name="no response has an end token",
-        seen="RLHF_in_notebooks, notebook 1, c20; LLMs-from-scratch, DPO notebook, c31; rlhf-book, train_preference_rm.py:57",
+        seen="RLHF_in_notebooks, notebook 1, c20; LLMs-from-scratch, DPO notebook, c31; "
+        "rlhf-book, train_preference_rm.py:57",
         function="data.encode",
         right=" + [tokenizer.end_token]",
         wrong="",
         caught_by="test_scores_of_texts_are_read_at_the_end_token_of_each",
-        why="SFT never teaches to stop, and the reward model is read in mid-sentence.",
+        why="SFT does not teach the model to stop, and the reward model scores the middle of a "
+        "sentence.",
     ),
     Animal(
-        name="a long response is cut, and loses its end token",
+        name="a long response is cut and loses its end token",
         seen="direct-preference-optimization, preference_datasets.py:251",
         function="data.encode",
         right="Example(prompt + tokenizer.encode(response) + [tokenizer.end_token], len(prompt))",
-        wrong="Example((prompt + tokenizer.encode(response) + [tokenizer.end_token])[:6], len(prompt))",
+        wrong="Example("
+        "(prompt + tokenizer.encode(response) + [tokenizer.end_token])[:6], len(prompt))",
         caught_by="test_scores_of_texts_are_read_at_the_end_token_of_each",
     ),
     Animal(
         name="a prompt is cut to the length of a response",
-        seen="lm-human-preference-details, train_policy_accelerate.py:485, which hands the one length over as the other",
+        seen="lm-human-preference-details, train_policy_accelerate.py:485, which passes one "
+        "length as the other",
         function="generate.generate",
         right="lengths = [len(prompt) for prompt in prompts]",
-        wrong="prompts = [prompt[-max_new_tokens:] for prompt in prompts]\n    lengths = [len(prompt) for prompt in prompts]",
+        wrong="prompts = [prompt[-max_new_tokens:] for prompt in prompts]\n"
+        "    lengths = [len(prompt) for prompt in prompts]",
         caught_by="test_a_prompt_stays_whole_however_few_tokens_are_sampled",
     ),
     Animal(
-        name="padding goes to the left, and positions are counted from it",
+        name="padding is on the left, and positions are counted from it",
         seen="minRLHF, actor.py:89 and critic.py:22",
         function="data.collate",
         right="row[: len(example.tokens)]",
         wrong="row[-len(example.tokens) :]",
         caught_by="test_collate_puts_every_row_at_column_zero_with_its_two_lengths",
-        why="With learned positions a row's log-probabilities depend on the longest row beside it.",
+        why="With learned positions the log-probabilities of a row depend on the longest row of "
+        "its batch.",
     ),
     Animal(
-        name="while sampling, every row has the position of the longest",
-        seen="TRL #6800; OpenRLHF #217; summarize_from_feedback_details, ppo.py:284, where position ids are commented out",
+        name="during sampling every row has the position of the longest",
+        seen="TRL #6800; OpenRLHF #217; summarize_from_feedback_details, ppo.py:284, where "
+        "position ids are commented out",
         function="generate.KVCache.begin",
         right="return self.positions[:, None]",
         wrong="return self.positions.max()",
         caught_by="test_cached_decoding_gives_the_logits_of_a_full_pass",
     ),
     Animal(
-        name="a token that looks like padding is padding",
+        name="a token with the id of the padding is taken for padding",
         seen="GRPO-Zero grpo.py:89; TRL PR 5303",
         function="data.collate",
         right="for example in examples]), lengths",
@@ -88,18 +97,21 @@ PROMPTS_AND_PADDING = [
     ),
     Animal(
         name="length is the number of tokens that are not padding",
-        seen="TRL PR 5303 (padding is the end token); GRPO-Zero, grpo.py:89 (the policy may sample the padding)",
+        seen="TRL PR 5303 (padding is the end token); GRPO-Zero, grpo.py:89 (the policy may "
+        "sample the padding)",
         function="generate.generate",
         right="lengths = prompt_lengths + response_lengths",
         wrong="lengths = (tokens != end_token).sum(1) + ended",
         caught_by="test_nothing_follows_the_end_token_and_lengths_include_it",
     ),
     Animal(
-        name="a row that is too long for a batch is never in one",
-        seen="nanochat, chat_sft.py:194: a hundred of them fill the buffer, and every batch is padding",
+        name="a row that is too long for a batch is left out",
+        seen="nanochat, chat_sft.py:194: a hundred of them fill the buffer, and every batch is "
+        "padding",
         function="data.microbatches",
         right="sorted(range(len(lengths)), key=lambda row: lengths[row])",
-        wrong="sorted((row for row, length in enumerate(lengths) if length <= max_tokens), key=lambda row: lengths[row])",
+        wrong="sorted((row for row, length in enumerate(lengths) if length <= max_tokens), "
+        "key=lambda row: lengths[row])",
         caught_by="test_microbatches_are_a_bounded_partition_of_similar_lengths",
     ),
 ]
@@ -107,24 +119,28 @@ PROMPTS_AND_PADDING = [
 SAMPLING = [
     Animal(
         name="only the likeliest ids are sampled, but all are scored",
-        seen="minChatGPT, trainers.py:193; minRLHF, actor.py:48; nanochat, chat_rl.py:49; PaLM-rlhf-pytorch, palm.py:411",
+        seen="minChatGPT, trainers.py:193; minRLHF, actor.py:48; nanochat, chat_rl.py:49; "
+        "PaLM-rlhf-pytorch, palm.py:411",
         function="generate.choose",
         right="cdf =",
-        wrong="logits = logits.where(logits >= logits.topk(2).values[:, -1:], -torch.inf)\n    cdf =",
+        wrong="logits = logits.where(logits >= logits.topk(2).values[:, -1:], -torch.inf)\n"
+        "    cdf =",
         caught_by="test_responses_are_sampled_as_often_as_their_logprobs_say",
-        why="The policy that acts is not the one whose log-probabilities are trained: the KL turns negative.",
+        why="The policy that samples is not the one whose log-probabilities are trained, and the "
+        "KL becomes negative.",
     ),
     Animal(
-        name="the unlikeliest twentieth is never sampled, but is scored",
+        name="the least likely 5% are never sampled, but are scored",
         seen="rlhf-book, every configs/*.yaml and utils.py:264: top_p 0.95",
         function="generate.choose",
         right="cdf = torch.softmax(logits / temperature, dim=-1).cumsum(-1)",
         wrong="p, ids = torch.softmax(logits / temperature, dim=-1).sort(descending=True)\n"
-        "    cdf = torch.where(p.cumsum(-1) - p < 0.95, p, 0.0).gather(-1, ids.argsort()).cumsum(-1)",
+        "    cdf = torch.where(p.cumsum(-1) - p < 0.95, p, 0.0)"
+        ".gather(-1, ids.argsort()).cumsum(-1)",
         caught_by="test_responses_are_sampled_as_often_as_their_logprobs_say",
     ),
     Animal(
-        name="the run samples at another temperature than the one it scores at",
+        name="sampling and scoring have different temperatures",
         seen="trlX accelerate_ppo_trainer.py:445; rlhf-book utils.py:264",
         function="train_ppo.sample",
         right="tokenizer.end_token, args.temperature,",
@@ -132,7 +148,7 @@ SAMPLING = [
         caught_by="test_one_temperature_reaches_sampler_scorer_and_update",
     ),
     Animal(
-        name="the update forgets the temperature",
+        name="the update lacks the temperature",
         seen="rlhf-book utils.py:264: sampled at .6, trained at 1",
         function="train_ppo.update_flags",
         right='"temperature": args.temperature',
@@ -140,16 +156,18 @@ SAMPLING = [
         caught_by="test_one_temperature_reaches_sampler_scorer_and_update",
     ),
     Animal(
-        name="temperature counts in sampling and nowhere else",
-        seen="trlX, accelerate_ppo_trainer.py:445; PaLM-rlhf-pytorch, palm.py:435; rlhf-book, utils.py:264 (0.6)",
+        name="the temperature applies to sampling alone",
+        seen="trlX, accelerate_ppo_trainer.py:445; PaLM-rlhf-pytorch, palm.py:435; rlhf-book, "
+        "utils.py:264 (0.6)",
         function="model.logprobs_of_hidden",
         right="states.float() / temperature",
         wrong="states.float()",
         caught_by="test_the_sampler_draws_from_what_the_scorer_scores",
     ),
     Animal(
-        name="log-probabilities are taken for probabilities",
-        seen="LLMs-from-scratch, ch07/04 previous_chapters.py:275: multinomial refuses them at any temperature but 0",
+        name="log-probabilities are used as probabilities",
+        seen="LLMs-from-scratch, ch07/04 previous_chapters.py:275: multinomial refuses them at "
+        "any temperature but 0",
         function="generate.choose",
         right="torch.softmax(",
         wrong="torch.log_softmax(",
@@ -164,16 +182,18 @@ SAMPLING = [
         caught_by="test_the_last_share_reaches_to_one_in_a_vocabulary_of_50257",
     ),
     Animal(
-        name="ids that are no tokens can be sampled",
-        seen="summarize_from_feedback_details and TRL: Pythia's embedding has more rows than there are tokens",
+        name="ids that stand for no token can be sampled",
+        seen="summarize_from_feedback_details and TRL: Pythia's embedding has more rows than "
+        "there are tokens",
         function="model.GPT.head",
         right="[..., : self.config.vocab_size]",
         wrong="",
         caught_by="test_no_id_outside_the_vocabulary_is_ever_chosen",
     ),
     Animal(
-        name="sampling goes on after the end token, and all of it is trained on",
-        seen="minChatGPT, gpt.py:386; lm-human-preferences, train_policy.py:149, where lengths are fixed",
+        name="sampling continues after the end token, and everything is trained on",
+        seen="minChatGPT, gpt.py:386; lm-human-preferences, train_policy.py:149, where lengths "
+        "are fixed",
         function="generate.decode",
         right="ended[rows] |= next_tokens == end_token",
         wrong="ended[rows] |= False",
@@ -181,38 +201,40 @@ SAMPLING = [
     ),
     Animal(
         name="the end token is GPT-2's, whatever the vocabulary",
-        seen="minRLHF, actor.py:67; TRL #3750: the penalty looks for one token, and generation stops at another",
+        seen="minRLHF, actor.py:67; TRL #3750: the penalty looks for one token, and generation "
+        "stops at another",
         function="generate.decode",
         right="next_tokens == end_token",
         wrong="next_tokens == 50256",
         caught_by="test_nothing_follows_the_end_token_and_lengths_include_it",
     ),
     Animal(
-        name="the last token is an end token by force",
+        name="the last token is replaced by an end token",
         seen="OpenRLHF #238",
         function="generate.decode",
         right="torch.where(unfinished, next_tokens, end_token)",
         wrong="torch.where(unfinished & (step + 1 < uniforms.size(1)), next_tokens, end_token)",
         caught_by="test_nothing_follows_the_end_token_and_lengths_include_it",
-        why="The policy is trained on stops it never chose, and a response without end is never seen.",
+        why="The policy is trained on end tokens that it did not choose, and no response counts "
+        "as unfinished.",
     ),
     Animal(
-        name="the choice to stop is no part of the response",
+        name="the choice of the end token is not part of the response",
         seen="nanochat, engine.py:288",
         function="generate.decode",
         right="response_lengths[rows] += unfinished",
         wrong="response_lengths[rows] += unfinished & (next_tokens != end_token)",
         caught_by="test_nothing_follows_the_end_token_and_lengths_include_it",
-        why="No gradient ever reaches the one action that decides about length.",
+        why="The one action that decides the length gets no gradient.",
     ),
     Animal(
-        name="an end token in the last slot has not ended",
-        seen="torchtune, rlhf/rewards.py:41, which takes padding for the sign of an end",
+        name="a response with its end token in the last slot counts as unfinished",
+        seen="torchtune, rlhf/rewards.py:41, which infers the end from padding",
         function="generate.generate",
         right="prompt_lengths, lengths, ended)",
         wrong="prompt_lengths, lengths, lengths < prompt_lengths + max_new_tokens)",
         caught_by="test_an_end_token_in_the_last_slot_has_ended_and_one_in_the_prompt_has_not",
-        why="A response that stops just in time is punished for not stopping.",
+        why="A response that ends in the last slot gets the penalty for not ending.",
     ),
     Animal(
         name="an end token in the prompt ends the response",
@@ -223,11 +245,12 @@ SAMPLING = [
         caught_by="test_an_end_token_in_the_last_slot_has_ended_and_one_in_the_prompt_has_not",
     ),
     Animal(
-        name="sampling seeds the generator that everybody shares",
+        name="sampling seeds the global generator",
         seen="TRL #1648",
         function="generate.generate",
         right="uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator)",
-        wrong="torch.manual_seed(generator.initial_seed())\n        uniforms = torch.rand(len(prompts), max_new_tokens)",
+        wrong="torch.manual_seed(generator.initial_seed())\n"
+        "        uniforms = torch.rand(len(prompts), max_new_tokens)",
         caught_by="test_the_seed_decides_the_samples_and_no_global_generator_is_touched",
     ),
 ]
@@ -235,14 +258,15 @@ SAMPLING = [
 LOG_PROBABILITIES = [
     Animal(
         name="the end token is masked out",
-        seen="minChatGPT, tokenizer.py:14 and rlhf-book, rollout.py:137: the end token is also the padding",
+        seen="minChatGPT, tokenizer.py:14 and rlhf-book, rollout.py:137: the end token is also "
+        "the padding",
         function="model.response_mask",
         right="token < lengths[:, None]",
         wrong="token < lengths[:, None] - 1",
         caught_by="test_the_mask_is_true_in_the_columns_that_choose_a_response_token",
     ),
     Animal(
-        name="the last token of the prompt counts as the response's first",
+        name="the last token of the prompt counts as part of the response",
         seen="LLMs-from-scratch, DPO notebook, c33: the mask ends before the template's last words",
         function="model.response_mask",
         right="token >= prompt_lengths[:, None]",
@@ -256,7 +280,7 @@ LOG_PROBABILITIES = [
         right="self.mlp(self.norm2(x))",
         wrong="F.dropout(self.mlp(self.norm2(x)), 0.1, self.training)",
         caught_by="test_there_is_no_dropout",
-        why="The first ratio is not 1, and the clip acts on chance.",
+        why="The first ratio is not 1, and the clip acts on noise.",
     ),
     Animal(
         name="logits are rounded to bf16",
@@ -267,16 +291,16 @@ LOG_PROBABILITIES = [
         caught_by="test_log_probabilities_are_float32_when_the_trunk_computes_in_bf16",
     ),
     Animal(
-        name="the weights themselves are bf16",
+        name="the weights are bf16",
         seen="rlhf-book, utils.py:106; GRPO-Zero, train.py:91 and qwen2_model.py:337",
         function="model.GPT.hidden",
         right="with torch.autocast(",
         wrong="self.to(self.precision)\n    with torch.autocast(",
         caught_by="test_the_trunk_computes_in_bf16_and_its_parameters_stay_float32",
-        why="At a learning rate of 1e-6 most steps round to nothing.",
+        why="At a learning rate of 1e-6 most steps are rounded away.",
     ),
     Animal(
-        name="entropy is that of another temperature",
+        name="the entropy is that of another temperature",
         seen="OpenRLHF, models/actor.py:271 before PR 1319",
         function="model.logprobs_of_hidden",
         right="    zeros = log_p.new_zeros",
@@ -286,7 +310,7 @@ LOG_PROBABILITIES = [
         caught_by="test_logprobs_are_those_of_a_token_by_token_loop_over_prefixes",
     ),
     Animal(
-        name="every token's whole distribution is kept",
+        name="the whole distribution of every token is stored",
         seen="PaLM-rlhf-pytorch, ppo.py:624: 160 MB for one response",
         function="model.logprobs_of_hidden",
         right="log_p, entropy = fast.token_logprobs(gpt, states.float() / temperature, ids)",
@@ -296,7 +320,7 @@ LOG_PROBABILITIES = [
         caught_by="test_the_head_sees_the_response_tokens_alone",
     ),
     Animal(
-        name="a tensor starts as what memory happens to hold",
+        name="a tensor starts with uninitialised memory",
         seen="minRLHF, actor.py:94: torch.empty_like, with a comment that says zeros",
         function="model.logprobs_of_hidden",
         right="zeros = log_p.new_zeros(B * (T - 1))",
@@ -307,7 +331,7 @@ LOG_PROBABILITIES = [
 
 SUPERVISED_FINE_TUNING = [
     Animal(
-        name="prompts are imitated too",
+        name="the loss includes the tokens of the prompt",
         seen="minChatGPT, dataset.py:104",
         function="train_sft.summed_loss",
         right="model.response_mask(prompt_lengths,",
@@ -315,15 +339,16 @@ SUPERVISED_FINE_TUNING = [
         caught_by="test_a_prompt_token_is_no_label_and_every_response_token_is_one",
     ),
     Animal(
-        name="the end token is no label",
-        seen="RLHF_in_notebooks, notebook 1, c37 and c39: it is the padding, which the loss ignores",
+        name="the end token is not a label",
+        seen="RLHF_in_notebooks, notebook 1, c37 and c39: it is also the padding, which the loss "
+        "ignores",
         function="train_sft.summed_loss",
         right="lengths, tokens.size(1))",
         wrong="lengths - 1, tokens.size(1))",
         caught_by="test_a_prompt_token_is_no_label_and_every_response_token_is_one",
     ),
     Animal(
-        name="a response weighs as much as it is long",
+        name="the loss is divided by the responses instead of the tokens",
         seen="direct-preference-optimization, trainers.py:255",
         function="train_sft.accumulate",
         right="/ total",
@@ -331,16 +356,19 @@ SUPERVISED_FINE_TUNING = [
         caught_by="test_the_loss_is_the_mean_over_response_tokens_of_a_loop_over_rows",
     ),
     Animal(
-        name="the loss of a batch is a mean of its microbatches' means",
-        seen="summarize_from_feedback_details, sft.py:393; nanochat, chat_rl.py:267, whose docstring says otherwise",
+        name="the loss of a batch is the mean of the means of its microbatches",
+        seen="summarize_from_feedback_details, sft.py:393; nanochat, chat_rl.py:267, whose "
+        "docstring says otherwise",
         function="train_sft.accumulate",
         right="/ total",
-        wrong="/ sum(len(batch[row].tokens) - batch[row].prompt_length for row in rows) * len(rows) / len(batch)",
+        wrong="/ sum(len(batch[row].tokens) - batch[row].prompt_length for row in rows) * "
+        "len(rows) / len(batch)",
         caught_by="test_train_sft::test_the_gradient_does_not_depend_on_the_microbatches",
-        why="A short microbatch's tokens weigh more; how much more depends on a setting that is about memory.",
+        why="The tokens of a short microbatch have a larger weight, and how much larger depends "
+        "on a setting about memory.",
     ),
     Animal(
-        name="the loss that is logged is the last microbatch's",
+        name="the logged loss is that of the last microbatch",
         seen="GRPO-Zero, grpo.py:220",
         function="train_sft.accumulate",
         right="loss += part.detach()",
@@ -348,11 +376,12 @@ SUPERVISED_FINE_TUNING = [
         caught_by="test_train_sft::test_the_gradient_does_not_depend_on_the_microbatches",
     ),
     Animal(
-        name="gradients are clipped before there are any",
+        name="gradients are clipped before they are computed",
         seen="minChatGPT, trainers.py:386, 480, 615 and 828",
         function="train_sft.train",
         right="loss = accumulate(gpt, batch, args.microbatch_tokens)\n"
-        "            grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), args.max_grad_norm)",
+        "            grad_norm = torch.nn.utils.clip_grad_norm_("
+        "gpt.parameters(), args.max_grad_norm)",
         wrong="grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), args.max_grad_norm)\n"
         "            loss = accumulate(gpt, batch, args.microbatch_tokens)",
         caught_by="test_train_sft::test_gradients_are_clipped_and_their_norm_before_that_is_logged",
@@ -366,7 +395,7 @@ SUPERVISED_FINE_TUNING = [
         caught_by="test_a_ragged_last_batch_is_trained_on",
     ),
     Animal(
-        name="Adam's first beta is given twice",
+        name="Adam's first beta is passed twice",
         seen="minChatGPT, trainers.py:123",
         function="run.optim.adamw",
         right="betas=betas",
@@ -374,11 +403,12 @@ SUPERVISED_FINE_TUNING = [
         caught_by="test_adamw_has_the_betas_and_eps_it_is_given",
     ),
     Animal(
-        name="embeddings are not among what is optimised",
+        name="the optimiser lacks the embeddings",
         seen="PaLM-rlhf-pytorch, reward.py:74",
         function="run.optim.adamw",
         right="[p for p in model.parameters() if p.requires_grad]",
-        wrong='[p for name, p in model.named_parameters() if p.requires_grad and "embedding" not in name]',
+        wrong="[p for name, p in model.named_parameters() "
+        'if p.requires_grad and "embedding" not in name]',
         caught_by="test_only_matrices_decay",
     ),
 ]
@@ -391,22 +421,25 @@ THE_REWARD_MODEL = [
         right="self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1])",
         wrong="self.head(hidden).mean(dim=1)",
         caught_by="test_the_score_does_not_see_what_is_appended",
-        why="Trained on padded rows and asked about unpadded ones, it answers another question.",
+        why="A model that was trained on padded rows gives other scores to rows without padding.",
     ),
     Animal(
         name="the score is read at the end of the row, not of the response",
-        seen="torchtune, ppo_full_finetune_single_device.py:850: masks from before the response was cut at its end",
+        seen="torchtune, ppo_full_finetune_single_device.py:850, with masks from before the "
+        "response was cut at its end",
         function="reward.RewardModel.raw",
         right="hidden[torch.arange(B, device=tokens.device), lengths - 1]",
         wrong="hidden[:, -1]",
         caught_by="test_the_score_is_the_head_of_the_state_at_the_last_real_token",
     ),
     Animal(
-        name="the score is drawn from a distribution",
-        seen="PaLM-rlhf-pytorch, reward.py:66 and 125: 3, 2, 4, 1, 3 for one input; best-of-n picks the luckiest",
+        name="the score is sampled from a distribution",
+        seen="PaLM-rlhf-pytorch, reward.py:66 and 125: 3, 2, 4, 1, 3 for one input; best-of-n "
+        "picks the luckiest",
         function="reward.RewardModel.raw",
         right="self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1])",
-        wrong="torch.normal(self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1]), 1.0)",
+        wrong="torch.normal("
+        "self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1]), 1.0)",
         caught_by="test_scoring_twice_gives_the_same_bits",
     ),
     Animal(
@@ -424,10 +457,11 @@ THE_REWARD_MODEL = [
         right="1 / math.sqrt(gpt.config.width + 1)",
         wrong="1 / (gpt.config.width + 1)",
         caught_by="test_the_heads_weights_have_variance_one_over_width_plus_one",
-        why="Scores start the root of the width too small, and the first steps go into growing them.",
+        why="The first scores are too small by the square root of the width, and the first steps "
+        "have to enlarge them.",
     ),
     Animal(
-        name="a ranking's loss is divided by its pairs twice",
+        name="the loss of a ranking is divided by its number of pairs twice",
         seen="minChatGPT, loss.py:80",
         function="reward.ranking_loss",
         right="pairs.clamp(min=1)",
@@ -435,15 +469,16 @@ THE_REWARD_MODEL = [
         caught_by="test_ranking_three_is_worked_by_hand",
     ),
     Animal(
-        name="the logarithm of a sigmoid that is 0",
-        seen="minChatGPT, loss.py:84: NaN even for a pair in the right order, once it is far enough apart",
+        name="the loss is the logarithm of a sigmoid that may be 0",
+        seen="minChatGPT, loss.py:84: NaN even for a pair in the right order, if its scores are "
+        "far apart",
         function="reward.ranking_loss",
         right="-F.logsigmoid(difference)",
         wrong="-difference.sigmoid().log()",
         caught_by="test_loss_and_gradient_are_finite_at_any_margin",
     ),
     Animal(
-        name="a prompt weighs as much as it has pairs",
+        name="the weight of a prompt grows with its number of pairs",
         seen="AlpacaFarm, reward_modeling_trainer.py:30: 36 for nine responses, 6 for four",
         function="reward.ranking_loss",
         right="pair_losses.sum((1, 2)) / pairs.clamp(min=1)",
@@ -459,8 +494,9 @@ THE_REWARD_MODEL = [
         caught_by="test_one_response_gets_one_score",
     ),
     Animal(
-        name="what was folded into the weights is applied again after loading",
-        seen="minChatGPT, gpt.py:549: LoRA is merged, saved beside the merged weights, and merged once more",
+        name="a change that the saved weights contain is applied again after loading",
+        seen="minChatGPT, gpt.py:549: LoRA is merged, saved beside the merged weights, and merged "
+        "once more",
         function="reward.load_reward_model",
         right="model.gpt.precision = precision",
         wrong="model.gpt.precision = precision\n    model.head.weight.data.div_(model.std)",
@@ -478,7 +514,7 @@ THE_REWARD_MODEL = [
 
 SCORES_AND_KL = [
     Animal(
-        name="what is scored is the text, encoded again",
+        name="the score is that of the text, encoded again",
         seen="trlX, accelerate_ppo_trainer.py:343; AlpacaFarm, rl/ppo_trainer.py:155",
         function="evaluate.score_replies",
         right="[reply.example for reply in replies]",
@@ -490,8 +526,9 @@ SCORES_AND_KL = [
         why="Ids that were never sampled get the credit.",
     ),
     Animal(
-        name="a response that has ended is given a second end token",
-        seen="RLHF_in_notebooks, notebook 3, c36: the reward model reads EOS EOS, which it has never seen",
+        name="a response that has ended gets a second end token",
+        seen="RLHF_in_notebooks, notebook 3, c36: the reward model reads two end tokens, which "
+        "are not in its training data",
         function="evaluate.unpack",
         right="data.Example(tokens[:length], prompt_length)",
         wrong="data.Example(tokens[:length] + [tokenizer.end_token], prompt_length)",
@@ -504,7 +541,7 @@ SCORES_AND_KL = [
         right="torch.where(ended, scores, missing_end_score)",
         wrong="scores",
         caught_by="test_an_unfinished_response_gets_the_fixed_score_instead_of_its_own",
-        why="Never stopping costs nothing.",
+        why="A response that never ends has no penalty.",
     ),
     Animal(
         name="there is no reference: KL is measured from the policy that sampled",
@@ -513,36 +550,39 @@ SCORES_AND_KL = [
         right="model_logprobs(reference, batch.tokens",
         wrong="model_logprobs(model.gpt, batch.tokens",
         caught_by="test_scored_tokens_are_those_of_policy_reference_and_critic",
-        why="It is 0 at every rollout, so nothing holds the policy to the SFT model.",
+        why="The KL is 0 at every rollout, so nothing keeps the policy near the SFT model.",
     ),
     Animal(
         name="divergence is rewarded",
-        seen="rlhf-book, loss.py:49: k1 with its sign turned round",
+        seen="rlhf-book, loss.py:49: k1 with the wrong sign",
         function="ppo.token_rewards",
         right="-kl_coef * (logprobs - ref_logprobs)",
         wrong="kl_coef * (logprobs - ref_logprobs)",
         caught_by="test_k1_and_k3_both_average_to_the_kl",
     ),
     Animal(
-        name="k3 with its ratio upside down",
-        seen="minChatGPT, trainers.py:175; rlhf-book, loss.py:23, whose own test pins it; ColossalAI #3696",
+        name="the ratio in k3 is inverted",
+        seen="minChatGPT, trainers.py:175; rlhf-book, loss.py:23, whose own test pins it; "
+        "ColossalAI #3696",
         function="ppo.kl_k3",
         right="log_r = ref_logprobs - logprobs",
         wrong="log_r = logprobs - ref_logprobs",
         caught_by="test_k3_of_three_tenths_is_worked_by_hand",
-        why="1.48 where the KL is 0.91, and a few hundred million where one token is 20 nats away.",
+        why="The result is 1.48 where the KL is 0.91, and a few hundred million where one token "
+        "is 20 nats away.",
     ),
     Animal(
-        name="k3 is the reward",
+        name="the penalty in the reward is k3",
         seen="TRL, ppo_trainer.py:774 (kl_estimator) and OpenRLHF, models/utils.py:64, as options",
         function="ppo.token_rewards",
         right="-kl_coef * (logprobs - ref_logprobs)",
         wrong="-kl_coef * kl_k3(logprobs, ref_logprobs)",
         caught_by="test_k1_in_the_reward_is_the_kl_gradient",
-        why="A better estimate of the number, and next to no force: a token that became rare is fined for it, and goes.",
+        why="k3 is a better estimate of the KL, but its gradient hardly reduces the KL: a token "
+        "that became rare gets a penalty, and becomes rarer.",
     ),
     Animal(
-        name="k2 is the reward",
+        name="the penalty in the reward is k2",
         seen="minRLHF, ppo_trainer.py:94; OpenRLHF, models/utils.py:64, as an option",
         function="ppo.token_rewards",
         right="-kl_coef * (logprobs - ref_logprobs)",
@@ -550,16 +590,17 @@ SCORES_AND_KL = [
         caught_by="test_k1_in_the_reward_is_the_kl_gradient",
     ),
     Animal(
-        name="a token's KL is clamped at 0",
+        name="the KL of a token is clamped at 0",
         seen="AlpacaFarm, rl/ppo_trainer.py:72",
         function="ppo.token_rewards",
         right="(logprobs - ref_logprobs)",
         wrong="(logprobs - ref_logprobs).clamp(min=0)",
         caught_by="test_a_token_rarer_than_in_the_reference_earns_a_bonus",
-        why="Half of the force is gone: nothing pulls a rare token back, and the policy collapses.",
+        why="Without the bonus for rare tokens nothing makes them likelier again, and the policy "
+        "collapses.",
     ),
     Animal(
-        name="the price of a response's KL shrinks with its length",
+        name="the KL penalty of a response is divided by its length",
         seen="minChatGPT, trainers.py:180",
         function="ppo.token_rewards",
         right="-kl_coef * (logprobs - ref_logprobs)",
@@ -567,18 +608,20 @@ SCORES_AND_KL = [
         caught_by="test_rewards_add_up_to_the_score_minus_the_kl",
     ),
     Animal(
-        name="the KL is paid at the last token, as a mean",
+        name="the KL penalty is at the last token, as a mean",
         seen="rlhf-book, utils.py:179",
         function="ppo.token_rewards",
         right="return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))",
         wrong="penalty = rewards.sum(1, keepdim=True) / mask.sum(1, keepdim=True)\n"
-        "    return torch.zeros_like(rewards).scatter_add(1, last, scores[:, None].to(rewards.dtype) + penalty)",
+        "    return torch.zeros_like(rewards)"
+        ".scatter_add(1, last, scores[:, None].to(rewards.dtype) + penalty)",
         caught_by="test_rewards_are_the_kl_penalty_and_the_score_at_the_end",
-        why="Every token is charged for what the others did.",
+        why="Every token gets the penalty of all others.",
     ),
     Animal(
         name="the score lands on the token before the last",
-        seen="AlpacaFarm, rl/ppo_trainer.py:75; trlX, accelerate_ppo_trainer.py:471; DeepSpeedExamples #672",
+        seen="AlpacaFarm, rl/ppo_trainer.py:75; trlX, accelerate_ppo_trainer.py:471; "
+        "DeepSpeedExamples #672",
         function="ppo.token_rewards",
         right="scatter_add(1, last,",
         wrong="scatter_add(1, (last - 1).clamp(min=0),",
@@ -586,25 +629,26 @@ SCORES_AND_KL = [
     ),
     Animal(
         name="the score lands on the padding",
-        seen="summarize_from_feedback_details, ppo.py:683; TRL, ppo_trainer.py:777; torchtune, its recipe:881",
+        seen="summarize_from_feedback_details, ppo.py:683; TRL, ppo_trainer.py:777; torchtune, "
+        "its recipe:881",
         function="ppo.token_rewards",
         right="scatter_add(1, last,",
         wrong="scatter_add(1, (last + 1).clamp(max=mask.size(1) - 1),",
         caught_by="test_the_score_lands_on_the_last_response_token",
-        why="A slot that no action led to; where the padding is masked, the score is gone.",
+        why="No action leads to that slot; if the padding is masked, the score is lost.",
     ),
     Animal(
-        name="the price is multiplied into the KL in place",
+        name="the KL is multiplied by the coefficient in place",
         seen="slime PR 2114; miles",
         function="ppo.token_rewards",
         right="-kl_coef * (logprobs - ref_logprobs)",
         wrong="logprobs.sub_(ref_logprobs).mul_(-kl_coef)",
         caught_by="test_the_rlhf_reward_is_the_score_minus_the_price_of_the_kl",
-        why="The KL that is logged is not the one that was paid for.",
+        why="The logged KL is not the one in the reward.",
     ),
     Animal(
-        name="a mask is asked whether it is true",
-        seen="minChatGPT, trainers.py:176: it has only ever been called with none",
+        name="a whole mask is the condition of an if",
+        seen="minChatGPT, trainers.py:176, which has only been called without a mask",
         function="ppo.token_rewards",
         right="if not mask.any(dim=1).all():",
         wrong="if not mask:",
@@ -615,8 +659,9 @@ SCORES_AND_KL = [
 
 VALUES_AND_ADVANTAGES = [
     Animal(
-        name="a token's value has seen the token",
-        seen="minRLHF, buffer.py:161 and ppo_trainer.py:140: a perfect critic leaves an advantage of 1",
+        name="the value of a token is read after the token",
+        seen="minRLHF, buffer.py:161 and ppo_trainer.py:140: a perfect critic leaves an advantage "
+        "of 1",
         function="ppo.ActorCritic.forward",
         right="self.value_head(states[:, :-1])",
         wrong="self.value_head(states[:, 1:])",
@@ -624,15 +669,16 @@ VALUES_AND_ADVANTAGES = [
         why="The reward counts twice, and the value of the prompt is never trained.",
     ),
     Animal(
-        name="a token's value is read from a mean over the whole row",
-        seen="PaLM-rlhf-pytorch, ppo.py:202: the baseline knows the actions, and takes their credit",
+        name="the value of a token is read from a mean over the whole row",
+        seen="PaLM-rlhf-pytorch, ppo.py:202: the baseline depends on the actions, and removes "
+        "their credit",
         function="ppo.ActorCritic.forward",
         right="self.value_head(states[:, :-1])",
         wrong="self.value_head(states.mean(1, keepdim=True)).expand(mask.shape)",
         caught_by="test_a_value_does_not_see_the_token_that_is_being_chosen",
     ),
     Animal(
-        name="what is trained of the critic is decided by somebody else's flag",
+        name="the flag of another model decides whether the critic is trained",
         seen="PaLM-rlhf-pytorch, ppo.py:121, where it is the actor's",
         function="ppo.ActorCritic.__init__",
         right="copy.deepcopy(critic.gpt).requires_grad_()",
@@ -640,8 +686,9 @@ VALUES_AND_ADVANTAGES = [
         caught_by="test_a_separate_critic_is_a_copy_that_leaves_policy_and_reward_model_alone",
     ),
     Animal(
-        name="what stands after the end has a value",
-        seen="trlX, modeling_ppo.py:161; AlpacaFarm; rlhf-book PR 216; miles PR 1827; AReaL PR 1346; minRLHF, buffer.py:174",
+        name="the columns after the end have a value",
+        seen="trlX, modeling_ppo.py:161; AlpacaFarm; rlhf-book PR 216; miles PR 1827; AReaL PR "
+        "1346; minRLHF, buffer.py:174",
         function="ppo.gae",
         right="torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)",
         wrong="rewards, values",
@@ -656,18 +703,20 @@ VALUES_AND_ADVANTAGES = [
         caught_by="test_gae_with_lambda_zero_is_the_one_step_error_and_the_value_after_the_end_is_zero",
     ),
     Animal(
-        name="a response is one action",
+        name="all tokens of a response get one advantage",
         seen="minChatGPT, trainers.py:222 and gpt.py:576; PaLM-rlhf-pytorch, ppo.py:574",
         function="ppo.gae",
         right="return advantages, advantages + values",
-        wrong="advantages = torch.where(mask, rewards.sum(1, keepdim=True) - values.mean(1, keepdim=True), 0.0)\n"
+        wrong="advantages = torch.where("
+        "mask, rewards.sum(1, keepdim=True) - values.mean(1, keepdim=True), 0.0)\n"
         "    return advantages, advantages + values",
         caught_by="test_gae_matches_a_hand_worked_episode",
-        why="Reward less value, for every token alike: none is told what it did.",
+        why="It is the reward minus the value, and tells no token what it contributed.",
     ),
     Animal(
-        name="the critic learns whitened advantages",
-        seen="RLHF_in_notebooks, notebook 3, c46: returns of 2.15 and -.23 where 0.96 and 1.0 are right",
+        name="the returns contain whitened advantages",
+        seen="RLHF_in_notebooks, notebook 3, c46: returns of 2.15 and -.23 where 0.96 and 1.0 are "
+        "right",
         function="train_ppo.iterate",
         right="advantages = ppo.whiten(raw_advantages, mask)",
         wrong="advantages = ppo.whiten(raw_advantages, mask)\n    returns = advantages + values",
@@ -677,23 +726,25 @@ VALUES_AND_ADVANTAGES = [
         name="advantages have a gradient",
         seen="PaLM-rlhf-pytorch, ppo.py:548 and 574",
         function="ppo.logprobs_and_values",
-        right="logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)",
-        wrong="logprobs, ref_logprobs, values = (torch.zeros(B, T - 1, device=samples.tokens.device) for _ in range(3))\n"
+        right="logprobs, ref_logprobs, values = "
+        "torch.zeros(3, B, T - 1, device=samples.tokens.device)",
+        wrong="logprobs, ref_logprobs, values = "
+        "(torch.zeros(B, T - 1, device=samples.tokens.device) for _ in range(3))\n"
         "    torch.set_grad_enabled(True)",
         caught_by="test_nothing_in_a_rollout_has_a_gradient",
-        why="The loss falls by moving the target.",
+        why="The loss can fall because the target moves.",
     ),
     Animal(
-        name="whitening puts the mean back",
+        name="whitening adds the mean again",
         seen="RLHF_in_notebooks, notebook 3, c46: an option that is meant for rewards",
         function="ppo.whiten",
         right="0.0 if shift_mean else mean",
         wrong="mean",
         caught_by="test_whitened_tokens_have_mean_zero_and_variance_one",
-        why="Everything that was done is encouraged, or everything discouraged.",
+        why="All sampled tokens become likelier, or all less likely.",
     ),
     Animal(
-        name="whitening shifts the mean when it should not, and only then",
+        name="whitening shifts the mean only when it should not",
         seen="torchtune, rlhf/rewards.py:177, whose own tests pin it",
         function="ppo.whiten",
         right="0.0 if shift_mean else mean",
@@ -708,10 +759,11 @@ VALUES_AND_ADVANTAGES = [
         wrong="pairs = zip(raw_advantages.split(1), mask.split(1), strict=True)\n"
         "    advantages = torch.cat([ppo.whiten(*pair) for pair in pairs])",
         caught_by="test_a_higher_score_gives_its_tokens_a_higher_advantage",
-        why="A score moves all tokens of its response alike, and is subtracted again.",
+        why="A score shifts all advantages of its response by the same number, which whitening "
+        "subtracts.",
     ),
     Animal(
-        name="every row is whitened by itself, padding and all",
+        name="every row is whitened by itself, padding included",
         seen="minRLHF, buffer.py:128: rewards of 0.9 and 0.1 give the same advantages",
         function="ppo.whiten",
         right="(x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8)",
@@ -721,7 +773,7 @@ VALUES_AND_ADVANTAGES = [
         caught_by="test_a_higher_score_gives_its_tokens_a_higher_advantage",
     ),
     Animal(
-        name="whitening counts the padding",
+        name="whitening includes the padding",
         seen="AlpacaFarm and trlX; rlhf-book, chapter 6",
         function="ppo.whiten",
         right="(x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8)",
@@ -729,7 +781,7 @@ VALUES_AND_ADVANTAGES = [
         caught_by="test_whitening_does_not_see_what_is_outside_the_mask",
     ),
     Animal(
-        name="equal advantages are divided by nothing",
+        name="equal advantages are divided by a standard deviation of 0",
         seen="minRLHF, buffer.py:130: NaN where a row is constant",
         function="ppo.whiten",
         right=" + 1e-8)",
@@ -764,7 +816,7 @@ LOSSES_AND_THE_UPDATE = [
         caught_by="test_the_first_ratio_is_one",
     ),
     Animal(
-        name="a rollout is learned from once, whatever the epochs",
+        name="a rollout is used once, whatever the number of epochs",
         seen="minChatGPT, trainers.py:250: the ratio is always 1, and both clips are dead code",
         function="ppo.plan",
         right="for _ in range(epochs):",
@@ -772,7 +824,7 @@ LOSSES_AND_THE_UPDATE = [
         caught_by="test_every_row_comes_once_an_epoch",
     ),
     Animal(
-        name="asking for several minibatches changes nothing",
+        name="the number of minibatches has no effect",
         seen="TRL, ppo_trainer.py:458 since PR 2531; TRL #5645",
         function="ppo.plan",
         right=".tensor_split(minibatches)",
@@ -781,25 +833,27 @@ LOSSES_AND_THE_UPDATE = [
     ),
     Animal(
         name="every microbatch is an optimiser step",
-        seen="TRL, ppo_trainer.py:799 and summarize_from_feedback_details, ppo.py:721 on the last prompts; accelerate #1847",
+        seen="TRL, ppo_trainer.py:799 and summarize_from_feedback_details, ppo.py:721 on the last "
+        "prompts; accelerate #1847",
         function="ppo.update",
         right="                loss.backward()\n",
         wrong="                loss.backward()\n                optimizer.step()\n",
         caught_by="test_there_are_as_many_optimiser_steps_as_epochs_times_minibatches",
     ),
     Animal(
-        name="rows are drawn from a batch of the nominal size",
+        name="rows are chosen from a batch of the nominal size",
         seen="RLHF_in_notebooks, notebook 3, c52: 31,105 prompts in batches of 32 leave one over",
         function="ppo.plan",
         right="rng.permutation(len(lengths))",
         wrong="rng.permutation(32)",
         caught_by="test_every_row_comes_once_an_epoch",
-        why="It crashes in the last batch of an epoch; nobody had waited for it.",
+        why="It crashes only in the last batch of an epoch.",
         crash="IndexError",
     ),
     Animal(
-        name="gradients are left for the next step",
-        seen="minRLHF, ppo_trainer.py:211: an epoch that stops early is finished by the next one",
+        name="gradients remain for the next step",
+        seen="minRLHF, ppo_trainer.py:211: the next epoch adds to the gradient of one that "
+        "stopped early",
         function="ppo.step",
         right="optimizer.zero_grad()",
         wrong="pass",
@@ -812,19 +866,21 @@ LOSSES_AND_THE_UPDATE = [
         right="batch.advantages, batch.mask, clip, minibatch_tokens",
         wrong="batch.advantages, batch.mask, clip, batch.mask.sum()",
         caught_by="test_the_gradient_is_that_of_a_loop_over_tokens_whatever_the_microbatches",
-        why="The gradient grows with a setting that is about memory.",
+        why="The gradient grows with a setting about memory.",
     ),
     Animal(
         name="the means of microbatches are averaged",
-        seen="summarize_from_feedback_details, TRL, torchtune; OpenRLHF before its models/loss.py:11; open-instruct #1161",
+        seen="summarize_from_feedback_details, TRL, torchtune; OpenRLHF before its "
+        "models/loss.py:11; open-instruct #1161",
         function="ppo.update",
         right="batch.advantages, batch.mask, clip, minibatch_tokens",
         wrong="batch.advantages, batch.mask, clip, batch.mask.sum() * len(minibatch)",
         caught_by="test_the_gradient_is_that_of_a_loop_over_tokens_whatever_the_microbatches",
-        why="Responses of 1 and 3 tokens with advantages 1 and -1 should lose 0.5, and lose 0.",
+        why="Responses of 1 and 3 tokens with advantages 1 and -1 should give a loss of 0.5, and "
+        "give 0.",
     ),
     Animal(
-        name="clipping asks for an attribute that nobody has set",
+        name="clipping reads an attribute that does not exist",
         seen="PaLM-rlhf-pytorch, ppo.py:594 and 615",
         function="ppo.step",
         right="torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)",
@@ -833,19 +889,19 @@ LOSSES_AND_THE_UPDATE = [
         crash="AttributeError",
     ),
     Animal(
-        name="the controller is told the KL of a token",
+        name="the controller gets the KL of a token",
         seen="OpenRLHF, trainer/ppo_trainer.py:250",
         function="train_ppo.iterate",
         right='controller.update(stats["kl"], len(prompts))',
         wrong='controller.update(stats["kl"] / stats["length"], len(prompts))',
         caught_by="test_kl_coef_adapts_to_the_target_after_each_rollout",
-        why="A target of 6 nats a response is met at 6 nats a token.",
+        why="A target of 6 nats per response is reached at 6 nats per token.",
     ),
 ]
 
 METRICS = [
     Animal(
-        name="the price that is logged is the initial one",
+        name="the logged KL coefficient is the initial one",
         seen="lm-human-preferences, train_policy.py:279",
         function="train_ppo.iterate",
         right="samples.ended, kl_coef)",
@@ -854,7 +910,7 @@ METRICS = [
     ),
     Animal(
         name="the KL of an update has the wrong sign",
-        seen="minRLHF, ppo_trainer.py:121 and 223: early stopping that stops on the wrong side",
+        seen="minRLHF, ppo_trainer.py:121 and 223: early stopping acts on the wrong side",
         function="ppo.policy_loss",
         right="masked_mean(log_ratio**2 / 2, mask)",
         wrong="masked_mean(log_ratio, mask)",
@@ -885,15 +941,16 @@ METRICS = [
         caught_by="test_update_metrics_are_means_over_the_tokens_of_all_epochs",
     ),
     Animal(
-        name="every pad counts as -1 nat of entropy",
-        seen="TRL #2022, #2281 and #2496; open-instruct #756: the sentinel for no log-probability is 1",
+        name="every padding token counts as -1 nat of entropy",
+        seen="TRL #2022, #2281 and #2496; open-instruct #756: the sentinel for no log-probability "
+        "is 1",
         function="ppo.rollout_stats",
         right="-torch.where(mask, rollout.logprobs, 0.0)",
         wrong="-torch.where(mask, rollout.logprobs, 1.0)",
         caught_by="test_rollout_metrics_are_worked_by_hand",
     ),
     Animal(
-        name="the KL that is logged is a token's",
+        name="the logged KL is that of a token",
         seen="trlX before PR 441; OpenRLHF",
         function="ppo.rollout_stats",
         right='"kl": kl.mean()',
@@ -901,23 +958,24 @@ METRICS = [
         caught_by="test_rollout_metrics_are_worked_by_hand",
     ),
     Animal(
-        name="kl_div takes probabilities, and gets their logarithms",
-        seen="rlhf-book, chapter 15: no log_target=True, so NaN",
+        name="kl_div expects probabilities and gets their logarithms",
+        seen="rlhf-book, chapter 15: without log_target=True, so that the result is NaN",
         function="ppo.rollout_stats",
         right="torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0)",
         wrong='nn.functional.kl_div(rollout.ref_logprobs, rollout.logprobs, reduction="none")',
         caught_by="test_rollout_metrics_are_worked_by_hand",
     ),
     Animal(
-        name="the objective that is logged has the penalty's sign turned round",
-        seen="TRL's documentation: rlhf_reward = score - non_score_reward, of which the latter is negative already",
+        name="the logged objective has the wrong sign of the penalty",
+        seen="TRL's documentation: rlhf_reward = score - non_score_reward, where the latter is "
+        "negative already",
         function="ppo.rollout_stats",
         right="scores.mean() - kl_coef * kl.mean()",
         wrong="scores.mean() + kl_coef * kl.mean()",
         caught_by="test_the_rlhf_reward_is_the_score_minus_the_price_of_the_kl",
     ),
     Animal(
-        name="the critic is never heard of",
+        name="the metrics of the critic are missing",
         seen="minRLHF, ppo_trainer.py:243, which loops over the wrong dictionary",
         function="ppo.update",
         right=" | vf_stats",
@@ -929,16 +987,18 @@ METRICS = [
 
 EVALUATION_AND_CHECKPOINTS = [
     Animal(
-        name="the candidate is always the second",
-        seen="minChatGPT, evaluate.py:166, 192 and 218: a judge that likes what comes last says 96%",
+        name="the judge always sees the candidate second",
+        seen="minChatGPT, evaluate.py:166, 192 and 218: a judge that prefers the last response "
+        "says 96%",
         function="evaluate.win_rate",
         right="interval((direct + 1 - reverse) / 2)",
         wrong="interval(direct)",
         caught_by="test_a_judge_who_always_prefers_the_first_gives_one_half",
     ),
     Animal(
-        name="a resumed optimiser starts from nothing",
-        seen="NeMo-RL #3171; direct-preference-optimization, train.py:96, which saves it and loads the policy alone",
+        name="a resumed optimiser starts without its state",
+        seen="NeMo-RL #3171; direct-preference-optimization, train.py:96, which saves the state "
+        "and loads the policy alone",
         function="run.checkpoint.restore",
         right="in parts.items():",
         wrong='in [("model", parts["model"])]:',
@@ -956,13 +1016,13 @@ EVALUATION_AND_CHECKPOINTS = [
 
 DIRECT_PREFERENCE_OPTIMISATION = [
     Animal(
-        name="a response's log-probability is a mean over its tokens",
+        name="the log-probability of a response is the mean over its tokens",
         seen="LLMs-from-scratch, DPO notebook, c84 and c89, which cites the sum",
         function="dpo.response_logprobs",
         right="logprobs = model.logprobs(policy, tokens, mask)[0].sum(1)",
         wrong="logprobs = model.logprobs(policy, tokens, mask)[0].sum(1) / mask.sum(1)",
         caught_by="test_the_prompt_has_no_part_in_a_responses_logprob",
-        why="beta means something else for every length.",
+        why="The meaning of beta depends on the length.",
     ),
     Animal(
         name="policy and reference compute in different precision",
@@ -971,10 +1031,10 @@ DIRECT_PREFERENCE_OPTIMISATION = [
         right="model.logprobs(reference, tokens, mask)[0].sum(1)",
         wrong="model.logprobs(reference, tokens, mask)[0].half().float().sum(1)",
         caught_by="test_a_batch_at_the_reference_costs_log_two",
-        why="Rounding is taken for preference from the first step on.",
+        why="Rounding counts as a preference from the first step on.",
     ),
     Animal(
-        name="the loss leaves the reference out, the logged rewards do not",
+        name="the loss lacks the reference, but the logged rewards have it",
         seen="direct-preference-optimization, trainers.py:73 and 84, with reference_free",
         function="dpo.dpo_loss",
         right="margin = chosen_rewards - rejected_rewards",
@@ -982,7 +1042,7 @@ DIRECT_PREFERENCE_OPTIMISATION = [
         caught_by="test_the_stats_are_those_of_the_losss_own_margins",
     ),
     Animal(
-        name="rewards are logged without beta",
+        name="the logged rewards lack beta",
         seen="LLMs-from-scratch, DPO notebook, c84",
         function="dpo.dpo_loss",
         right='"chosen_reward": chosen_rewards.mean()',
