@@ -698,7 +698,7 @@ DETAILS = {  # by topic, as in tests/spec/sentences.py
                 "test_every_metric_is_logged_and_finite",
                 "test_rollout_metrics_are_worked_by_hand",
                 "test_policy_stats_are_worked_by_hand",
-                "test_the_glossary_explains_every_metric_of_ppo_and_no_other",
+                "test_the_glossary_explains_every_metric_of_a_stage_and_no_other",
             ),
         ),
         Detail(
