@@ -46,12 +46,12 @@ class Config(TrainingFlags):
     data: str = flag("", "prompts as JSON Lines (plain or gzip); HH-RLHF's dialogues will do")
     prompts: int = flag(20_480, "prompts drawn from the world", low=1)
     updates: int = flag(80, "rollouts, each followed by an update", low=1)
-    batch_size: int = flag(256, "responses a rollout", low=1)
+    batch_size: int = flag(256, "responses per rollout", low=1)
     epochs: int = flag(2, "passes over a rollout", low=1)
-    minibatches: int = flag(4, "optimiser steps a pass", low=1)
+    minibatches: int = flag(4, "optimiser steps per pass", low=1)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
     temperature: float = flag(
-        1.0, "of the policy, in sampling and in every log-probability", above=0
+        1.0, "sampling temperature; every log-probability and entropy uses it too", above=0
     )
     lr: float = flag(
         2e-4,
@@ -88,7 +88,7 @@ class Config(TrainingFlags):
 class Models:
     """What an iteration of PPO uses, beside its flags."""
 
-    actor: ppo.ActorCritic  # the policy and its value function
+    actor_critic: ppo.ActorCritic  # the policy and its value function
     reference: GPT  # the SFT model, frozen
     score: Callable  # (prompts, replies) -> scores (B,): the reward model, or a function
     missing_end_score: float
@@ -97,24 +97,25 @@ class Models:
 
 def iterate(args, models, optimizer, controller, prompts, step):
     """One iteration of PPO, on one batch of prompts. Returns its metrics."""
-    actor, clock = models.actor, Clock()
+    actor_critic, clock = models.actor_critic, Clock()
 
-    # Sample a response to each prompt.
-    samples, replies = sample(args, actor.gpt, models.tokenizer, prompts, step)
+    # Sample a response to each prompt: tensors for PPO, and the same rows as replies, with text.
+    samples, replies = sample(args, actor_critic.gpt, models.tokenizer, prompts, step)
     clock.lap("rollout_s")
 
     # Score each response.
     raw_scores = models.score(prompts, replies).to(samples.tokens.device)
     scores = ppo.missing_end_rule(raw_scores, samples.ended, models.missing_end_score)
 
-    # Log-probabilities and values of each token, computed in the microbatches of the first epoch,
-    # so that the first ratios are exactly 1. Hence the plan of the update is made here.
+    # Log-probabilities and values of each token. The plan says which rows form which microbatch of
+    # the update; the microbatches of its first epoch give the same bits here and there, so that
+    # every ratio of the first minibatch is exactly 1.
     shuffle = rng(args.seed, config.MINIBATCHES, step)
     plan = ppo.plan(
         samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
     )
     logprobs, ref_logprobs, values = ppo.logprobs_and_values(
-        actor, models.reference, samples, plan[0], args.temperature
+        actor_critic, models.reference, samples, plan[0], args.temperature
     )
 
     # The reward of each token, its advantage, and the target of its value.
@@ -129,7 +130,7 @@ def iterate(args, models, optimizer, controller, prompts, step):
     clock.lap("scoring_s")
 
     # Several epochs of optimiser steps on the rollout; then the KL coefficient adapts.
-    stats |= to_floats(ppo.update(actor, optimizer, rollout, plan, **update_flags(args)))
+    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
     return stats | clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
@@ -169,11 +170,15 @@ def to_floats(stats):
 
 def train(args, folder, models, prompts, monitor):
     """Iterate, from the last checkpoint on; log, evaluate and save."""
-    actor = models.actor
-    optimizer = optim.adamw(actor, args.lr, betas=(0.9, 0.999), eps=1e-5)
-    parts = {"model": actor.gpt, "value_head": actor.value_head, "optimizer": optimizer}
-    if actor.critic:
-        parts["critic"] = actor.critic
+    actor_critic = models.actor_critic
+    optimizer = optim.adamw(actor_critic, args.lr, betas=(0.9, 0.999), eps=1e-5)
+    parts = {
+        "model": actor_critic.gpt,
+        "value_head": actor_critic.value_head,
+        "optimizer": optimizer,
+    }
+    if actor_critic.critic:
+        parts["critic"] = actor_critic.critic
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
     kl_coef = args.kl_coef  # a fixed coefficient may change with --resume
     if args.kl_target:
@@ -192,12 +197,14 @@ def train(args, folder, models, prompts, monitor):
             updates = step + 1
             stats["lr"], stats["episodes"] = optim.learning_rate(optimizer), stop
             if updates % args.eval_every == 0 or updates == args.updates:
-                stats |= monitor.evaluate(updates, actor.gpt, folder)
+                stats |= monitor.evaluate(updates, actor_critic.gpt, folder)
             metrics.log(step, **stats)
             bar.set_postfix({name: f"{stats[name]:.2f}" for name in ("score", "kl", "ended")})
             if updates % args.save_every == 0 or updates == args.updates or interrupt.requested:
                 parts["kl_coef"] = controller.kl_coef
-                checkpoint.save(folder, "ppo", actor.gpt.config, models.tokenizer, updates, **parts)
+                checkpoint.save(
+                    folder, "ppo", actor_critic.gpt.config, models.tokenizer, updates, **parts
+                )
             interrupt.stop_if_requested(folder, updates, args.updates)
 
 
@@ -207,11 +214,16 @@ def main(argv=None):
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
     precision = compute.PRECISIONS[args.precision]
+
     path = args.sft or f"{args.out}/sft"
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
-    args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     reference.requires_grad_(False)
+    args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     score, missing_end_score, reward_model = load_reward(args, tokenizer, device, precision)
+    critic = reward_model if args.critic == "separate" else None
+    policy = copy.deepcopy(reference).requires_grad_()
+    actor_critic = ppo.ActorCritic(policy, critic).to(device)
+
     context = reference.config.context
     if reward_model:
         context = min(context, reward_model.gpt.config.context)
@@ -220,11 +232,9 @@ def main(argv=None):
     # function shows before any file is written.
     score_after_rule = partial(final_scores, score, missing_end_score)
     monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
+
     (folder,) = checkpoint.start_run(args, tokenizer, "ppo")
-    policy = copy.deepcopy(reference).requires_grad_()
-    critic = reward_model if args.critic == "separate" else None
-    actor = ppo.ActorCritic(policy, critic).to(device)
-    models = Models(actor, reference, score, missing_end_score, tokenizer)
+    models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
     train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")
 

@@ -4,9 +4,9 @@
     python train_sft.py --data demonstrations.jsonl      your own records;
                                                          --init FOLDER starts from GPT-2's weights
 
-Two phases of one loop. Language modelling on text of mixed quality (what the papers call
-pretraining: a record whose prompt is empty) writes out/pretrain. Supervised fine-tuning, with the
-loss on the response and its end token only, writes out/sft.
+Two phases of one loop. Pretraining on text of mixed quality writes out/pretrain: each text is a
+record with an empty prompt. Supervised fine-tuning, with the loss on the response and its end token
+only, writes out/sft.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Config(TrainingFlags):
     )
     demonstrations: int = flag(9_600, "demonstrations drawn from the world", low=1)
     epochs: int = flag(1, "passes over the demonstrations", low=1)
-    batch_size: int = flag(16, "records an optimiser step", low=1)
+    batch_size: int = flag(16, "records per optimiser step", low=1)
     pretrain_lr: float = flag(6e-3, "peak learning rate of pretraining", above=0)
     lr: float = flag(1e-3, "peak learning rate of fine-tuning", above=0)
     warmup: int = flag(
@@ -146,24 +146,24 @@ def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
-    gpt, tokenizer = start(args)
+    gpt, tokenizer = load_model(args)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
-    texts, demonstrations = (
-        load_text(args, tokenizer, gpt),
-        load_demonstrations(args, tokenizer, gpt),
-    )
-    stages = ("sft", "pretrain") if texts else ("sft",)
-    folder, *pretrain = checkpoint.start_run(args, tokenizer, *stages)
+    documents = load_documents(args, tokenizer, gpt)
+    demonstrations = load_demonstrations(args, tokenizer, gpt)
+
+    stages = ("sft", "pretrain") if documents else ("sft",)
+    folders = dict(zip(stages, checkpoint.start_run(args, tokenizer, *stages), strict=True))
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
     print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
-    if texts:
-        train(args, "pretrain", *pretrain, gpt, tokenizer, texts, 1, args.pretrain_lr)
-    train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
-    show_samples(args, folder, gpt, tokenizer)
-    print(f"the policy is in {folder}; next: minirlhf rm, or python train_rm.py")
+    if documents:
+        folder, lr = folders["pretrain"], args.pretrain_lr
+        train(args, "pretrain", folder, gpt, tokenizer, documents, epochs=1, lr=lr)
+    train(args, "sft", folders["sft"], gpt, tokenizer, demonstrations, args.epochs, args.lr)
+    show_samples(args, folders["sft"], gpt, tokenizer)
+    print(f"the policy is in {folders['sft']}; next: minirlhf rm, or python train_rm.py")
 
 
-def start(args):
+def load_model(args):
     """(GPT, Tokenizer): GPT-2's weights, or a model of the chosen size with random ones."""
     tokenizer = get_tokenizer(args.tokenizer)
     if args.init:
@@ -180,7 +180,7 @@ def start(args):
         return model.GPT(shape), tokenizer
 
 
-def load_text(args, tokenizer, gpt):
+def load_documents(args, tokenizer, gpt):
     """Examples with an empty prompt: the world's documents, or windows of a text file. Empty where
     pretraining is skipped."""
     if args.text:

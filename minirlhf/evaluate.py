@@ -16,7 +16,7 @@ ROWS = 512  # prompts that are sampled together
 
 
 class Reply(NamedTuple):
-    """A sampled response."""
+    """A sampled response as text and as ids; `responses` elsewhere are texts."""
 
     text: str  # without the end token
     example: data.Example  # prompt and response as ids, the end token included if there is one
@@ -164,5 +164,7 @@ def best(groups, scores, n):  # N lists of Replies, (N, at least n) numpy -> N R
 
 def best_of_n(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature=1.0):
     """The best of n replies to each prompt; see `candidates` and `best`."""
-    shape = n, max_new_tokens, seed, temperature
-    return best(*candidates(gpt, tokenizer, score, prompts, *shape), n)
+    groups, scores = candidates(
+        gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperature
+    )
+    return best(groups, scores, n)

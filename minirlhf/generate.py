@@ -172,7 +172,8 @@ def choose(logits, uniforms, temperature):  # (B, V), (B,) -> (B,)
 
 def drop_finished(cache, rows, next_tokens, ended):
     """The rows to go on with, and their tokens. Unfinished rows from beyond the new size take the
-    places of finished ones before it, so that few rows move."""
+    places of finished ones before it, so that few rows move. `rows` and `next_tokens` change in
+    place."""
     unfinished = ~ended[rows]
     size = int(unfinished.sum())
     if size < len(rows):

@@ -71,7 +71,7 @@ class Attention(nn.Module):
         B, T, _ = qkv.shape
         qkv = qkv.view(B, T, 3, self.heads, -1)  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        visible = None  # causal; with a cache, from the second pass on, a mask for one new token
+        visible = None  # causal; in decoding, the cached columns that each row's new token may see
         if cache is not None:
             k, v, visible = cache.update(self.layer, k, v)  # (B, H, S, D) x 2, (B, 1, 1, S)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
@@ -141,9 +141,9 @@ class GPT(nn.Module):
     def hidden(self, tokens, cache=None, wanted=None):  # (B, T) -> (B, T, C)
         """The states after the final layer norm.
 
-        `wanted (B, T)` bool says which states will be read. The others are zero, and
-        fast.packed_hidden leaves out what the wanted ones do not need. Training and the first pass
-        of the sampler take that road; it gives what the loop below gives.
+        `wanted (B, T)` bool says which states will be read; the others are zero. Training, scoring
+        and the first pass of the sampler give it, and run fast.packed_hidden, which leaves out what
+        the wanted states do not need. The loop below defines its result, and runs in decoding.
 
         An empty `cache` (generate.KVCache) is filled by this pass; afterwards T is 1, and each row
         continues at its own position. ValueError if the tokens do not fit the context.

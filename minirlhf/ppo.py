@@ -29,19 +29,19 @@ from minirlhf.model import logprobs as model_logprobs
 class ActorCritic(nn.Module):
     """The policy and the value function.
 
-    By default they share a trunk, and the value head starts at zero. With `critic`, a RewardModel,
-    the value function is a trunk of its own that starts as the reward model (InstructGPT); the
-    reward model's normalisation is folded into the head.
+    By default they share a trunk, and the value head starts at zero. With `reward_model`, the value
+    function has a trunk of its own, `critic`, and starts as the reward model (InstructGPT), whose
+    normalisation is folded into the head.
     """
 
-    def __init__(self, gpt, critic=None):
+    def __init__(self, gpt, reward_model=None):
         super().__init__()
         self.gpt = gpt
         self.value_head = ScalarHead(gpt.config.width, std=0.0)
-        self.critic = copy.deepcopy(critic.gpt).requires_grad_() if critic else None
-        if critic:
-            weight = critic.head.weight / critic.std
-            bias = (critic.head.bias - critic.mean) / critic.std
+        self.critic = copy.deepcopy(reward_model.gpt).requires_grad_() if reward_model else None
+        if reward_model:
+            weight = reward_model.head.weight / reward_model.std
+            bias = (reward_model.head.bias - reward_model.mean) / reward_model.std
             self.value_head.load_state_dict({"weight": weight, "bias": bias})
 
     def forward(self, tokens, mask, temperature=1.0):
@@ -79,11 +79,18 @@ def whiten(x, mask, shift_mean=True):  # (B, T-1), (B, T-1) -> (B, T-1)
 # ---- rewards and advantages
 
 
+def missing_end_rule(scores, ended, missing_end_score):  # (B,), (B,) bool -> (B,)
+    """A response that was cut off gets a fixed, low score *instead of* its own: nothing good can be
+    won by not stopping."""
+    return torch.where(ended, scores, missing_end_score)
+
+
 def kl_k3(logprobs, ref_logprobs):  # (...) x 2 -> (...)
     """Schulman's k3 estimator of KL(policy || reference): r - 1 - log r, r = reference / policy.
 
     It is never negative, so it reads well. It is only logged: as a reward its gradient is not that
-    of the KL (it would push rare tokens further out).
+    of the KL (a token that is rarer under the policy than under the reference would become rarer
+    still).
     """
     log_r = ref_logprobs - logprobs
     return log_r.exp() - 1 - log_r
@@ -158,8 +165,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None)
 
 def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
     # (B, T-1) x 4 -> scalar, stats
-    """Half the squared error, the larger of that of the value and that of the value clipped to
-    within `clip` of the old one (Ziegler et al.'s code): the sum over the mask divided by `tokens`,
+    """Half the larger of two squared errors: that of the value, and that of the value clipped to
+    the old value +- `clip` (Ziegler et al.'s code). The sum over the mask is divided by `tokens`,
     as in `policy_loss`."""
     tokens = mask.sum() if tokens is None else tokens
     clipped_values = values.clamp(old_values - clip, old_values + clip)
@@ -172,6 +179,9 @@ def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
             "value_error": masked_mean(unclipped, mask),
         }
     return loss, stats
+
+
+# ---- KL control
 
 
 class AdaptiveKL:
@@ -189,12 +199,6 @@ class AdaptiveKL:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
             self.kl_coef *= 1 + error * episodes / self.horizon
         return self.kl_coef
-
-
-def missing_end_rule(scores, ended, missing_end_score):  # (B,), (B,) bool -> (B,)
-    """A response that was cut off gets a fixed, low score *instead of* its own: nothing good can be
-    won by not stopping."""
-    return torch.where(ended, scores, missing_end_score)
 
 
 # ---- the rollout
@@ -255,18 +259,20 @@ def plan(lengths, epochs, minibatches, microbatch_tokens, rng):
     for _ in range(epochs):
         order = torch.from_numpy(rng.permutation(len(lengths)))
         subsets = [subset.tolist() for subset in order.tensor_split(minibatches)]
-        epoch_plans.append([split(subset, lengths, microbatch_tokens) for subset in subsets])
+        epoch_plans.append(
+            [to_microbatches(subset, lengths, microbatch_tokens) for subset in subsets]
+        )
     return epoch_plans
 
 
-def split(rows, lengths, microbatch_tokens):
+def to_microbatches(rows, lengths, microbatch_tokens):
     """Row numbers of a minibatch -> those of its microbatches."""
     groups = microbatches([lengths[row] for row in rows], microbatch_tokens)
     return [[rows[i] for i in group] for group in groups]
 
 
 @torch.no_grad()
-def logprobs_and_values(model, reference, samples, first_epoch, temperature=1.0):
+def logprobs_and_values(actor_critic, reference, samples, first_epoch, temperature=1.0):
     # -> logprobs, ref_logprobs, values, each (B, T-1)
     """Log-probabilities by policy and reference, and values, of sampled responses.
 
@@ -276,7 +282,7 @@ def logprobs_and_values(model, reference, samples, first_epoch, temperature=1.0)
     logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)
     for rows in itertools.chain.from_iterable(first_epoch):
         batch = select_rows(samples, rows)
-        policy_logprobs, row_values, _ = model(batch.tokens, batch.mask, temperature)
+        policy_logprobs, row_values, _ = actor_critic(batch.tokens, batch.mask, temperature)
         reference_logprobs, _ = model_logprobs(reference, batch.tokens, batch.mask, temperature)
         index, columns = row_index(rows, samples.tokens.device), batch.mask.size(1)
         logprobs[index, :columns] = policy_logprobs
@@ -289,7 +295,7 @@ def logprobs_and_values(model, reference, samples, first_epoch, temperature=1.0)
 
 
 def update(
-    model,
+    actor_critic,
     optimizer,
     rollout,
     plan,
@@ -299,18 +305,17 @@ def update(
     vf_coef=0.1,
     max_grad_norm=1.0,
 ):
-    """Optimise over a `plan`: one optimiser step a minibatch, whose gradient does not depend on its
-    microbatches. Returns the statistics of the whole update, over response tokens only, as tensors
-    (reading them makes the CPU wait for a GPU)."""
+    """Optimise over a `plan`: one optimiser step per minibatch, whose gradient does not depend on
+    its microbatches. Returns the statistics of the whole update, over response tokens only, as
+    tensors (reading them makes the CPU wait for a GPU)."""
     parts, token_counts, norms = [], [], []
     for minibatches in plan:  # an epoch
         for minibatch in minibatches:  # an optimiser step
             minibatch_tokens = sum(rollout.response_tokens(rows) for rows in minibatch)
             for rows in minibatch:  # a microbatch: gradients add up
                 batch = rollout.select(rows)
-                logprobs, values, entropy = model(
-                    batch.samples.tokens, batch.samples.mask, temperature
-                )
+                tokens, mask = batch.samples.tokens, batch.samples.mask  # mask on the CPU
+                logprobs, values, entropy = actor_critic(tokens, mask, temperature)
                 pg_loss, pg_stats = policy_loss(
                     logprobs, batch.logprobs, batch.advantages, batch.mask, clip, minibatch_tokens
                 )
@@ -324,16 +329,16 @@ def update(
                 stats = microbatch_stats(batch, losses, minibatch_tokens, entropy)
                 parts.append(stats | pg_stats | vf_stats)
                 token_counts.append(rollout.response_tokens(rows))
-            norms.append(step(model, optimizer, max_grad_norm))
+            norms.append(step(actor_critic, optimizer, max_grad_norm))
     return merge(parts, token_counts) | merge(norms, [1] * len(norms))
 
 
-def step(model, optimizer, max_grad_norm):
+def step(actor_critic, optimizer, max_grad_norm):
     """One optimiser step. Returns the gradient norms before clipping."""
     # The critic is the value head, and its trunk where it has one of its own.
-    critic = [p for name, p in model.named_parameters() if not name.startswith("gpt.")]
+    critic = [p for name, p in actor_critic.named_parameters() if not name.startswith("gpt.")]
     critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic])
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(actor_critic.parameters(), max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
     return {"grad_norm": norm, "critic_grad_norm": critic_norm}

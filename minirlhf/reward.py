@@ -56,7 +56,7 @@ class RewardModel(nn.Module):
 
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
     """Bradley-Terry: the mean of -log sigmoid(chosen - rejected - margin) on raw scores. `margin`,
-    a number or (N,), is Llama 2's. `ranking_loss` is this for K = 2, and what train_rm.py uses."""
+    a number or (N,), is Llama 2's. For K = 2, `ranking_loss` equals it; training uses that."""
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
@@ -129,7 +129,7 @@ def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (
 
 
 def score_comparisons(model, tokenizer, comparisons):
-    """The raw scores of all responses, one list a comparison."""
+    """The raw scores of all responses, one list per comparison."""
     pairs = [(c.prompt, response) for c in comparisons for response in c.responses]
     scores = iter(score(model, tokenizer, *zip(*pairs, strict=True), raw=True).tolist())
     return [[next(scores) for _ in c.responses] for c in comparisons]

@@ -1,9 +1,11 @@
-"""`make spec` writes docs/SPEC.md and docs/BEHAVIOUR.md from the tests, and lists new ids.
+"""`make spec` writes docs/SPEC.md and docs/BEHAVIOUR.md from the tests, lists new ids, and counts the
+lines of code in the README's table anew.
 
 python docs/spec/write.py
 """
 
 import behaviour
+import readme
 import specification
 from sources import HERE, ROOT, id_problems, listed_ids, portable_tests
 
@@ -29,6 +31,8 @@ def main():
     publish([test.sentence.id for test in portable_tests()])
     for path, document in DOCUMENTS.items():
         path.write_text(document(), encoding="utf-8")
+    page = ROOT / "README.md"
+    page.write_text(readme.with_counts(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def static_cache(gpt, rows, columns):
 
 
 def compiled_sampling(job):
-    """All rows for all steps over a static cache, one compiled function a step. Every 8 tokens it
+    """All rows for all steps over a static cache, one compiled function per step. Every 8 tokens it
     reads whether all rows have ended."""
     gpt = gpt2.load_gpt2(job.folder).to(job.device).requires_grad_(False)
     tokens, mask = (x.to(job.device) for x in pad(job.prompts, 0))

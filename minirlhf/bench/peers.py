@@ -201,7 +201,7 @@ def trainer_run(trainer, job):
 
 
 def trainer_options(job, rows):
-    """Those of TRL's SFT and reward trainers: `rows` rows an optimiser step."""
+    """Those of TRL's SFT and reward trainers: `rows` rows per optimiser step."""
     steps = {"max_steps": len(job.batches), "per_device_train_batch_size": rows}
     place = {"output_dir": f"{job.folder}/trl", "use_cpu": job.device.type == "cpu"}
     return steps | place | QUIET | PLAIN

@@ -55,7 +55,7 @@ class Config:
     workload: str = flag(
         "tiny", "shapes: tiny is the demonstration's, gpt2 wants a GPU", choices=tuple(WORKLOADS)
     )
-    rollouts: int = flag(0, "responses a rollout [the workload's]", low=0)
+    rollouts: int = flag(0, "responses per rollout [the workload's]", low=0)
     new_tokens: int = flag(
         0,
         "the most tokens a response may have, which is half that on average [the workload's]",

@@ -10,7 +10,7 @@ from minirlhf.feedback.simulated import preference_probability
 
 def ranking_numbers(comparisons, scores, totals=None):
     """How raw scores order held-out comparisons, as a dictionary. `scores` and the judge's `totals`
-    are one list a comparison.
+    are one list per comparison.
 
     A pair is two responses with different texts and different ranks. Over all pairs: accuracy (a
     tie of scores is wrong), the mean preference loss, and the calibration error. Where `totals` are

@@ -47,8 +47,12 @@ def resolve(args, device):
     A run stores these flags, so that --resume computes in the same way on any machine.
     """
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    precision = pick_precision(args.precision, device)
-    return dataclasses.replace(args, precision=precision, threads=torch.get_num_threads())
+    return dataclasses.replace(
+        args,
+        device=device.type,
+        precision=pick_precision(args.precision, device),
+        threads=torch.get_num_threads(),
+    )
 
 
 def resolve_microbatch(args, device, vocab_size=1):

@@ -32,11 +32,11 @@ class ComputeFlags:
     )
     precision: str = flag(
         "auto",
-        "of the trunk; auto: bf16 on a GPU, float32 on a CPU",
+        "what the trunk computes in; auto: bf16 on a GPU, float32 on a CPU",
         choices=("auto", "float32", "bf16"),
     )
     threads: int = flag(
-        0, "CPU threads; 0: one a core, torch's choice; 1 is faster beside another job", low=0
+        0, "CPU threads; 0: one per core, torch's choice; 1 is faster beside another job", low=0
     )
     drop_long: bool = flag(
         False, "leave out records that do not fit the context, instead of stopping with an error"
@@ -49,7 +49,7 @@ class TrainingFlags(ComputeFlags):
 
     microbatch_tokens: int = flag(
         0,
-        "tokens that go through the model at once; memory, not results; 0 suits the device",
+        "the most tokens per forward pass; changes memory use alone; 0: chosen for the device",
         low=0,
     )
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)

@@ -1,4 +1,4 @@
-"""metrics.jsonl, one line a step, which plots, tests and resumed runs read; and tables on the
+"""metrics.jsonl, one line per step, which plots, tests and resumed runs read; and tables on the
 console and in samples.txt."""
 
 import json
@@ -55,7 +55,7 @@ def read_lines(path):
 
 
 def read_metrics(folder):
-    """FOLDER/metrics.jsonl -> list of dictionaries, one a step."""
+    """FOLDER/metrics.jsonl -> list of dictionaries, one per step."""
     return [json.loads(line) for line in read_lines(Path(folder) / "metrics.jsonl")]
 
 

@@ -30,7 +30,7 @@ class Config(TrainingFlags):
     )
     epochs: int = flag(1, "passes over the comparisons", low=1)
     batch_size: int = flag(
-        16, "prompts an optimiser step; all ordered pairs of a prompt stay together", low=1
+        16, "prompts per optimiser step; all ordered pairs of a prompt stay together", low=1
     )
     lr: float = flag(3e-4, "peak learning rate", above=0)
     warmup: int = flag(

@@ -38,7 +38,7 @@ class Config(ComputeFlags):
     prompts: int = flag(256, "how many prompts", low=2)
     best_of: int = flag(16, "n of best-of-n under the reward model; 1: leave it out", low=1)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
-    temperature: float = flag(1.0, "of the samples", low=0)
+    temperature: float = flag(1.0, "sampling temperature", low=0)
     shown: int = flag(8, "prompts shown side by side", low=0)
 
 
@@ -63,7 +63,7 @@ def main(argv=None):
 
 
 def sample_all(args, tokenizer, policies, score, prompts):
-    """{name: replies} and {name: KL from the baseline in nats a response}: each policy under the
+    """{name: replies} and {name: KL from the baseline in nats per response}: each policy under the
     same noise, and best-of-n of the baseline if there is a reward model."""
     uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
     replies = {

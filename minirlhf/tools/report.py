@@ -83,7 +83,7 @@ def win_interval(after, before):  # totals (N,), (N,) -> (rate, half width)
 
 
 def sample_all(args, tokenizer, policies, score, prompts):
-    """{name: replies}, {name: KL from SFT in nats a response}, {name: normalised scores (N,)}."""
+    """{name: replies}, {name: KL from SFT in nats per response}, {name: normalised scores (N,)}."""
     sft, uniforms = policies["SFT"], evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
     replies = {
         name: evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)

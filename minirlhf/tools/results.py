@@ -137,7 +137,7 @@ def draw_overoptimisation(args, runs, pyplot):
             side.plot(kls, values, marker=".", color=color, label=f"PPO, kl_coef {kl_coef}")
         style = {"color": "black", "linestyle": "--", "marker": "x", "label": "best of 1 ... 64"}
         side.plot(best[:, 0], best[:, column], **style)
-        side.set(xlabel="KL from SFT, nats a response", title=title)
+        side.set(xlabel="KL from SFT, nats per response", title=title)
         side.spines[["top", "right"]].set_visible(False)
     sides[0].legend(frameon=False, fontsize=8)
     figure.savefig(f"{args.out}/overoptimisation.png", dpi=120)

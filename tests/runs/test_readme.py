@@ -1,17 +1,14 @@
 """README and docs are run, not believed: their commands, links, flags, metrics and numbers."""
 
-import ast
 import dataclasses
 import functools
 import importlib
-import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import tokenize
 from pathlib import Path
 
 import pytest
@@ -28,6 +25,10 @@ from minirlhf.world import measures
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+sys.path.insert(0, str(ROOT / "docs" / "spec"))
+
+from readme import code_lines  # noqa: E402
+
 DOCS = [ROOT / "docs" / f"{name}.md" for name in ("data", "metrics", "results", "speed")]
 EXPERIMENTS = ROOT / "docs" / "experiments.md"  # its commands are of their day and are not run
 PAGES = [README, *DOCS, EXPERIMENTS]
@@ -121,7 +122,7 @@ def workplace(tmp_path_factory):
     (folder / "comparisons.jsonl").write_text("\n".join(lines[2:5] * 10))
     (folder / "prompts.jsonl").write_text("\n".join(lines[5:] * 20))
     (folder / "hh-harmless-train.jsonl.gz").write_text("\n".join(lines[4:5] * 20))
-    gpt2.save_gpt2(model.GPT(model.GPTConfig(1024, 96, 1, 1, 16)), folder / "gpt2")
+    gpt2.save_gpt2(model.GPT(model.GPTConfig(1024, 96, 1, 1, 16)), folder / "gpt2-folder")
     code = [text for page in (README, *DOCS) for text in blocks(page, "python")]
     for text in code:
         if name := re.match(r"# (\w+\.py)", text):
@@ -157,7 +158,7 @@ def test_every_command_of_the_readme_and_the_docs_runs(workplace):
     for out in ("", "mine/", "hh/"):
         for stage in ("sft", "rm", "ppo"):
             assert (workplace / "out" / out / stage / "checkpoint.pt").exists(), out + stage
-    for stage in ("pretrain", "dpo", "mine/dpo", "gpt2/sft", "on-judge/ppo"):
+    for stage in ("pretrain", "dpo", "mine/dpo", "gpt2/sft", "brevity/ppo", "on-judge/ppo"):
         assert (workplace / "out" / stage / "checkpoint.pt").exists(), stage
     assert (workplace / "exported" / "config.json").exists()
 
@@ -268,21 +269,6 @@ def test_the_readme_leads_to_every_page_of_the_docs():
 # ---- numbers and names
 
 
-def code_lines(path):
-    """How many lines have code: no blank lines, comments or docstrings."""
-    source = path.read_text(encoding="utf-8")
-    docstrings, lines = set(), set()
-    for owner in ast.walk(ast.parse(source)):
-        if isinstance(owner, ast.Module | ast.ClassDef | ast.FunctionDef):
-            if ast.get_docstring(owner) is not None:
-                docstrings |= set(range(owner.body[0].lineno, owner.body[0].end_lineno + 1))
-    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in silent | {tokenize.ENDMARKER}:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)
-
-
 def reading_order():
     """{path: lines of code} of the table."""
     section = README.read_text().split("## Reading order")[1].split("\n## ")[0]
@@ -307,10 +293,11 @@ def test_the_reading_order_is_that_of_the_package():
 
 
 def test_the_lines_of_code_of_the_reading_order_are_those_of_the_files():
-    """Where this fails, the message has the numbers that the README is to show."""
+    """Where this fails, `make spec` writes the numbers into the README."""
     counted = {path: code_lines(ROOT / path) for path in reading_order()}
-    assert reading_order() == counted, f"the README is to say {counted}"
-    assert f"{sum(counted.values()):,} in all" in README.read_text()
+    assert len(counted) == 12
+    assert reading_order() == counted, "the README is out of date: make spec"
+    assert f" {sum(counted.values()):,} in these twelve files" in README.read_text()
 
 
 def test_lines_of_code_are_counted_without_blank_lines_comments_and_docstrings(tmp_path):

@@ -341,8 +341,8 @@ def test_scores_are_the_normalised_ones_read_at_the_end_token(colour_run):
     prompts = [colour_prompt(i) for i in range(12)]
     _, replies = train_ppo.sample(args, gpt, tokenizer, prompts, 0)
     texts = [reply.text for reply in replies]
-    encoded = [data.encode(tokenizer, *pair) for pair in zip(prompts, texts, strict=True)]
-    same_ids = [n for n, reply in enumerate(replies) if reply.example == encoded[n]]
+    examples = [data.encode(tokenizer, *pair) for pair in zip(prompts, texts, strict=True)]
+    same_ids = [n for n, reply in enumerate(replies) if reply.example == examples[n]]
     assert len(same_ids) > 3
     expected = reward.score(model, tokenizer, prompts, texts)
     assert torch.allclose(score(prompts, replies)[same_ids], expected[same_ids], atol=1e-5)
@@ -363,9 +363,9 @@ def test_the_reward_model_and_the_reference_are_what_they_were(out, prompts, mon
 
     def train_spy(args, folder, models, *rest):
         assert not any(p.requires_grad for p in models.reference.parameters())
-        assert all(p.requires_grad for p in models.actor.parameters())
+        assert all(p.requires_grad for p in models.actor_critic.parameters())
         train(args, folder, models, *rest)
-        networks.extend((models.reference, models.actor))
+        networks.extend((models.reference, models.actor_critic))
 
     monkeypatch.setattr(reward, "load_reward_model", load_spy)
     monkeypatch.setattr(train_ppo, "train", train_spy)
@@ -416,7 +416,7 @@ def test_a_run_stores_what_it_computed_with_and_resumes_with_it(out, prompts, mo
     arguments = []
 
     def train(args, folder, models, *rest):
-        arguments.append((args, models.actor))
+        arguments.append((args, models.actor_critic))
 
     def pick_precision(name, device):
         return "bf16" if name == "auto" else name
@@ -453,7 +453,7 @@ def test_a_separate_critic_starts_as_the_reward_model(out, prompts, monkeypatch)
     actors = []
 
     def train(args, folder, models, *rest):
-        actors.append(models.actor)
+        actors.append(models.actor_critic)
 
     monkeypatch.setattr(train_ppo, "train", train)
     ppo(out, *prompts, *SMALL, "--critic", "separate")

@@ -80,9 +80,9 @@ def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_their_pairs(reward_m
     loss, accuracy = train_rm.accumulate(reward_model, tokenizer, BATCH, 1000)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert accuracy == pytest.approx(np.mean(correct))
-    accumulated = gradient(reward_model)
+    loss_gradient = gradient(reward_model)
     expected.backward()
-    assert torch.allclose(accumulated, gradient(reward_model), atol=1e-6)
+    assert torch.allclose(loss_gradient, gradient(reward_model), atol=1e-6)
 
 
 @pytest.mark.parametrize("microbatch_tokens", [1, 30, 60])
@@ -135,11 +135,7 @@ def test_the_trunk_starts_as_the_sft_models(out, colours, monkeypatch):
     models = []
     monkeypatch.setattr(train_rm, "train", lambda args, folder, model, *rest: models.append(model))
     monkeypatch.setattr(train_rm, "report", lambda *args: None)
-    flags = [
-        "--data",
-        str(colours / "comparisons.jsonl"),
-        *"--overwrite --max-new-tokens 4".split(),
-    ]
+    flags = ["--data", str(colours / "comparisons.jsonl"), "--overwrite", "--max-new-tokens", "4"]
     for seed in "112":
         rm(out, *flags, "--seed", seed)
     sft, _ = load_gpt(out / "sft")

@@ -259,7 +259,7 @@ def test_the_seed_decides_the_first_weights_and_the_order_of_the_records(tmp_pat
     """Two seeds with the same first weights would look independent, and the differences between
     their results would be too small."""
     args = [train_sft.Config(seed=seed, data=demonstrations(tmp_path)) for seed in (1, 1, 2)]
-    weights = [train_sft.start(a)[0].token_embedding.weight for a in args]
+    weights = [train_sft.load_model(a)[0].token_embedding.weight for a in args]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 

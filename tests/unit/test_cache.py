@@ -43,9 +43,9 @@ def test_a_ragged_batch_gives_each_row_the_logits_it_has_alone(make_gpt):
     tokens = random_tokens()
     cached = ragged_decode(gpt, tokens, PROMPT_LENGTHS, LENGTHS, buffer=9)
     for row, length in enumerate(LENGTHS):
-        alone = gpt(tokens[row : row + 1, :length])[0]
-        torch.testing.assert_close(gpt(tokens)[row, :length], alone, atol=1e-5, rtol=0)
-        torch.testing.assert_close(cached[row, :length], alone, atol=1e-5, rtol=0)
+        expected = gpt(tokens[row : row + 1, :length])[0]
+        torch.testing.assert_close(gpt(tokens)[row, :length], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(cached[row, :length], expected, atol=1e-5, rtol=0)
 
 
 def test_the_columns_of_a_cache_beyond_the_rows_ends_change_nothing(make_gpt):

@@ -57,10 +57,10 @@ def test_flags_are_resolved_to_what_the_machine_computes_with():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        resolved = compute.resolve(args, cpu)
-        assert (resolved.precision, resolved.threads) == ("float32", 2)
-        resolved = compute.resolve(dataclasses.replace(args, precision="bf16", threads=1), cpu)
-        assert (resolved.precision, resolved.threads, torch.get_num_threads()) == ("bf16", 1, 1)
+        flags = compute.resolve(args, cpu)
+        assert (flags.precision, flags.threads) == ("float32", 2)
+        flags = compute.resolve(dataclasses.replace(args, precision="bf16", threads=1), cpu)
+        assert (flags.precision, flags.threads, torch.get_num_threads()) == ("bf16", 1, 1)
     finally:
         torch.set_num_threads(threads)
 

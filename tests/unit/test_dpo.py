@@ -57,7 +57,7 @@ def sequence_logprob(gpt, tokenizer, prompt, response):
     return sum(log_p[t - 1, example.tokens[t]] for t in columns)
 
 
-def naive(policy, reference, tokenizer, beta):
+def naive_loss(policy, reference, tokenizer, beta):
     """Loss and margins: the mean over all strictly ordered pairs of the batch, each with its own
     four passes."""
     losses, margins = [], []
@@ -80,7 +80,7 @@ def test_the_gradient_is_that_of_a_loop_over_pairs_whatever_the_microbatches(
     """3 + 1 + 4 pairs of 3, 2 and 4 responses, with two ties. Every pair has the same weight.
     Log-probabilities are sums over tokens, not means (as in LLMs-from-scratch, DPO notebook,
     c84)."""
-    expected, margins = naive(policy, reference, tokenizer, 0.3)
+    expected, margins = naive_loss(policy, reference, tokenizer, 0.3)
     gradients = torch.autograd.grad(expected, list(policy.parameters()))
     stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
     for (name, parameter), gradient in zip(policy.named_parameters(), gradients, strict=True):
@@ -132,8 +132,8 @@ def test_the_pairs_are_told_where_the_responses_are(policy, reference, tokenizer
     """Worked by hand, two groups of two and three responses. The indices are on the device of the
     log-probabilities. torch's default device is the CPU, while the responses are on a GPU."""
     groups = [[encode(tokenizer, "b", word) for word in words] for words in (["yes", "no"], "pqr")]
-    collated = dpo.data.collate([example for group in groups for example in group])
-    monkeypatch.setattr(dpo.data, "collate", lambda examples: collated)
+    batch = dpo.data.collate([example for group in groups for example in group])
+    monkeypatch.setattr(dpo.data, "collate", lambda examples: batch)
     with torch.device("meta"):
         logprobs, _ = dpo.response_logprobs(policy, reference, groups)
         better, worse = dpo.pair_index(groups, [[(0, 1)], [(0, 1), (2, 1)]], logprobs.device)

@@ -63,9 +63,7 @@ def test_a_prompt_that_rows_share_is_computed_once(make_gpt):
     with another prompt shares nothing."""
     gpt = make_gpt()
     rows = rows_multiplied(gpt)
-    tokens = torch.tensor(
-        [[1, 2, 3, 4, 5], [1, 2, 3, 5, 5], [1, 2, 3, 6, 5], [1, 2, 3, 7, 5], [2, 2, 3, 7, 5]]
-    )
+    tokens = torch.tensor([[1, 2, 3, n, 5] for n in (4, 5, 6, 7)] + [[2, 2, 3, 7, 5]])
     wanted = torch.zeros(5, 5, dtype=torch.bool)
     wanted[:, 4] = True
     gpt.hidden(tokens, wanted=wanted)
@@ -126,12 +124,12 @@ def test_gelu_is_torchs_tanh_gelu_with_its_gradient():
     own function. Without gradient it has the same bits as with gradient, which PPO's first ratio
     needs."""
     x, gradient = torch.linspace(-30, 30, 4001).requires_grad_(), torch.linspace(-2, 3, 4001)
-    ours, theirs = fast.gelu(x), F.gelu(x, approximate="tanh")
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
-    one, other = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    y, expected = fast.gelu(x), F.gelu(x, approximate="tanh")
+    torch.testing.assert_close(y, expected, atol=1e-6, rtol=1e-6)
+    slope, expected_slope = (torch.autograd.grad(z, x, gradient)[0] for z in (y, expected))
+    torch.testing.assert_close(slope, expected_slope, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        assert torch.equal(fast.gelu(x), ours)
+        assert torch.equal(fast.gelu(x), y)
     half = x.detach().bfloat16()
     assert torch.equal(fast.gelu(half), F.gelu(half, approximate="tanh"))
 

@@ -21,7 +21,7 @@ def uniforms_of(B, n, seed=0):
 
 
 @torch.no_grad()
-def naive(gpt, prompt, uniforms, end_token, temperature=1.0):
+def naive_sample(gpt, prompt, uniforms, end_token, temperature=1.0):
     """The response of one row as a list, one token at a time, each from a pass over all tokens
     before it."""
     tokens, response = list(prompt), []
@@ -83,7 +83,8 @@ def test_samples_are_those_of_a_loop_without_a_cache(make_gpt, temperature):
     another (actor.py:89)."""
     gpt, uniforms = make_gpt(vocab_size=12, std=0.3), uniforms_of(3, 20)
     samples = generate(gpt, PROMPTS, 20, end_token=0, temperature=temperature, uniforms=uniforms)
-    expected = [naive(gpt, p, u, 0, temperature) for p, u in zip(PROMPTS, uniforms, strict=True)]
+    rows = zip(PROMPTS, uniforms, strict=True)
+    expected = [naive_sample(gpt, *row, 0, temperature) for row in rows]
     assert responses(samples) == expected
     assert len(set(map(len, expected))) > 1, "all rows end together, which tests little"
 
@@ -129,16 +130,16 @@ def test_the_seed_decides_the_samples_and_no_global_generator_is_touched(make_gp
         generator = torch.Generator().manual_seed(seed)
         return responses(generate(gpt, PROMPTS, 20, end_token=0, generator=generator))
 
-    before = torch.get_rng_state()
+    state = torch.get_rng_state()
     assert sample(1) == sample(1) != sample(2)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_temperature_zero_is_argmax(make_gpt):
     """Whatever the uniforms. Division by zero would give NaN; division by a small constant instead
     would give ties and overflow."""
     gpt = make_gpt(vocab_size=12, std=0.3)
-    expected = [naive(gpt, prompt, torch.zeros(20), 0, temperature=0) for prompt in PROMPTS]
+    expected = [naive_sample(gpt, prompt, torch.zeros(20), 0, temperature=0) for prompt in PROMPTS]
     for seed in (0, 1):
         uniforms = uniforms_of(3, 20, seed)
         assert responses(generate(gpt, PROMPTS, 20, 0, 0, uniforms=uniforms)) == expected
@@ -204,23 +205,23 @@ def test_the_sampler_draws_from_what_the_scorer_scores(make_gpt, monkeypatch, te
     cache in a ragged batch, is the one that `logprobs` computes later. minChatGPT
     (trainers.py:193), minRLHF (actor.py:48 and 89), PaLM-rlhf-pytorch (palm.py:411), rlhf-book
     (utils.py:264), GRPO-Zero (grpo.py:59) and nanochat (chat_rl.py:49) each violate it."""
-    sampled = []  # a (B,) tensor a step
+    steps = []  # the log-probabilities (B,) of each step
 
     def spy(logits, uniforms, temperature):
-        chosen = choose(logits, uniforms, temperature)
+        next_tokens = choose(logits, uniforms, temperature)
         log_p = torch.log_softmax(logits.double() / temperature, -1)
-        sampled.append(log_p.gather(1, chosen[:, None])[:, 0])
-        return chosen
+        steps.append(log_p.gather(1, next_tokens[:, None])[:, 0])
+        return next_tokens
 
     monkeypatch.setattr(sampler, "choose", spy)
     monkeypatch.setattr(sampler, "CHECK_EVERY", 1000)  # no row leaves: rows stay in their places
     gpt = make_gpt(vocab_size=12, std=0.3)
     samples = generate(gpt, PROMPTS, 20, 0, temperature, uniforms=uniforms_of(3, 20))
     mask = response_mask(samples.prompt_lengths, samples.lengths, samples.tokens.size(1))
-    scored, _ = logprobs(gpt, samples.tokens, mask, temperature)
+    results, _ = logprobs(gpt, samples.tokens, mask, temperature)
     for row in range(3):
-        expected = torch.stack(sampled)[: int(mask[row].sum()), row]
-        torch.testing.assert_close(scored[row][mask[row]].double(), expected, atol=1e-4, rtol=0)
+        expected = torch.stack(steps)[: int(mask[row].sum()), row]
+        torch.testing.assert_close(results[row][mask[row]].double(), expected, atol=1e-4, rtol=0)
 
 
 # ---- the inverse CDF
@@ -256,17 +257,17 @@ def test_a_token_of_probability_zero_is_never_chosen():
 def test_the_last_share_reaches_to_one_in_a_vocabulary_of_50257():
     """The cumulative sum ends at 0.99999 or 1.00001, not at 1. If it is not scaled by its last
     entry, a uniform just below 1 lies beyond it, and the clamp chooses the last id, which here has
-    probability zero. Every chosen id is the one whose interval contains the uniform, to within
+    probability zero. Every next_tokens id is the one whose interval contains the uniform, to within
     1e-4."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, 50257, generator=generator) * torch.linspace(0.1, 8, 40)[:, None]
     logits[:, -1] = -float("inf")
     p = torch.softmax(logits.double(), -1)
     for u in (0.0, 0.25, 0.5, ALMOST_ONE):
-        chosen = choose(logits, torch.full((40,), u), 1.0)
-        assert (p.gather(1, chosen[:, None]) > 0).all()
-        start = (p.cumsum(-1) - p).gather(1, chosen[:, None])[:, 0]
-        end = p.cumsum(-1).gather(1, chosen[:, None])[:, 0]
+        next_tokens = choose(logits, torch.full((40,), u), 1.0)
+        assert (p.gather(1, next_tokens[:, None]) > 0).all()
+        start = (p.cumsum(-1) - p).gather(1, next_tokens[:, None])[:, 0]
+        end = p.cumsum(-1).gather(1, next_tokens[:, None])[:, 0]
         assert ((start - 1e-4 <= u) & (u <= end + 1e-4)).all()
 
 
@@ -369,7 +370,7 @@ def test_compaction_does_not_change_anything(make_gpt, monkeypatch, rows):
         results.append((responses(samples), samples.lengths.tolist(), samples.ended.tolist()))
         assert bool(sizes) == (check_every < 1000)
     assert all(result == results[0] for result in results)
-    expected = [naive(gpt, prompt, u, 5) for prompt, u in zip(prompts, uniforms, strict=True)]
+    expected = [naive_sample(gpt, *row, 5) for row in zip(prompts, uniforms, strict=True)]
     assert results[0][0] == expected
 
 
@@ -417,7 +418,7 @@ def test_a_finished_row_stays_at_its_end_token(make_gpt, monkeypatch):
     samples = generate(gpt, prompts, 8, end_token=end, uniforms=uniforms)
     assert samples.lengths[0] == 25 and samples.ended[0]
     assert (caches[-1].positions == samples.lengths - 1).all()
-    expected = [naive(gpt, p, u, end) for p, u in zip(prompts, uniforms, strict=True)]
+    expected = [naive_sample(gpt, p, u, end) for p, u in zip(prompts, uniforms, strict=True)]
     assert responses(samples) == expected
 
 
@@ -434,14 +435,14 @@ def test_hardly_a_row_moves_when_others_leave():
         compact(size, target, source)
 
     cache.compact = spy
-    rows, chosen = sampler.drop_finished(cache, torch.arange(6), torch.arange(6) + 10, ended)
+    rows, next_tokens = sampler.drop_finished(cache, torch.arange(6), torch.arange(6) + 10, ended)
     assert moves == [(3, [1], [4])]
     assert rows.tolist() == [0, 4, 2]
-    assert chosen.tolist() == [10, 14, 12]
+    assert next_tokens.tolist() == [10, 14, 12]
     assert cache.positions.tolist() == [1, 5, 3]
     assert cache.keys[0][:, 0, 0, 0].tolist() == [0, 4, 2]
     assert cache.keys[0].data_ptr() == keys.data_ptr()
-    same_rows, _ = sampler.drop_finished(cache, rows, chosen, ended)
+    same_rows, _ = sampler.drop_finished(cache, rows, next_tokens, ended)
     assert len(moves) == 1 and torch.equal(same_rows, rows)
 
 
@@ -526,7 +527,7 @@ def test_a_response_that_may_not_fit_is_refused_before_anything_runs(make_gpt, m
 
 
 def test_an_empty_prompt_is_refused(make_gpt):
-    """Its first token would be chosen by the state in column -1. An empty prompt is one end
+    """Its first token would be next_tokens by the state in column -1. An empty prompt is one end
     token."""
     with pytest.raises(ValueError, match="empty prompt"):
         generate(make_gpt(), [[1], [], [2, 3]], 4, end_token=0)

@@ -29,32 +29,32 @@ def hugging_face(gpt):
     config = transformers.GPT2Config(
         **sizes, bos_token_id=None, eos_token_id=None, attn_implementation="eager"
     )
-    theirs = transformers.GPT2LMHeadModel(config).eval()
-    for ours, parameter in pairs(gpt, theirs.transformer):
-        parameter.data = ours.detach().clone()
-    theirs.tie_weights()
-    return theirs
+    reference = transformers.GPT2LMHeadModel(config).eval()
+    for weight, ref_weight in pairs(gpt, reference.transformer):
+        ref_weight.data = weight.detach().clone()
+    reference.tie_weights()
+    return reference
 
 
-def pairs(gpt, theirs, of=lambda parameter: parameter):
+def pairs(gpt, reference, of=lambda parameter: parameter):
     """(of(our parameter) in transformers' layout, transformers' parameter), for every parameter of
     GPT-2."""
-    yield of(gpt.token_embedding.weight)[: gpt.config.vocab_size], theirs.wte.weight
-    yield of(gpt.position_embedding.weight), theirs.wpe.weight
-    for ours, block in zip(gpt.blocks, theirs.h, strict=True):
-        for norm, their_norm in ((ours.norm1, block.ln_1), (ours.norm2, block.ln_2)):
-            yield of(norm.weight), their_norm.weight
-            yield of(norm.bias), their_norm.bias
+    yield of(gpt.token_embedding.weight)[: gpt.config.vocab_size], reference.wte.weight
+    yield of(gpt.position_embedding.weight), reference.wpe.weight
+    for block, ref_block in zip(gpt.blocks, reference.h, strict=True):
+        for norm, ref_norm in ((block.norm1, ref_block.ln_1), (block.norm2, ref_block.ln_2)):
+            yield of(norm.weight), ref_norm.weight
+            yield of(norm.bias), ref_norm.bias
         for linear, conv in (
-            (ours.attention.qkv, block.attn.c_attn),
-            (ours.attention.out, block.attn.c_proj),
-            (ours.mlp.hidden, block.mlp.c_fc),
-            (ours.mlp.out, block.mlp.c_proj),
+            (block.attention.qkv, ref_block.attn.c_attn),
+            (block.attention.out, ref_block.attn.c_proj),
+            (block.mlp.hidden, ref_block.mlp.c_fc),
+            (block.mlp.out, ref_block.mlp.c_proj),
         ):
             yield of(linear.weight).T, conv.weight
             yield of(linear.bias), conv.bias
-    yield of(gpt.norm.weight), theirs.ln_f.weight
-    yield of(gpt.norm.bias), theirs.ln_f.bias
+    yield of(gpt.norm.weight), reference.ln_f.weight
+    yield of(gpt.norm.bias), reference.ln_f.bias
 
 
 # ---- GPT-2
@@ -72,34 +72,35 @@ def test_gradients_are_those_of_transformers_gpt2(make_gpt):
     """Equal logits do not imply equal gradients: a tied head may be detached, or counted twice.
     Every parameter is compared."""
     gpt = make_gpt(std=0.2)
-    theirs = hugging_face(gpt)
+    reference = hugging_face(gpt)
     tokens = random_tokens(T=20)
     F.cross_entropy(gpt(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    theirs(tokens, labels=tokens).loss.backward()
-    compared = 0
-    for ours, parameter in pairs(gpt, theirs.transformer, of=lambda p: p.grad):
-        torch.testing.assert_close(ours, parameter.grad, atol=1e-6, rtol=1e-4)
-        assert parameter.grad.abs().max() > 1e-4
-        compared += 1
-    assert compared == len(list(gpt.parameters())) == len(list(theirs.parameters()))
+    reference(tokens, labels=tokens).loss.backward()
+    count = 0
+    for gradient, ref_weight in pairs(gpt, reference.transformer, of=lambda p: p.grad):
+        torch.testing.assert_close(gradient, ref_weight.grad, atol=1e-6, rtol=1e-4)
+        assert ref_weight.grad.abs().max() > 1e-4
+        count += 1
+    assert count == len(list(gpt.parameters())) == len(list(reference.parameters()))
 
 
 def test_cached_decoding_gives_transformers_logits(make_gpt):
     """Six tokens at once, then one by one. transformers has a cache too, an independent
     implementation, and the logits agree at every step."""
     gpt = make_gpt()
-    theirs = hugging_face(gpt)
+    reference = hugging_face(gpt)
     tokens = random_tokens(T=16)
     cache = KVCache(torch.tensor([6, 6, 6]), columns=16)
-    ours = [gpt.head(gpt.hidden(tokens[:, :6], cache))]
-    step = theirs(tokens[:, :6], use_cache=True)
+    logits = [gpt.head(gpt.hidden(tokens[:, :6], cache))]
+    step = reference(tokens[:, :6], use_cache=True)
     expected = [step.logits]
     for t in range(6, 16):
-        ours.append(gpt.head(gpt.hidden(tokens[:, t : t + 1], cache)))
+        logits.append(gpt.head(gpt.hidden(tokens[:, t : t + 1], cache)))
         cache.advance(torch.ones(3, dtype=torch.bool))
-        step = theirs(tokens[:, t : t + 1], past_key_values=step.past_key_values, use_cache=True)
+        ref_cache = step.past_key_values
+        step = reference(tokens[:, t : t + 1], past_key_values=ref_cache, use_cache=True)
         expected.append(step.logits)
-    torch.testing.assert_close(torch.cat(ours, 1), torch.cat(expected, 1), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(logits, 1), torch.cat(expected, 1), atol=1e-4, rtol=1e-5)
 
 
 def test_a_token_never_sees_its_future(make_gpt):
@@ -107,9 +108,9 @@ def test_a_token_never_sees_its_future(make_gpt):
     later column change."""
     gpt = make_gpt()
     tokens = random_tokens()
-    changed = tokens.clone()
-    changed[:, 5] = (changed[:, 5] + 1) % 50
-    difference = (gpt(tokens) - gpt(changed)).abs().amax((0, 2))
+    variant = tokens.clone()
+    variant[:, 5] = (variant[:, 5] + 1) % 50
+    difference = (gpt(tokens) - gpt(variant)).abs().amax((0, 2))
     assert (difference[:5] == 0).all()
     assert (difference[5:] > 1e-3).all()
 
@@ -144,12 +145,12 @@ def test_there_are_exactly_as_many_logits_as_ids(make_gpt, vocab_size):
     the extra rows have no effect."""
     gpt = make_gpt(vocab_size)
     tokens = random_tokens()
-    before = gpt(tokens)
-    assert before.shape == (3, 9, vocab_size)
+    logits = gpt(tokens)
+    assert logits.shape == (3, 9, vocab_size)
     assert gpt.token_embedding.weight.size(0) % 64 == 0
     gpt.token_embedding.weight.data[vocab_size:] = 50.0
-    assert torch.equal(gpt(tokens), before)
-    before.square().mean().backward()
+    assert torch.equal(gpt(tokens), logits)
+    logits.square().mean().backward()
     assert (gpt.token_embedding.weight.grad[vocab_size:] == 0).all()
     assert (gpt.token_embedding.weight.grad[:vocab_size] != 0).any(1).all()
 
@@ -352,23 +353,23 @@ def test_logprobs_are_those_of_a_token_by_token_loop_over_prefixes(make_gpt, tem
     gpt = make_gpt(std=0.3)
     tokens = random_tokens()
     mask = response_mask(PROMPT_LENGTHS, LENGTHS, 9)
-    ours, entropy = logprobs(gpt, tokens, mask, temperature)
+    results, entropy = logprobs(gpt, tokens, mask, temperature)
     expected, expected_entropy = prefix_logprobs(gpt, tokens, temperature)
-    assert ours.shape == entropy.shape == (3, 8)
-    torch.testing.assert_close(ours[mask], expected[mask], atol=1e-4, rtol=0)
+    assert results.shape == entropy.shape == (3, 8)
+    torch.testing.assert_close(results[mask], expected[mask], atol=1e-4, rtol=0)
     torch.testing.assert_close(entropy[mask], expected_entropy[mask], atol=1e-4, rtol=0)
 
 
 def test_temperature_divides_the_logits(make_gpt):
     """At temperature 0.7 the log-probabilities are those of a model whose logits are 1/0.7 times as
     large."""
-    gpt, scaled = make_gpt(std=0.3), make_gpt(std=0.3)
-    scaled.norm.weight.data /= 0.7
-    scaled.norm.bias.data /= 0.7
+    gpt, other = make_gpt(std=0.3), make_gpt(std=0.3)
+    other.norm.weight.data /= 0.7
+    other.norm.bias.data /= 0.7
     tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
-    results, expected = logprobs(gpt, tokens, mask, 0.7), logprobs(scaled, tokens, mask)
-    for one, other in zip(results, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    results, expected = logprobs(gpt, tokens, mask, 0.7), logprobs(other, tokens, mask)
+    for a, b in zip(results, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -400,11 +401,11 @@ def test_outside_the_mask_everything_is_zero_and_has_no_gradient(make_gpt):
     assert (chosen[~mask] == 0).all() and (entropy[~mask] == 0).all()
     assert (chosen[mask] < 0).all() and (entropy[mask] > 0).all()
     parameters = list(gpt.parameters())
-    outside = torch.autograd.grad(chosen[~mask].sum(), parameters)
-    assert all((gradient == 0).all() for gradient in outside)
-    whole = torch.autograd.grad(logprobs(gpt, tokens, mask)[0].sum(), parameters)
-    inside = torch.autograd.grad(logprobs(gpt, tokens, mask)[0][mask].sum(), parameters)
-    for a, b in zip(whole, inside, strict=True):
+    gradients = torch.autograd.grad(chosen[~mask].sum(), parameters)
+    assert all((gradient == 0).all() for gradient in gradients)
+    gradients = torch.autograd.grad(logprobs(gpt, tokens, mask)[0].sum(), parameters)
+    expected = torch.autograd.grad(logprobs(gpt, tokens, mask)[0][mask].sum(), parameters)
+    for a, b in zip(gradients, expected, strict=True):
         torch.testing.assert_close(a, b)
     assert not entropy.requires_grad
 
@@ -419,13 +420,13 @@ def test_a_batch_without_a_response_token_gives_zeros(make_gpt):
 def test_gradients_of_logprobs_are_those_of_cross_entropy(make_gpt):
     """torch's own loss on the whole matrix of logits, with label -100 where nothing is trained, is
     compared with the gathered rows."""
-    ours, theirs = make_gpt(std=0.3), make_gpt(std=0.3)
+    gpt, other = make_gpt(std=0.3), make_gpt(std=0.3)
     tokens, mask = random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9)
-    logprobs(ours, tokens, mask)[0].sum().backward()
+    logprobs(gpt, tokens, mask)[0].sum().backward()
     labels = tokens[:, 1:].masked_fill(~mask, -100)
-    logits = theirs(tokens)[:, :-1].flatten(0, 1)
+    logits = other(tokens)[:, :-1].flatten(0, 1)
     (-F.cross_entropy(logits, labels.flatten(), reduction="sum")).backward()
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+    for (name, a), b in zip(gpt.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
@@ -522,8 +523,8 @@ def test_the_trunk_computes_in_bf16_and_its_parameters_stay_float32(make_gpt):
     cache = KVCache(PROMPT_LENGTHS, columns=9)
     gpt.hidden(random_tokens(), cache)[0, 0, 0].backward()
     assert all(store.dtype == torch.bfloat16 for store in (*cache.keys, *cache.values))
-    trained = [p for p in gpt.parameters() if p.grad is not None]
-    assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+    parameters = [p for p in gpt.parameters() if p.grad is not None]
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in parameters)
 
 
 def test_the_trunk_computes_in_bf16_where_autocast_would_choose_float16(make_gpt):

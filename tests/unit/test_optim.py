@@ -12,15 +12,15 @@ def test_only_matrices_decay(make_gpt):
     """Every parameter is in exactly one group (PaLM-rlhf-pytorch leaves embeddings out:
     reward.py:74). With a gradient of zero, AdamW is p -= lr * decay * p."""
     gpt = make_gpt()
-    before = {name: parameter.detach().clone() for name, parameter in gpt.named_parameters()}
+    weights = {name: parameter.detach().clone() for name, parameter in gpt.named_parameters()}
     optimizer = optim.adamw(gpt, lr=0.1, weight_decay=0.5)
-    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in gpt.parameters())
+    ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in gpt.parameters())
     for parameter in gpt.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, parameter in gpt.named_parameters():
-        expected = before[name] * (0.95 if parameter.dim() >= 2 else 1.0)
+        expected = weights[name] * (0.95 if parameter.dim() >= 2 else 1.0)
         torch.testing.assert_close(parameter.detach(), expected, msg=name)
 
 
@@ -32,12 +32,12 @@ def test_adamw_has_the_betas_and_eps_it_is_given(make_gpt):
     gpt.position_embedding.weight.requires_grad_(False)
     optimizer = optim.adamw(gpt, lr=0.1, betas=(0.8, 0.7), eps=1e-3)
     assert all(group["betas"] == (0.8, 0.7) for group in optimizer.param_groups)
-    grouped = [p for group in optimizer.param_groups for p in group["params"]]
-    assert all(p is not gpt.position_embedding.weight for p in grouped)
-    before = gpt.norm.bias.detach().clone()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert all(p is not gpt.position_embedding.weight for p in parameters)
+    bias = gpt.norm.bias.detach().clone()
     gpt.norm.bias.grad = torch.full((16,), 1e-3)
     optimizer.step()
-    change = before - gpt.norm.bias.detach()
+    change = bias - gpt.norm.bias.detach()
     torch.testing.assert_close(change, torch.full((16,), 0.05), atol=1e-5, rtol=0)
     optim.set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

@@ -143,15 +143,15 @@ def test_a_value_does_not_see_the_token_that_is_being_chosen(make_gpt):
     """values[:, t] is the value of the state *before* tokens[:, t + 1]. A baseline that depends on
     its action removes part of the action's reward: PaLM-rlhf-pytorch averages over the response
     (ppo.py:202), minRLHF regresses V after the token (buffer.py:161)."""
-    actor, everywhere = make_actor(make_gpt()), torch.ones(3, T - 1, dtype=torch.bool)
+    actor, mask = make_actor(make_gpt()), torch.ones(3, T - 1, dtype=torch.bool)
     tokens = make_samples().tokens
-    _, before, _ = actor(tokens, everywhere)
+    _, values, _ = actor(tokens, mask)
     for t in range(T - 1):
-        changed = tokens.clone()
-        changed[:, t + 1 :] = (changed[:, t + 1 :] + 7) % 50
-        _, after, _ = actor(changed, everywhere)
-        torch.testing.assert_close(after[:, : t + 1], before[:, : t + 1])
-        assert (after[:, t + 1 :] != before[:, t + 1 :]).all()
+        variant = tokens.clone()
+        variant[:, t + 1 :] = (variant[:, t + 1 :] + 7) % 50
+        _, other, _ = actor(variant, mask)
+        torch.testing.assert_close(other[:, : t + 1], values[:, : t + 1])
+        assert (other[:, t + 1 :] != values[:, t + 1 :]).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -267,11 +267,9 @@ def test_kl_is_zero_against_oneself(make_gpt, temperature):
     it, the KL is not 0."""
     reference = make_gpt()
     actor = make_actor(copy.deepcopy(reference))
-    batch = make_samples(), ALL_AT_ONCE[0]
-    policy_logprobs, ref_logprobs, _ = ppo.logprobs_and_values(
-        actor, reference, *batch, temperature
-    )
-    assert torch.equal(policy_logprobs, ref_logprobs)
+    samples, epoch = make_samples(), ALL_AT_ONCE[0]
+    results = ppo.logprobs_and_values(actor, reference, samples, epoch, temperature)
+    assert torch.equal(results[0], results[1])
 
 
 def all_responses(vocab_size, new_tokens, end_token):
@@ -395,10 +393,10 @@ def test_the_first_ratio_is_one_in_bf16_too_and_a_tiny_step_moves_every_weight(m
     rollout = roll(actor, reference, make_samples(), steps)
     names = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
     assert all(getattr(rollout, name).dtype == torch.float32 for name in names)
-    before = [p.detach().clone() for p in actor.parameters()]
+    weights = [p.detach().clone() for p in actor.parameters()]
     stats = ppo.update(actor, torch.optim.Adam(actor.parameters(), 1e-6), rollout, steps)
     assert stats["ratio_min"] == stats["ratio_max"] == 1 and stats["approx_kl"] == 0
-    for p, q in zip(actor.parameters(), before, strict=True):
+    for p, q in zip(actor.parameters(), weights, strict=True):
         assert p.dtype == torch.float32 and not torch.equal(p, q)
 
 
@@ -521,16 +519,16 @@ def test_reference_and_reward_model_stay_as_they_were(make_gpt):
     reward_model = make_reward_model(make_gpt(seed=2))
     actor = ActorCritic(copy.deepcopy(reference).requires_grad_(), reward_model)
     frozen = [*reference.state_dict().values(), *reward_model.state_dict().values()]
-    frozen_before = [x.clone() for x in frozen]
-    trained_before = [p.detach().clone() for p in actor.parameters()]
+    constants = [x.clone() for x in frozen]
+    weights = [p.detach().clone() for p in actor.parameters()]
     optimizer, samples = torch.optim.Adam(actor.parameters(), 1e-2), make_samples()
     for _ in range(2):
         scores = reward_model(samples.tokens, samples.lengths)
         rollout = roll(actor, reference, samples, ALL_AT_ONCE, scores=scores)
         ppo.update(actor, optimizer, rollout, 2 * ALL_AT_ONCE)
-    assert all(torch.equal(x, y) for x, y in zip(frozen, frozen_before, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(frozen, constants, strict=True))
     assert not pointers(frozen) & pointers(actor.parameters())
-    for p, q in zip(actor.parameters(), trained_before, strict=True):
+    for p, q in zip(actor.parameters(), weights, strict=True):
         assert not torch.equal(p, q)
     assert not torch.equal(rollout.logprobs, rollout.ref_logprobs)
 
@@ -592,10 +590,8 @@ def test_what_is_not_given_is_the_methods_default(make_gpt):
     temperature, gae_flags = {"temperature": 1.0}, {"gamma": 1.0, "lam": 0.95}
     clips = {"clip": 0.2, "value_clip": 0.2, "vf_coef": 0.1, "max_grad_norm": 1.0}
     results = []
-    for pass_flags, reward_flags, update_flags in (
-        ({}, {}, {}),
-        (temperature, gae_flags, temperature | clips),
-    ):
+    flags = temperature, gae_flags, temperature | clips
+    for pass_flags, reward_flags, update_flags in (({}, {}, {}), flags):
         actor = make_actor(neighbour(reference))
         numbers = ppo.logprobs_and_values(actor, reference, samples, ALL_AT_ONCE[0], **pass_flags)
         rollout = loop_rollout(samples, 100 * SCORES, *numbers, 0.1, **reward_flags)
@@ -713,15 +709,15 @@ def test_update_metrics_are_told_at_the_clips_that_were_used(make_gpt):
     stats = ppo.update(actor, Recorder(actor), rollout, ALL_AT_ONCE, clip=0.6, value_clip=0.45)
     policy = log_p, rollout.logprobs, rollout.advantages, MASK
     value = values, rollout.values, rollout.returns, MASK
-    for name, loss, arguments, clip in (
-        ("policy_loss", ppo.policy_loss, policy, 0.6),
-        ("value_loss", ppo.value_loss, value, 0.45),
-    ):
-        fraction = {"policy_loss": "clip_fraction", "value_loss": "value_clip_fraction"}[name]
-        expected_loss, expected = loss(*arguments, clip)
-        _, at_default = loss(*arguments)
-        assert stats[fraction] == expected[fraction] < at_default[fraction]
-        torch.testing.assert_close(stats[name], expected_loss)
+    loss, expected = ppo.policy_loss(*policy, 0.6)
+    _, default = ppo.policy_loss(*policy)
+    assert stats["clip_fraction"] == expected["clip_fraction"] < default["clip_fraction"]
+    torch.testing.assert_close(stats["policy_loss"], loss)
+    loss, expected = ppo.value_loss(*value, 0.45)
+    _, default = ppo.value_loss(*value)
+    fraction = "value_clip_fraction"
+    assert stats[fraction] == expected[fraction] < default[fraction]
+    torch.testing.assert_close(stats["value_loss"], loss)
 
 
 def test_the_rlhf_reward_is_the_score_minus_the_price_of_the_kl(make_gpt):
@@ -880,16 +876,16 @@ def test_with_k3_in_the_reward_ppo_does_not_find_the_optimum(monkeypatch):
 def test_with_a_kl_clamped_at_zero_ppo_does_not_find_the_optimum(monkeypatch):
     """AlpacaFarm's clamp(min=0) (rl/ppo_trainer.py:72): the bonus for rare tokens, which it
     removes, pulls the policy back to the reference."""
-    clamped = with_penalty(lambda log_p, ref_log_p: (log_p - ref_log_p).clamp(min=0))
-    monkeypatch.setattr(ppo, "token_rewards", clamped)
+    rewards = with_penalty(lambda log_p, ref_log_p: (log_p - ref_log_p).clamp(min=0))
+    monkeypatch.setattr(ppo, "token_rewards", rewards)
     assert distance_after_ppo(1.0, updates=20) > 0.1
 
 
 def test_with_the_wrong_kl_sign_ppo_does_not_find_the_optimum(monkeypatch):
     """rlhf-book's k1 (loss.py:49) rewards divergence. It has no effect only because every
     configuration of the book has a coefficient of 0."""
-    inverted = with_penalty(lambda log_p, ref_log_p: ref_log_p - log_p)
-    monkeypatch.setattr(ppo, "token_rewards", inverted)
+    rewards = with_penalty(lambda log_p, ref_log_p: ref_log_p - log_p)
+    monkeypatch.setattr(ppo, "token_rewards", rewards)
     assert distance_after_ppo(1.0, updates=20) > 0.1
 
 
@@ -918,11 +914,10 @@ def test_ppo_raises_the_judged_score_and_stays_near_the_reference(make_gpt, tmp_
     tokenizer = get_tokenizer()
     gpt = make_gpt(tokenizer.vocab_size, context=32, std=0.02)
     gpt.norm.bias.data[0] = 1.0
-    gpt.token_embedding.weight.data[tokenizer.end_token, 0] = 4.0  # its logit, more or less
+    gpt.token_embedding.weight.data[tokenizer.end_token, 0] = 4.0  # about its logit
     checkpoint.save(tmp_path / "sft", "sft", gpt.config, tokenizer, 0, model=gpt)
-    (tmp_path / "prompts.jsonl").write_text(
-        '{"prompt": "a"}\n{"prompt": "why not"}\n{"prompt": "go on"}\n' * 10
-    )
+    records = '{"prompt": "a"}\n{"prompt": "why not"}\n{"prompt": "go on"}\n'
+    (tmp_path / "prompts.jsonl").write_text(records * 10)
     flags = f"--out {tmp_path} --data {tmp_path}/prompts.jsonl --reward {__name__}:letters_e "
     flags += "--missing-end-score 0 --updates 40 --batch-size 64 --max-new-tokens 8 --held-out 3 "
     flags += "--eval-every 40 --lr 3e-3 --kl-coef 0.5 --device cpu"

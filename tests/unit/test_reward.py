@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import same
 from ragged import LENGTHS, random_tokens
 from spec.tensors import naive_ranking_loss
 
@@ -48,11 +49,11 @@ def test_the_trunk_is_a_copy_of_the_sft_model(make_gpt):
     reward model starts from the SFT model, as in Stiennon et al. 2020, section 3.4, and
     InstructGPT."""
     gpt = make_gpt()
-    model, before = RewardModel(gpt), copy.deepcopy(gpt.state_dict())
-    assert all(torch.equal(model.gpt.state_dict()[name], weight) for name, weight in before.items())
+    model, weights = RewardModel(gpt), copy.deepcopy(gpt.state_dict())
+    assert same(dict(model.gpt.state_dict()), dict(weights))
     for parameter in model.parameters():
         parameter.data += 1
-    assert all(torch.equal(gpt.state_dict()[name], weight) for name, weight in before.items())
+    assert same(dict(gpt.state_dict()), dict(weights))
 
 
 def test_the_heads_weights_have_variance_one_over_width_plus_one(make_gpt):
@@ -162,7 +163,7 @@ def test_normalising_shifts_and_scales_and_changes_no_preference(make_gpt):
     the reference have mean 0 and standard deviation 1 (rewards.py:77); N+ shifts so that
     demonstrations have mean 0 (reward.py:456)."""
     model, tokens = RewardModel(make_gpt()), random_tokens()
-    assert torch.equal(model(tokens, LENGTHS), model.raw(tokens, LENGTHS))  # before
+    assert torch.equal(model(tokens, LENGTHS), model.raw(tokens, LENGTHS))
     model.normalise(numbers([1, 3], [10, 14]))
     raw, scores = model.raw(tokens, LENGTHS), model(tokens, LENGTHS)
     torch.testing.assert_close(scores, (raw - 7) / math.sqrt(5))

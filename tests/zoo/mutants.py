@@ -1,8 +1,10 @@
-"""How much of the code do the tests hold? `make mutants` changes it in a thousand small ways and counts those nobody noticed.
+"""How much of the code do the tests check? `make mutants` makes a thousand small changes to it and
+counts those with which all tests pass.
 
-mutmut makes the changes (a + for a -, a 1 for a 2, an argument left out) and runs the tests that reach each, in a copy of the
-repository under out/mutants, one for each module: a mutant of a module has to die of the tests of that module. What it found,
-with a reason for every mutant that lives, is in mutants.md.
+mutmut makes the changes (a + becomes a -, a 1 becomes a 2, an argument is left out) and runs the
+tests that reach each. It does so in a copy of the repository under out/mutants, one for each
+module: the tests of a module must catch its mutants. The results, with a reason for every mutant
+that survives, are in mutants.md.
 """
 
 import argparse
@@ -31,18 +33,10 @@ TESTS = {
     ],
     "dpo": ["tests/spec/test_dpo_loss.py", "tests/unit/test_dpo.py", "tests/runs/test_dpo_run.py"],
 }
-SLOW = {
-    "ppo": "not ppo_finds and not ppo_does_not_find and not ppo_raises"
-}  # the longest: whole trainings
-DIED = {
-    1: "killed",
-    3: "killed",
-    -24: "timeout",
-    24: "timeout",
-    36: "timeout",
-    152: "timeout",
-    255: "timeout",
-}
+# The longest tests, which are whole trainings, are left out.
+SELECTION = {"ppo": "not ppo_finds and not ppo_does_not_find and not ppo_raises"}
+OUTCOMES = {1: "killed", 3: "killed"}  # by exit code; any other one: "survived"
+OUTCOMES |= dict.fromkeys((-24, 24, 36, 152, 255), "timeout")
 # Messages, and the progress bar.
 TEXT = re.compile(
     r"^- +(raise \w+\(|print\(|f\"|bar = tqdm\(|bar\.set_postfix\(|if step % 10 == 0:)", re.M
@@ -50,23 +44,21 @@ TEXT = re.compile(
 
 
 def spelled_out(source):
-    """mutmut leaves decorated functions alone. What stands under @torch.no_grad() can as well stand in a with block."""
+    """mutmut does not change decorated functions. A function under @torch.no_grad() becomes one
+    with a `with` block."""
     lines = source.splitlines()
-    for node in reversed(ast.parse(source).body):
-        if isinstance(node, ast.FunctionDef) and [ast.unparse(d) for d in node.decorator_list] == [
-            "torch.no_grad()"
-        ]:
-            first = node.body[0].lineno - 1
-            lines[first : node.end_lineno] = [
-                f"    {line}" for line in lines[first : node.end_lineno]
-            ]
-            lines.insert(first, "    with torch.no_grad():")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    for node in reversed(functions):
+        if [ast.unparse(decorator) for decorator in node.decorator_list] == ["torch.no_grad()"]:
+            body = slice(node.body[0].lineno - 1, node.end_lineno)
+            lines[body] = ["    with torch.no_grad():", *(f"    {line}" for line in lines[body])]
             del lines[node.decorator_list[0].lineno - 1]
     return "\n".join(lines) + "\n"
 
 
 def prepare(module):
-    """A copy of what the tests of a module need, configured to mutate that module alone."""
+    """A copy of everything that the tests of a module need, configured to mutate that module
+    alone."""
     folder = OUT / module
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("minirlhf", "tests"):
@@ -75,14 +67,15 @@ def prepare(module):
         shutil.copy(script, folder)
     path = folder / "minirlhf" / f"{module}.py"
     path.write_text(spelled_out(path.read_text(encoding="utf-8")), encoding="utf-8")
-    own = {"source_paths": ["minirlhf"], "only_mutate": [f"minirlhf/{module}.py"]}
-    own |= {"also_copy": sorted(str(script.name) for script in ROOT.glob("train_*.py"))}
-    own |= {
+    settings = {
+        "source_paths": ["minirlhf"],
+        "only_mutate": [f"minirlhf/{module}.py"],
+        "also_copy": sorted(script.name for script in ROOT.glob("train_*.py")),
         "pytest_add_cli_args_test_selection": TESTS[module],
-        "pytest_add_cli_args": ["-k", SLOW.get(module, "test")],
+        "pytest_add_cli_args": ["-k", SELECTION.get(module, "test")],
     }
     config = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for name, value in own.items():
+    for name, value in settings.items():
         config += f"{name} = {json.dumps(value)}\n"
     (folder / "pyproject.toml").write_text(config, encoding="utf-8")
     return folder
@@ -96,15 +89,10 @@ print(json.dumps({name: get_diff_for_mutant(name) for name in json.loads(sys.std
 
 
 def diffs(folder, names):
-    """{mutant: what it changes, as a unified diff}."""
-    told = subprocess.run(
-        [sys.executable, "-c", DIFFS],
-        cwd=folder,
-        input=json.dumps(names),
-        capture_output=True,
-        text=True,
-    )
-    return json.loads(told.stdout)
+    """{mutant: its change, as a unified diff}."""
+    command = [sys.executable, "-c", DIFFS]
+    options = {"cwd": folder, "input": json.dumps(names), "capture_output": True, "text": True}
+    return json.loads(subprocess.run(command, **options).stdout)
 
 
 def main(argv=None):
@@ -120,29 +108,25 @@ def main(argv=None):
         with (folder / "log.txt").open("w") as log:
             command = [Path(sys.executable).parent / "mutmut", "run", "--max-children", args.jobs]
             subprocess.run(command, cwd=folder, stdout=log, stderr=log)
-        codes = json.loads((folder / "mutants" / "minirlhf" / f"{module}.py.meta").read_text())[
-            "exit_code_by_key"
-        ]
+        meta = folder / "mutants" / "minirlhf" / f"{module}.py.meta"
+        codes = json.loads(meta.read_text())["exit_code_by_key"]
         changes = diffs(folder, list(codes))
-        fate = {name: DIED.get(code, "survived") for name, code in codes.items()}
-        serious = [fate[name] for name in codes if not TEXT.search(changes[name])]
-        count = Counter(fate.values())
-        share, without = (
-            100 * (1 - fates.count("survived") / len(fates))
-            for fates in (list(fate.values()), serious)
-        )
-        minutes = (time.time() - start) / 60
-        told = (
-            f"{len(fate):7d}  {count['killed']:6d}  {count['timeout']:7d}  {count['survived']:8d}"
-        )
-        print(f"{module:8s}  {told}  {share:6.1f}  {without:12.1f}  {minutes:7.1f}", flush=True)
-        lived = [
-            f"# exit code {codes[name]}\n{changes[name]}"
-            for name in codes
-            if fate[name] == "survived"
-        ]
-        (folder / "survivors.diff").write_text("\n".join(lived), encoding="utf-8")
-    print(f"what survived: {OUT}/*/survivors.diff")
+        outcomes = {name: OUTCOMES.get(code, "survived") for name, code in codes.items()}
+        without_text = [outcomes[name] for name in codes if not TEXT.search(changes[name])]
+        count = Counter(outcomes.values())
+        row = f"{module:8s}  {len(codes):7d}  {count['killed']:6d}  {count['timeout']:7d}  "
+        row += f"{count['survived']:8d}  {percentage(list(outcomes.values())):6.1f}  "
+        row += f"{percentage(without_text):12.1f}  {(time.time() - start) / 60:7.1f}"
+        print(row, flush=True)
+        survivors = [name for name in codes if outcomes[name] == "survived"]
+        text = [f"# exit code {codes[name]}\n{changes[name]}" for name in survivors]
+        (folder / "survivors.diff").write_text("\n".join(text), encoding="utf-8")
+    print(f"survivors: {OUT}/*/survivors.diff")
+
+
+def percentage(outcomes):
+    """The share of mutants that did not survive."""
+    return 100 * (1 - outcomes.count("survived") / len(outcomes))
 
 
 if __name__ == "__main__":

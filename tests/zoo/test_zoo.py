@@ -1,7 +1,7 @@
-"""Forty ways to get RLHF wrong (there are more): zoo.py lists them, and here each is let loose and has to be caught.
+"""Forty ways to get RLHF wrong (and more): zoo.py lists them, and each must make a test fail.
 
-A sentence that is still true of a broken implementation is no specification. So every animal names the sentence that must not
-survive it, and these tests run that sentence in a pytest of its own while the animal is out.
+A test that passes with a broken implementation specifies nothing. So every animal names the test
+that must fail, and these tests run it, in a pytest of its own, while the animal's code is in place.
 """
 
 import importlib
@@ -25,11 +25,11 @@ ROOMS = ("", "run", "world", "formats", "feedback", "rewards", "tools")  # of mi
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 
 
-# ---- how an animal is let loose
+# ---- the code of an animal
 
 
 def find(name):
-    """ "ppo.whiten", "run.checkpoint.restore" or "model.GPT.hidden" -> the function, beneath its
+    """ "ppo.whiten", "run.checkpoint.restore" or "model.GPT.hidden" -> the function without its
     decorators, and the class that it belongs to, or None."""
     module, *path = name.split(".")
     if module in ROOMS:
@@ -42,13 +42,12 @@ def find(name):
 
 
 def breed(animal, function, owner):
-    """The function with the animal's line in it, compiled where the original was."""
+    """The function with the animal's text in it, compiled with the globals of the original."""
     source = textwrap.dedent(inspect.getsource(function))
     if (count := source.count(animal.right)) != 1:
         pytest.fail(
-            f"the zoo is out of date: {animal.function} holds {animal.right!r} {count} times "
-            f"instead of once, so {animal.name!r} cannot be let loose; say in zoo.py what stands "
-            "there now"
+            f"the zoo is out of date: {animal.function} contains {animal.right!r} {count} times "
+            f"instead of once; correct the animal {animal.name!r} in zoo.py"
         )
     broken = textwrap.indent(source.replace(animal.right, animal.wrong), "    ")
     name = function.__name__
@@ -59,77 +58,78 @@ def breed(animal, function, owner):
     return inspect.unwrap(scope["cage"](owner))
 
 
-INSIDE = ("__code__", "__defaults__", "__kwdefaults__")
+PARTS = ("__code__", "__defaults__", "__kwdefaults__")  # of a function
 
 
 @contextmanager
 def release(animal):
-    """While this lasts the function is the animal's. Its inside is exchanged, so whoever imported it by name has it too."""
+    """For the duration of a `with` block the function is the animal's. Its code and defaults are
+    replaced, not the function itself, so that modules that imported it by name have it too."""
     function, owner = find(animal.function)
-    before, broken = [getattr(function, part) for part in INSIDE], breed(animal, function, owner)
+    broken = breed(animal, function, owner)
+    original = {part: getattr(function, part) for part in PARTS}
     try:
-        for part in INSIDE:
+        for part in PARTS:
             setattr(function, part, getattr(broken, part))
         yield
     finally:
-        for part, original in zip(INSIDE, before, strict=True):
-            setattr(function, part, original)
+        for part, value in original.items():
+            setattr(function, part, value)
 
 
-# ---- how a sentence is asked
+# ---- running the named tests
 
 
 @cache
-def sentences():
-    """{"test_name" and "test_file::test_name": [node id]} of every test there is."""
-    found = {}
+def ids_by_name():
+    """{"test_name" and "test_file::test_name": [node id]} of all tests."""
+    node_ids = {}
     for path in sorted(TESTS.rglob("test_*.py")):
         for name in re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.M):
             for key in (name, f"{path.stem}::{name}"):
-                found.setdefault(key, []).append(f"{path}::{name}")
-    return found
+                node_ids.setdefault(key, []).append(f"{path}::{name}")
+    return node_ids
 
 
 class Watcher:
-    """A pytest plugin that keeps what the tests raised."""
+    """A pytest plugin that collects the exceptions of the tests."""
 
     def __init__(self):
-        self.raised = []
+        self.exceptions = []
 
     def pytest_exception_interact(self, call):
-        self.raised.append(call.excinfo)
+        self.exceptions.append(call.excinfo)
 
 
-# Plugins that a process must not have twice, or that take longer than the sentence itself (they collect garbage at the end).
+# Plugins that a process must not have twice, or that take longer than the test itself (they collect
+# garbage at the end).
 WITHOUT = ("cacheprovider", "faulthandler", "unraisableexception", "threadexception", "pytest_cov")
 
 
-def ask(node_ids, folder):
-    """Run sentences in a pytest inside this one. Returns (exit code, what they raised, the end of what was printed)."""
-    watcher, told = Watcher(), io.StringIO()
+def run_tests(node_ids, folder):
+    """Run tests in a pytest inside this one. Returns (exit code, their exceptions, the end of the
+    output)."""
+    watcher, output = Watcher(), io.StringIO()
     options = ["-q", "-x", "-s", "--tb=short", "--assert=plain", f"--basetemp={folder / 'inner'}"]
-    with redirect_stdout(told), redirect_stderr(told):
-        code = pytest.main(
-            [*node_ids, *options, *(f"-pno:{name}" for name in WITHOUT)], plugins=[watcher]
-        )
-    return code, watcher.raised, told.getvalue()[-3000:]
+    options += [f"-pno:{name}" for name in WITHOUT]
+    with redirect_stdout(output), redirect_stderr(output):
+        code = pytest.main([*node_ids, *options], plugins=[watcher])
+    return code, watcher.exceptions, output.getvalue()[-3000:]
 
 
 def hunt(animal, folder):
-    """Fails unless the animal's sentence dies of it, by an assertion (or of the very exception the animal says it raises)."""
+    """Fails unless the animal's test fails, with an assertion or with the exception that the animal
+    names."""
     with release(animal):
-        code, raised, told = ask(sentences()[animal.caught_by], folder)
+        code, exceptions, output = run_tests(ids_by_name()[animal.caught_by], folder)
     if code == pytest.ExitCode.OK:
-        pytest.fail(
-            f"{animal.name!r} is loose in {animal.function}, and {animal.caught_by} lives happily"
-        )
-    assert code == pytest.ExitCode.TESTS_FAILED, told
-    died_of = raised[0].typename
-    expected = (
-        (animal.crash,) if animal.crash else ("AssertionError", "Failed")
-    )  # Failed: pytest.fail, pytest.raises
-    assert died_of in expected, (
-        f"{animal.caught_by} dies of {died_of} and not of {' or '.join(expected)}:\n{told}"
+        pytest.fail(f"with {animal.name!r} in {animal.function}, {animal.caught_by} passes")
+    assert code == pytest.ExitCode.TESTS_FAILED, output
+    cause = exceptions[0].typename
+    # Failed is the exception of pytest.fail and pytest.raises.
+    expected = [animal.crash] if animal.crash else ["AssertionError", "Failed"]
+    assert cause in expected, (
+        f"{animal.caught_by} fails with {cause}, not with {' or '.join(expected)}:\n{output}"
     )
 
 
@@ -138,60 +138,57 @@ def hunt(animal, folder):
 
 @pytest.mark.parametrize("animal", ZOO, ids=lambda animal: animal.name)
 def test_no_animal_gets_away(animal, tmp_path):
-    """The named sentence becomes false, and by an assertion: what dies of a misspelt name has noticed nothing."""
+    """The named test fails, and by an assertion: a failure because of a misspelt name would prove
+    nothing."""
     hunt(animal, tmp_path)
 
 
 def test_every_sentence_lives_while_all_animals_are_in_their_cages(tmp_path):
-    """One that is false anyway would catch nothing."""
-    code, _, told = ask(sorted({sentences()[animal.caught_by][0] for animal in ZOO}), tmp_path)
-    assert code == pytest.ExitCode.OK, told
+    """The named tests pass without an animal. A test that always fails would catch nothing."""
+    node_ids = sorted({ids_by_name()[animal.caught_by][0] for animal in ZOO})
+    code, _, output = run_tests(node_ids, tmp_path)
+    assert code == pytest.ExitCode.OK, output
 
 
 def test_there_are_forty_with_names_places_and_exactly_one_sentence_each():
-    """Of two sentences with one name nobody knows which is meant, until the animal says test_file::test_name."""
+    """If two tests have the name, the animal has to say test_file::test_name."""
     assert len(ZOO) >= 40
     assert len({animal.name for animal in ZOO}) == len(ZOO)
     assert all(animal.seen and animal.right != animal.wrong for animal in ZOO)
-    wanted = {animal.caught_by for animal in ZOO}
-    assert {
-        name: sentences().get(name, []) for name in wanted if len(sentences().get(name, [])) != 1
-    } == {}
+    node_ids = {animal.caught_by: ids_by_name().get(animal.caught_by, []) for animal in ZOO}
+    assert {name: ids for name, ids in node_ids.items() if len(ids) != 1} == {}
 
 
-WHITEN = next(
-    animal for animal in ZOO if animal.caught_by == "test_whitening_without_shift_keeps_the_mean"
-)
+WHITENING_TEST = "test_whitening_without_shift_keeps_the_mean"
+WHITENING = next(animal for animal in ZOO if animal.caught_by == WHITENING_TEST)
 
 
 def test_a_sentence_that_lives_happily_is_reported_with_the_animals_name(tmp_path):
-    """A harmless change, let loose like the others."""
-    with pytest.raises(
-        pytest.fail.Exception, match="'a sheep' is loose in ppo.whiten, and .* lives happily"
-    ):
-        hunt(replace(WHITEN, name="a sheep", wrong=f"{WHITEN.right} + 0.0"), tmp_path)
+    """A change without effect, applied like the others."""
+    message = f"with 'a sheep' in ppo.whiten, {WHITENING_TEST} passes"
+    with pytest.raises(pytest.fail.Exception, match=message):
+        hunt(replace(WHITENING, name="a sheep", wrong=f"{WHITENING.right} + 0.0"), tmp_path)
 
 
 def test_a_sentence_that_dies_of_something_else_has_caught_nothing(tmp_path):
-    """A zoo that breaks Python catches everything."""
-    with pytest.raises(AssertionError, match="dies of NameError"):
-        hunt(replace(WHITEN, wrong="no_such_name"), tmp_path)
+    """Any test fails if the code raises a NameError."""
+    with pytest.raises(AssertionError, match="fails with NameError"):
+        hunt(replace(WHITENING, wrong="no_such_name"), tmp_path)
 
 
 def test_an_animal_whose_line_is_no_longer_there_is_reported():
-    """The code moves on, and the zoo has to go along."""
-    with pytest.raises(
-        pytest.fail.Exception, match="out of date: ppo.whiten holds 'a line of yore' 0 times"
-    ):
-        with release(replace(WHITEN, right="a line of yore")):
+    """When the code changes, the zoo has to be changed too."""
+    message = "out of date: ppo.whiten contains 'a line of yore' 0 times"
+    with pytest.raises(pytest.fail.Exception, match=message):
+        with release(replace(WHITENING, right="a line of yore")):
             pass
 
 
 def test_afterwards_everything_is_as_it_was():
-    """Also when a test fails while the animal is out."""
+    """Also if a test fails while the animal's code is in place."""
     x, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
     before, code = ppo.whiten(x, mask), ppo.whiten.__code__
-    with pytest.raises(ZeroDivisionError), release(WHITEN):
+    with pytest.raises(ZeroDivisionError), release(WHITENING):
         assert not torch.equal(ppo.whiten(x, mask), before)
         raise ZeroDivisionError
     assert ppo.whiten.__code__ is code and torch.equal(ppo.whiten(x, mask), before)
