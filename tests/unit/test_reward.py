@@ -316,6 +316,38 @@ def test_a_loaded_reward_model_computes_in_the_precision_that_was_asked_for(
     assert model.gpt.precision == torch.bfloat16
 
 
+def test_a_reward_model_that_does_not_load_is_named_by_its_path(reward_model, tokenizer, tmp_path):
+    """Of four checkpoints on a command line one is wrong: which? Other weights, then another
+    vocabulary."""
+    save(reward_model, tokenizer, tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"vocabulary": "another"}, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=f"{tmp_path} was trained with another vocabulary"):
+        reward.load_reward_model(tmp_path)
+    state["model"]["spread"] = state["model"].pop("std")  # its name in an older version
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=f"{tmp_path} holds other weights"):
+        reward.load_reward_model(tmp_path)
+
+
+def test_only_the_state_at_the_last_token_goes_through_the_last_block(make_gpt):
+    """Three rows of 4, 9 and 7 tokens: 20 tokens in the first block, and 3 states, not 27, in the
+    MLP of the last."""
+    model, counts = RewardModel(make_gpt()), []
+    for block in model.gpt.blocks:
+        block.mlp.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[:-1]))
+    tokens = random_tokens()
+    tokens[:, 0] = torch.arange(3)  # rows that begin alike would share tokens
+    model.raw(tokens, LENGTHS)
+    assert counts == [(20,), (3,)]
+
+
+def test_short_responses_are_scored_in_one_pass(reward_model, tokenizer, rows_through_trunks):
+    """By default as many tokens as suit the device, 2,048 on a CPU, and not a row at a time."""
+    reward.score(reward_model, tokenizer, ["a", "b", "c"], ["yes", "no", "perhaps"])
+    assert [rows for _, rows, _ in rows_through_trunks] == [3]
+
+
 def test_a_language_model_is_refused_as_a_reward_model_and_the_other_way_round(
     reward_model, tokenizer, tmp_path
 ):
