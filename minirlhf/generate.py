@@ -38,11 +38,10 @@ class KVCache:
         self.rows = torch.arange(len(prompt_lengths), device=prompt_lengths.device)
         self.columns = columns
         self.keys, self.values = [], []  # one (B, H, columns, D) per layer, in attention's dtype
-        self.filled = 0  # S: columns that a row may have written to
-        self.visible = None  # (B, 1, 1, S) bool in a decoding step, None in the prefill
 
     def begin(self, T):  # -> (T,) or (B, 1): the positions of this pass's tokens
-        """The first pass is the prefill; in every later one each row adds one token."""
+        """The first pass is the prefill; in every later one each row adds one token. `filled`, S,
+        counts the columns that a row may have written to."""
         if not self.keys:
             self.filled = T
             return torch.arange(T, device=self.positions.device)

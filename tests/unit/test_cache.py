@@ -78,8 +78,9 @@ def test_a_cache_starts_with_zeros(make_gpt):
 
 
 def test_a_row_sees_the_columns_up_to_its_position():
-    """Worked by hand: positions 1, 3 and 0 of four columns."""
-    cache = KVCache(torch.tensor([1, 3, 0]), columns=4)
+    """Worked by hand: positions 1, 3 and 0; three columns of six are filled by the prefill, and a
+    fourth by the next token. Attention over columns that no row has filled would be for nothing."""
+    cache = KVCache(torch.tensor([1, 3, 0]), columns=6)
     expected = [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
     cache.begin(3)
     cache.update(0, *torch.zeros(2, 3, 1, 3, 1))
@@ -128,3 +129,15 @@ def test_a_cache_in_bf16_decodes_what_a_full_pass_in_bf16_gives(make_gpt):
     for row, length in enumerate(LENGTHS):
         torch.testing.assert_close(cached[row, :length], full[row, :length], atol=atol, rtol=0)
         torch.testing.assert_close(cached[row, :length], exact[row, :length], atol=atol, rtol=0)
+
+
+def test_a_cache_makes_its_tensors_where_the_rows_are(make_gpt):
+    """Positions, row numbers and masks, whatever torch's default device is: "meta", on which nothing
+    can be computed, takes the part of the wrong default."""
+    gpt, tokens, states = make_gpt(), random_tokens(), []
+    for default in ("cpu", "meta"):
+        with torch.device(default):
+            cache = KVCache(PROMPT_LENGTHS, columns=9)
+            gpt.hidden(tokens[:, :6], cache)
+            states.append(gpt.hidden(tokens[:, 6:7], cache))
+    assert torch.equal(*states)

@@ -545,3 +545,13 @@ def test_uniforms_of_another_shape_are_refused(make_gpt, shape):
     beyond the tokens, and a row too many would not be used."""
     with pytest.raises(ValueError, match=r"uniforms must be \(3, 4\)"):
         generate(make_gpt(), PROMPTS, 4, end_token=0, uniforms=uniforms_of(*shape))
+
+
+def test_of_a_prompt_only_the_last_token_goes_through_the_last_block(make_gpt):
+    """Prompts of 1, 5 and 3 tokens that begin differently: 9 tokens go through the first block, and
+    only the 3 states that choose a token through the MLP of the last."""
+    gpt, counts = make_gpt(), []
+    for block in gpt.blocks:
+        block.mlp.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[:-1]))
+    generate(gpt, PROMPTS, 1, end_token=0, uniforms=uniforms_of(3, 1))
+    assert counts == [(9,), (3,)]
