@@ -69,7 +69,8 @@ def test_whitening_divides_by_the_biased_standard_deviation(whiten):
     source="Ziegler et al. 2019, utils/core.py:336",
 )
 def test_whitening_without_shift_keeps_the_mean(whiten):
-    """The form that is used for rewards, whose mean has a meaning."""
+    """Ziegler et al. use it for rewards, whose mean has a meaning. minirlhf whitens no rewards, and
+    has it for this sentence only."""
     mask = torch.ones(1, 4, dtype=torch.bool)
     whitened = whiten(row(1, 2, 3, 4), mask, shift_mean=False)
     expected = row(1.158359, 2.052786, 2.947214, 3.841641)
@@ -215,7 +216,8 @@ def test_k1_in_the_reward_is_the_kl_gradient(token_rewards, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_k3_in_the_reward_is_not_the_kl_gradient(kl_k3, seed):
     """Near the reference it has almost no component along it. A token that the policy made rare
-    gets a penalty, which makes it rarer. Therefore minirlhf has no such option."""
+    gets a penalty, which makes it rarer. Therefore minirlhf has no such option. That it holds for a
+    library says that its k3 behaves so, and not that the library puts k3 into the reward."""
     _, reference = categorical(seed)
     logits = (reference + 0.1 * normal(5, seed=100 + seed).double()).requires_grad_()
     log_p, true_gradient = torch.log_softmax(logits, -1), kl_gradient(logits, reference)
@@ -394,7 +396,7 @@ def test_gamma_is_one_and_lambda_is_point_95_by_default(gae):
     example="The episode of ADV-01 with rewards −0.1, −0.2 and values 0.3, 0.4 in two padding "
     "columns: A_0 stays 1.284483. Without the mask it is 1.077427.",
     differs="trlX, modeling_ppo.py:161, and AlpacaFarm run the recursion over the padding; "
-    "reported of rlhf-book in PR 216",
+    "reported in rlhf-book PR 216",
 )
 def test_junk_after_the_end_does_not_leak_into_the_advantages(gae):
     """The recursion runs backwards, so that padding comes first and reaches every token."""
@@ -689,8 +691,8 @@ POLICY_STATS = {  # of tokens with ratios 1.5 and 1.1, and of tokens with .5 and
 @spec(
     "METRIC-02",
     "The metrics of the policy loss are means, variance and extremes over the response tokens.",
-    formula="approx_kl = mean of (log ρ)² / 2;  approx_kl_k3 = mean of ρ − 1 − log ρ;  ratio_var "
-    "is the biased variance of ρ",
+    formula="approx_kl = mean of (log ρ)² / 2;  approx_kl_k3 = mean of ρ − 1 − log ρ;  both "
+    "estimate KL(π_old ‖ π);  ratio_var is the biased variance of ρ",
     example="Two tokens with A = 1 and ratios 1.5 and 1.1, and a ratio of e^7 outside the mask: "
     "approx_kl (0.082201 + 0.004542) / 2 = 0.043372, approx_kl_k3 (0.094535 + 0.004690) / 2 = "
     "0.049613, clip fraction 0.5, ratio mean 1.3, variance 0.04, minimum 1.1, maximum 1.5.",
@@ -698,7 +700,8 @@ POLICY_STATS = {  # of tokens with ratios 1.5 and 1.1, and of tokens with .5 and
 )
 @pytest.mark.parametrize("name", POLICY_STATS)
 def test_policy_stats_are_worked_by_hand(policy_loss, name):
-    """approx_kl is k2 and approx_kl_k3 is k3, both of the policy from the one that sampled."""
+    """approx_kl is k2 and approx_kl_k3 is k3. The tokens are from π_old, so that both estimate the
+    KL of the policy that sampled from the updated policy."""
     mask = torch.tensor([[True, True, False]])
     for ratios, expected in zip(((1.5, 1.1), (0.5, 0.75)), POLICY_STATS[name], strict=True):
         logprobs = torch.tensor([[math.log(ratios[0]), math.log(ratios[1]), 7]])

@@ -229,19 +229,21 @@ def test_the_loops_advantages_have_variance_one_over_response_tokens(record):
 
 @spec(
     "UPDATE-01",
-    "The first loss of a rollout is vf_coef times the value loss.",
+    "With one minibatch, the first loss of a rollout is vf_coef times the value loss.",
     formula="loss = vf_coef · ½ mean of (V − R)²",
 )
 def test_the_first_loss_is_the_value_loss_alone(record):
-    """All ratios are 1 and the advantages have mean 0, so the policy loss is 0. No entropy term is
-    part of the loss."""
+    """All ratios are 1 and the advantages have mean 0 over the rollout, so the policy loss is 0.
+    With several minibatches it is not, because their own means are not 0. No entropy term is part
+    of the loss."""
     _, advantages, _ = by_loops()
     close(record("loss"), FINISHED.vf_coef * 0.5 * (advantages[REAL] ** 2).mean())
 
 
 @spec(
     "UPDATE-02",
-    "The first gradient of a rollout is the policy gradient of the whitened advantages.",
+    "With one minibatch, the first gradient of a rollout is the policy gradient of the whitened "
+    "advantages.",
     formula="∂loss/∂logits_t = −A_t / N · (onehot(a_t) − softmax(logits_t)),  N response tokens",
 )
 def test_the_first_gradient_is_the_policy_gradient_of_the_whitened_advantages(record):
@@ -257,8 +259,8 @@ def test_the_first_gradient_is_the_policy_gradient_of_the_whitened_advantages(re
 
 @spec(
     "UPDATE-03",
-    "The first gradient of the values is vf_coef times their error over the number of response "
-    "tokens.",
+    "With one minibatch, the first gradient of the values is vf_coef times their error over the "
+    "number of response tokens.",
     formula="∂loss/∂V_t = vf_coef · (V_t − R_t) / N = −vf_coef · A_t / N, A_t before whitening",
 )
 def test_the_first_gradient_of_the_values_is_their_error(record):
@@ -331,8 +333,8 @@ def test_the_loops_entropy_is_that_of_the_response_tokens(record):
     "UPDATE-04",
     "A rollout takes epochs times minibatches optimiser steps.",
     example="Three responses in three minibatches are three steps per epoch.",
-    differs="TRL: since PR 2531 num_mini_batches alone does not determine the number of steps "
-    "(#5645); see UPDATE-05",
+    differs="Since TRL PR 2531, num_mini_batches alone does not determine the number of steps "
+    "(TRL #5645); see UPDATE-05",
 )
 @pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 1), (1, 3), (2, 3)])
 def test_the_optimiser_steps_epochs_times_minibatches_times(record, epochs, minibatches):

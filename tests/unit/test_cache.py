@@ -132,8 +132,8 @@ def test_a_cache_in_bf16_decodes_what_a_full_pass_in_bf16_gives(make_gpt):
 
 
 def test_a_cache_makes_its_tensors_where_the_rows_are(make_gpt):
-    """Positions, row numbers and masks, whatever torch's default device is: "meta", on which nothing
-    can be computed, takes the part of the wrong default."""
+    """Positions, row numbers and masks, whatever torch's default device is: "meta", on which
+    nothing can be computed, takes the part of the wrong default."""
     gpt, tokens, states = make_gpt(), random_tokens(), []
     for default in ("cpu", "meta"):
         with torch.device(default):

@@ -299,8 +299,8 @@ def test_there_is_no_dropout(make_gpt):
 
 def test_a_model_makes_its_tensors_where_the_tokens_are(make_gpt):
     """This includes positions and masks. torch creates tensors on the default device, which is the
-    CPU while the tokens are on a GPU. The device "meta", on which nothing can be computed, takes the
-    part of the wrong default."""
+    CPU while the tokens are on a GPU. The device "meta", on which nothing can be computed, takes
+    the part of the wrong default."""
     gpt, tokens = make_gpt(), random_tokens()
     mask = response_mask(PROMPT_LENGTHS, LENGTHS, 9)
     expected = gpt(tokens), mask, *logprobs(gpt, tokens, mask)

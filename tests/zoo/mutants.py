@@ -21,7 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "out" / "mutants"
 TESTS = {
-    "model": ["tests/unit/test_model.py", "tests/unit/test_cache.py", "tests/unit/test_fast.py"],
+    "model": [
+        "tests/unit/test_model.py",
+        "tests/unit/test_cache.py",
+        "tests/unit/test_fast.py",
+        "tests/unit/test_generate.py",
+    ],
     "fast": ["tests/unit/test_fast.py", "tests/unit/test_model.py"],
     "generate": ["tests/unit/test_generate.py", "tests/unit/test_cache.py"],
     "reward": ["tests/spec/test_reward_losses.py", "tests/unit/test_reward.py"],
