@@ -181,7 +181,7 @@ DETAILS = {  # by topic, as in tests/spec/sentences.py
                 "test_compaction_does_not_change_anything",
                 "test_with_one_seed_a_row_does_not_depend_on_its_neighbours",
             ),
-            "Rows that have ended leave the batch, down to a few fixed sizes.",
+            "Rows that have ended leave the batch: it holds exactly the unfinished ones.",
         ),
         Detail(
             17,

@@ -29,17 +29,24 @@ INTRODUCTION = """\
 This document specifies RLHF with a reward model and PPO, and the loss of DPO, in {sentences} \
 sentences that can be false. Each is a test that any implementation can be run against; the \
 {details} details and the {animals} mistakes from published code name the tests that pin or catch \
-them. Cite a sentence as "minirlhf specification, ADV-03" and a detail as "detail 44", and link to \
-`docs/SPEC.md#ADV-03` or `docs/SPEC.md#detail-44`: these ids are never reused.
+them. Cite a sentence as "minirlhf specification, version {version}, ADV-03", a detail with \
+"detail 44" in place of the id, and link to `docs/SPEC.md#ADV-03` or `docs/SPEC.md#detail-44`: \
+these ids are never reused.
 
 To run your own implementation against it, write an adapter, a Python file that defines whichever \
 of the functions you have ([names](../tests/spec/conftest.py), \
 [examples](../tests/spec/adapters)). The report says of each sentence whether it holds, in which \
-cases it does not, or that it was not offered:
+cases it does not, or that it was not offered: the library has no function for it, or no way to be \
+asked:
 
 ```sh
 python -m pytest tests/spec --impl my_adapter.py
 ```"""
+
+DIFFERENCES = """\
+A sentence that does not hold is a difference and not always a bug. Some sentences are conventions \
+of this specification: the default λ (ADV-02), the biased variance (ADV-11), an error for a \
+response without a token (REWARD-05), a missing-end score that replaces the score (REWARD-11)."""
 
 NOTATION = """\
 - A per-token tensor has shape (B, T − 1). Column t is about choosing token t + 1 after the tokens \
@@ -56,8 +63,8 @@ logistic function. Logarithms are natural. Means are over response tokens, unles
 - "In the training loop": the numbers are recorded while the loop of the implementation runs. All \
 other sentences are about a function.
 - *Differs* names code that does something else: file and line at the commit under \
-[Sources](#sources), an issue (#), a pull request (PR) or a cell of a notebook (c). Some of it has \
-been corrected since.
+[Sources](#sources), an issue (#) or a pull request (PR) of the project named before it, or \
+a cell of a notebook (c). Some of it has been corrected since.
 - *Libraries*: the cases after a verdict are the parameters of the test for which it was reached. \
 Where a sentence holds in some cases, the others were not offered."""
 
@@ -109,6 +116,7 @@ def overview():
             notes.append(f"- **{name}** ({adapter}). {library['summary']}")
     yield f"Measured on {record['date']} with {record['environment']}:"
     yield table(["", "holds", "does not hold", "not offered"], rows)
+    yield linked(DIFFERENCES)
     yield "\n".join(notes)
     yield "<details><summary>The sentences that do not hold in one of them</summary>"
     yield failures(record["libraries"])
@@ -276,6 +284,7 @@ def sources():
 def document():
     """All of docs/SPEC.md."""
     introduction = INTRODUCTION.format(
+        version=libraries()["libraries"]["minirlhf"]["version"],
         sentences=len(portable_tests()),
         details=sum(map(len, DETAILS.values())),
         animals=sum(map(len, zoo().values())),

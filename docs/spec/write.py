@@ -1,5 +1,5 @@
-"""`make spec` writes docs/SPEC.md and docs/BEHAVIOUR.md from the tests, lists new ids, and counts the
-lines of code in the README's table anew.
+"""`make spec` writes docs/SPEC.md and docs/BEHAVIOUR.md from the tests, lists new ids, and counts
+the lines of code in the README's table anew.
 
 python docs/spec/write.py
 """
