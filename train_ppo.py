@@ -84,6 +84,10 @@ class Config(TrainingFlags):
     save_every: int = flag(20, "updates between two checkpoints", low=1)
 
 
+# What makes a policy worthless when it is NaN or infinite.
+FINITE = ("score", "kl", "return_mean", "policy_loss", "value_loss", "entropy", "grad_norm")
+
+
 @dataclass(frozen=True)
 class Models:
     """What an iteration of PPO uses, beside its flags."""
@@ -192,6 +196,7 @@ def train(args, folder, models, prompts, monitor):
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
             batch = [prompts[i] for i in data.stream(len(prompts), start, stop, args.seed)]
             stats = iterate(args, models, optimizer, controller, batch, step)
+            optim.require_finite(step, **{name: stats[name] for name in FINITE})
 
             # ---- bookkeeping
             updates = step + 1

@@ -79,6 +79,7 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
             loss, accuracy = accumulate(reward_model, tokenizer, batch, args.microbatch_tokens)
             parameters = reward_model.parameters()
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+            optim.require_finite(step, loss=loss, grad_norm=grad_norm)
             optimizer.step()
             optimizer.zero_grad()
 

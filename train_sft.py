@@ -90,6 +90,7 @@ def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
             batch = [examples[i] for i in data.stream(len(examples), start, stop, args.seed)]
             loss = accumulate(gpt, batch, args.microbatch_tokens)
             grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), args.max_grad_norm)
+            optim.require_finite(step, loss=loss, grad_norm=grad_norm)
             optimizer.step()
             optimizer.zero_grad()
 

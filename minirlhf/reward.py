@@ -17,6 +17,7 @@ from minirlhf.data import collate, encode, microbatches
 from minirlhf.model import GPT, GPTConfig, ScalarHead
 from minirlhf.run import checkpoint
 from minirlhf.run.compute import pick_microbatch
+from minirlhf.run.config import InputError
 
 
 class RewardModel(nn.Module):
@@ -142,6 +143,8 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = RewardModel(GPT(GPTConfig(**state["gpt"])))
     checkpoint.load_weights(model, state["model"], path, assign=True)
+    if not model.std > 0:
+        raise InputError(f"{path}: the scores' standard deviation is {model.std}; train again")
     model.gpt.precision = precision
     model = model.to(device).requires_grad_(False)
     return model, checkpoint.load_tokenizer(state, path), state["missing_end_score"]

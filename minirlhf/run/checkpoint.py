@@ -21,6 +21,7 @@ from minirlhf.run.files import write_atomically, write_text
 from minirlhf.tokenizer import get_tokenizer
 
 RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", "comparisons.jsonl")
+INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
 POLICIES = ("pretrain", "sft", "ppo", "dpo")  # the stages whose checkpoints are language models
 SCRIPTS = {  # the script that writes a stage's folder
     "pretrain": "train_sft.py",
@@ -52,6 +53,7 @@ def configure(config_class, stage, argv):
     args = parse(config_class, argv)
     if not args.resume:
         refuse_existing(args, Path(args.out) / stage)  # before anything slow
+        refuse_lost_files(args, Path(args.out) / stage)
         return args
     path = Path(args.out) / stage / "config.json"
     if not path.exists():
@@ -67,6 +69,36 @@ def refuse_existing(args, folder):
         )
 
 
+def refuse_lost_files(args, folder):
+    """InputError if a run would replace a file that it reads, or one that no run has written."""
+    files = {(folder / name).resolve() for name in ("config.json", *RUN_FILES)}
+    for flag in INPUTS:
+        path = getattr(args, flag, "")
+        inputs = {Path(path).resolve(), (Path(path) / "checkpoint.pt").resolve()} if path else set()
+        if inputs & files:
+            raise InputError(
+                f"--{flag} {path} lies where this run writes, in {folder}; it would be replaced: "
+                "move it, or choose another --out"
+            )
+    for name in RUN_FILES:
+        if (folder / name).exists() and name not in written_files(folder):
+            raise InputError(
+                f"{folder / name} was not written by a run, as far as {folder / 'config.json'} "
+                "shows; move it away, or choose another --out"
+            )
+
+
+def written_files(folder):
+    """The names of RUN_FILES that the run in a folder may have written; none without a run."""
+    if not (folder / "config.json").exists():
+        return ()
+    try:
+        data = json.loads((folder / "config.json").read_text())["flags"].get("data")
+    except (ValueError, KeyError, AttributeError):
+        return RUN_FILES  # of a run whose config.json is damaged
+    return RUN_FILES[:-1] if data else RUN_FILES  # comparisons are collected without --data alone
+
+
 def start_run(args, tokenizer, *stages):
     """The folders of a run's stages, each with its config.json.
 
@@ -74,8 +106,9 @@ def start_run(args, tokenizer, *stages):
     touched, if a folder holds a run and neither --resume nor --overwrite is given.
     """
     folders = [Path(args.out) / stage for stage in stages]
-    for folder in folders:
-        refuse_existing(args, folder)
+    for refuse in (refuse_existing, refuse_lost_files):
+        for folder in folders:
+            refuse(args, folder)
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -100,7 +133,8 @@ def start_run(args, tokenizer, *stages):
 
 def save(path, stage, gpt_config, tokenizer, step, **parts):
     """Write a checkpoint to `path`, a folder or a file named *.pt: stage, shape, step and
-    vocabulary, and the state of every part. A part is a module, an optimiser or a plain value."""
+    vocabulary, and the state of every part. A part is a module, an optimiser or a plain value.
+    InputError, and the old checkpoint stays, if a weight is not finite."""
     path = Path(path) / "checkpoint.pt" if Path(path).suffix != ".pt" else Path(path)
     header = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
     header |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
@@ -108,7 +142,21 @@ def save(path, stage, gpt_config, tokenizer, step, **parts):
         name: part.state_dict() if hasattr(part, "state_dict") else part
         for name, part in parts.items()
     }
+    for part in state.values():
+        if name := first_not_finite(part):
+            raise InputError(
+                f"{name} is not finite after step {step}: training diverged. The learning rate is "
+                f"the usual cause; lower --lr. {path} is as it was"
+            )
     write_atomically(path, lambda file: torch.save(header | state, file))
+
+
+def first_not_finite(state):
+    """The name of a tensor in a state dictionary that holds NaN or an infinity, or None."""
+    tensors = state.items() if isinstance(state, dict) else ()
+    for name, value in tensors:
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            return name
 
 
 def restore(folder, stage, resume, **parts):
@@ -124,7 +172,10 @@ def restore(folder, stage, resume, **parts):
 
 
 def load_weights(part, weights, path, **options):
-    """`part.load_state_dict(weights)`. InputError if the weights have other names or shapes."""
+    """`part.load_state_dict(weights)`. InputError if the weights have other names or shapes, or are
+    not finite."""
+    if name := first_not_finite(weights):
+        raise InputError(f"{path}: {name} is not finite, from a run that diverged; train again")
     try:
         part.load_state_dict(weights, **options)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -4,6 +4,7 @@ its --help. And the named streams of random numbers."""
 import argparse
 import contextlib
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -104,6 +105,8 @@ def argument(field, default):
 
 def out_of_range(value, limits):
     """What `value` is required to be ("at least 0"), or None if it is. NaN lies in no range."""
+    if isinstance(value, float) and math.isinf(value):
+        return "a finite number"
     if limits["low"] is not None and not value >= limits["low"]:
         return f"at least {limits['low']}"
     if limits["above"] is not None and not value > limits["above"]:

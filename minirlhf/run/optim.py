@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from minirlhf.run.config import InputError
+
 
 def adamw(model, lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0):
     """Fused AdamW (Loshchilov and Hutter 2019) of the parameters that require a gradient. Weight
@@ -33,3 +35,14 @@ def cosine(step, steps, warmup):
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+
+
+def require_finite(step, **numbers):
+    """InputError if a number of a training step is NaN or infinite. Called before the optimiser
+    step or before the checkpoint, so that the last checkpoint stays a good one."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"{name} is {float(value)} at step {step}: training diverged. The learning rate is "
+                "the usual cause; lower --lr. The last checkpoint is as it was"
+            )

@@ -57,6 +57,7 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
             models = policy, reference, tokenizer
             stats = accumulate(*models, batch, args.beta, args.microbatch_tokens)
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            optim.require_finite(step, loss=stats["loss"], grad_norm=grad_norm)
             optimizer.step()
             optimizer.zero_grad()
 

@@ -116,12 +116,12 @@ def test_a_mistake_in_the_flags_of_a_command_names_the_command(capsys):
 
 
 def test_a_function_of_yours_is_found_in_the_folder_of_the_call(run, tmp_path, monkeypatch):
-    """`minirlhf ppo --reward my_rewards:brevity`: an installed command does not search there by
+    """`minirlhf ppo --reward my_cli_rewards:brevity`: an installed command does not search there by
     itself, as `python train_ppo.py` in the clone does."""
-    (tmp_path / "my_rewards.py").write_text("def brevity(prompts, responses): ...")
+    (tmp_path / "my_cli_rewards.py").write_text("def brevity(prompts, responses): ...")
     monkeypatch.chdir(tmp_path)
     names = []
-    run(lambda: names.append(load_function("--reward", "my_rewards:brevity").__name__))
+    run(lambda: names.append(load_function("--reward", "my_cli_rewards:brevity").__name__))
     assert names == ["brevity"]
 
 

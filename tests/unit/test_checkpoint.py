@@ -336,6 +336,14 @@ class Config:
     overwrite: bool = flag(False, "replace")
 
 
+@dataclasses.dataclass(frozen=True)
+class Reader(Config):
+    """A stage that reads files."""
+
+    data: str = flag("", "records")
+    sft: str = flag("", "policy")
+
+
 def start(tmp_path, tokenizer, *argv, stages=("sft", "pretrain")):
     """(args, folders) of a run that is started with the flags `argv`."""
     args = checkpoint.configure(Config, "sft", ["--out", str(tmp_path), *argv])
@@ -376,6 +384,43 @@ def test_overwrite_replaces_a_run_and_nothing_beside_it(tmp_path, tokenizer):
     names = sorted(path.name for path in (tmp_path / "sft").iterdir())
     assert names == ["config.json", "notes.txt"]
     assert json.loads((tmp_path / "sft" / "config.json").read_text())["flags"]["steps"] == 6
+
+
+@pytest.mark.parametrize("name", ["data", "sft"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_run_never_replaces_what_it_reads(tmp_path, name, link):
+    """`--data OUT/rm/comparisons.jsonl` used to be removed before it was read, through a symbolic
+    link as well; `--sft OUT/ppo` into OUT measures the KL from a policy that is gone."""
+    file = tmp_path / "rm" / ("comparisons.jsonl" if name == "data" else "checkpoint.pt")
+    file.parent.mkdir()
+    file.write_text("labels")
+    path = file if name == "data" else file.parent
+    if link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    argv = ["--out", str(tmp_path), f"--{name}", str(path), "--overwrite"]
+    message = refusal(checkpoint.configure, Reader, "rm", argv)
+    assert f"--{name} {path}" in message and "another --out" in message
+    assert file.read_text() == "labels"
+
+
+def test_a_file_that_no_run_has_written_is_never_removed(tmp_path, tokenizer):
+    """A checkpoint without a config.json beside it, and comparisons in the folder of a run that did
+    not collect any: neither --overwrite nor its absence touches them."""
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "checkpoint.pt").write_text("mine")
+    for argv in ([], ["--overwrite"]):
+        message = refusal(start, tmp_path, tokenizer, *argv)
+        assert f"{tmp_path / 'sft' / 'checkpoint.pt'} was not written by a run" in message
+    assert (tmp_path / "sft" / "checkpoint.pt").read_text() == "mine"
+    (tmp_path / "sft" / "checkpoint.pt").unlink()
+    start(tmp_path, tokenizer)
+    config = tmp_path / "sft" / "config.json"
+    record = json.loads(config.read_text())
+    config.write_text(json.dumps(record | {"flags": record["flags"] | {"data": "mine.jsonl"}}))
+    (tmp_path / "sft" / "comparisons.jsonl").write_text("labels")
+    assert "comparisons.jsonl was not" in refusal(start, tmp_path, tokenizer, "--overwrite")
+    assert (tmp_path / "sft" / "comparisons.jsonl").read_text() == "labels"
 
 
 def test_resume_keeps_a_run_and_its_flags(tmp_path, tokenizer):

@@ -19,7 +19,14 @@ import sources  # noqa: E402
 import specification  # noqa: E402
 import write  # noqa: E402
 from details import DETAILS  # noqa: E402
-from sources import PORTABLE, TOPICS, id_problems, listed_ids, portable_tests, read_tests  # noqa: E402  # noqa: E402
+from sources import (  # noqa: E402
+    PORTABLE,
+    TOPICS,
+    id_problems,
+    listed_ids,
+    portable_tests,
+    read_tests,
+)
 
 IN_ORDER = sorted((x for details in DETAILS.values() for x in details), key=lambda x: x.number)
 
