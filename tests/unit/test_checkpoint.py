@@ -367,7 +367,7 @@ def test_an_existing_run_is_refused_before_anything_is_touched(tmp_path, tokeniz
     """Even where only the second of a script's folders holds one."""
     write_text(tmp_path / stage / "config.json", "{}")
     for name in checkpoint.RUN_FILES:
-        write_text(tmp_path / "sft" / name, "precious")
+        write_text(tmp_path / stage / name, "precious")
     files = contents(tmp_path)
     message = refusal(start, tmp_path, tokenizer)
     assert str(tmp_path / stage) in message and "--resume" in message and "--overwrite" in message
