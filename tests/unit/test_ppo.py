@@ -744,6 +744,20 @@ def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_
         assert stats["explained_variance"].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_merged_statistics_are_those_of_all_tokens_at_once():
+    """Means, variance, least and largest ratio of three rows, from a part of one row and a part of
+    two. A mean of the parts' variances would leave out what lies between the parts, and a mean that
+    is not weighted by tokens would favour the short row."""
+    logprobs, old_logprobs, advantages = normal(3, 3, T - 1, seed=3) / 2
+    logprobs[1] += 1  # the ratios of the second row are larger
+    columns = logprobs, old_logprobs, advantages, MASK
+    _, whole = ppo.policy_loss(*columns)
+    parts = [ppo.policy_loss(*(x[rows] for x in columns))[1] for rows in ([1], [0, 2])]
+    token_counts = [int(MASK[rows].sum()) for rows in ([1], [0, 2])]
+    assert token_counts[0] != token_counts[1]
+    assert_close_dicts(ppo.merge(parts, token_counts), whole)
+
+
 def test_update_metrics_are_means_over_the_tokens_of_all_epochs(make_gpt):
     """Each token counts with the numbers just before its own step: the first step of the first
     epoch has ratio 1, and the mean over two epochs differs from the second (GRPO-Zero logs the last
