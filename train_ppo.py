@@ -184,9 +184,7 @@ def train(args, folder, models, prompts, monitor):
     if actor_critic.critic:
         parts["critic"] = actor_critic.critic
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
-    kl_coef = args.kl_coef  # a fixed coefficient may change with --resume
-    if args.kl_target:
-        kl_coef = state.get("kl_coef", args.kl_coef)
+    kl_coef = state.get("kl_coef", args.kl_coef)  # it may have adapted
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
     metrics, first = Metrics(folder, state["step"]), state["step"]
     bar = tqdm(range(first, args.updates), desc="ppo", initial=first, total=args.updates)
@@ -252,6 +250,10 @@ def check_flags(args):
     if args.kl_target and args.kl_horizon < args.batch_size:
         problem = f"--kl-horizon {args.kl_horizon:g} must be at least"
         raise InputError(f"{problem} --batch-size {args.batch_size}")
+    if args.resume:
+        updates = checkpoint.stored_step(f"{args.out}/ppo", "ppo")
+        if updates > args.updates:
+            raise InputError(f"--updates {args.updates}: the run in {args.out}/ppo has {updates}")
     if args.reward and args.critic == "separate":
         raise InputError(
             "--critic separate starts as the reward model; with --reward there is none, so use "

@@ -54,7 +54,8 @@ def get_tokenizer(name="tiny"):
     """The packaged tokenizer ("tiny"), or tiktoken's encoding of that name. InputError if tiktoken
     does not know the name or cannot download its file."""
     if name == "tiny":
-        return Tokenizer(tiktoken.Encoding(name, pat_str=PATTERN, **read_ranks(TINY.read_text())))
+        ranks = read_ranks(TINY.read_text(encoding="utf-8"))
+        return Tokenizer(tiktoken.Encoding(name, pat_str=PATTERN, **ranks))
     if name not in tiktoken.list_encoding_names():
         raise InputError(
             f"--tokenizer {name}: tiktoken knows {', '.join(tiktoken.list_encoding_names())}"

@@ -113,7 +113,7 @@ def peak_memory(device):
     """The most memory that this process has used, in MB. NaN where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
     return math.nan
 
@@ -139,7 +139,7 @@ def serve(pipe, name, side, job):
     if name.startswith("minirlhf"):
         fast.keep_memory()  # as our scripts do
     try:
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
             for module in peers.IMPORTS.get(name, ()):  # the memory of the imports is not counted
                 importlib.import_module(module)
             before = peak_memory(job.device)

@@ -52,7 +52,8 @@ def flags_of(folder):
     path = Path(folder) / "config.json"
     if not path.exists():
         raise InputError(f"{path} does not exist; run train_ppo.py first, TRL takes its flags")
-    record, flags_class = json.loads(path.read_text())["flags"], script("train_ppo").Config
+    record = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    flags_class = script("train_ppo").Config
     names = [field.name for field in dataclasses.fields(flags_class)]
     flags = flags_class(**{name: record[name] for name in names if name in record})
     if flags.data or flags.reward:
@@ -127,7 +128,7 @@ def train(flags, sft, tokenizer, reward_model, prompts):
         with tqdm(total=flags.updates, desc="TRL's ppo") as bar:
             trainer.log = partial(advance, bar)
             start = time.perf_counter()
-            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+            with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
                 trainer.train()
     return from_transformers(policy), time.perf_counter() - start
 

@@ -101,7 +101,7 @@ def load_gpt2(folder):
 def read_config(path):
     """config.json -> GPTConfig. InputError where model.py cannot compute what it describes."""
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = "give a folder saved by GPT2LMHeadModel.save_pretrained"
         raise InputError(f"{path}: cannot be read; {remedy}") from error

@@ -15,6 +15,7 @@ Any of them serves as a prompt, and a comparison of two as a demonstration (the 
 import gzip
 import json
 import os
+import re
 import sys
 import zlib
 
@@ -98,6 +99,11 @@ def parse_line(line):
         raise ValueError(f"not JSON ({error.msg}); a line must be one JSON object") from error
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}; a line must be one JSON object")
+    if half := re.search("[\ud800-\udfff]", json.dumps(record, ensure_ascii=False)):
+        raise ValueError(
+            f"holds {half[0]!r}, half of a surrogate pair, which no file or screen can show; "
+            "write the whole character, or remove it"
+        )
     return record
 
 

@@ -22,6 +22,10 @@ from minirlhf.tokenizer import get_tokenizer
 
 RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", "comparisons.jsonl")
 INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
+CHANGEABLE = {  # flags that a resumed run may change
+    *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
+    *("updates", "eval_every", "save_every"),
+}
 POLICIES = ("pretrain", "sft", "ppo", "dpo")  # the stages whose checkpoints are language models
 SCRIPTS = {  # the script that writes a stage's folder
     "pretrain": "train_sft.py",
@@ -39,7 +43,7 @@ def writable(flag, path):
     computation whose result goes there."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        open(path, "a").close()
+        open(path, "a", encoding="utf-8").close()
     except OSError as error:
         raise InputError(
             f"{flag} {path}: {error.strerror}; name a file that can be written"
@@ -58,8 +62,24 @@ def configure(config_class, stage, argv):
     path = Path(args.out) / stage / "config.json"
     if not path.exists():
         raise InputError(f"{path} does not exist, so there is no run to resume; leave out --resume")
-    flags = json.loads(path.read_text())["flags"]
-    return parse(config_class, argv, defaults=flags | {"resume": False, "overwrite": False})
+    flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    args = parse(config_class, argv, defaults=flags | {"resume": False, "overwrite": False})
+    refuse_changed_flags(args, flags, path)
+    return args
+
+
+def refuse_changed_flags(args, flags, path):
+    """InputError if a flag of a resumed run differs from the run's own in what its past meant. How
+    long it goes on, what it shows and saves, and where it computes may change."""
+    for name, value in dataclasses.asdict(args).items():
+        before = flags.get(name, value)
+        same = before == value or (before != before and value != value)  # NaN is not itself
+        if name not in CHANGEABLE and not same:
+            option = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{option} is {before} in {path}, and {value} now: a resumed run keeps it; leave "
+                f"{option} out, or start another run with another --out"
+            )
 
 
 def refuse_existing(args, folder):
@@ -93,7 +113,8 @@ def written_files(folder):
     if not (folder / "config.json").exists():
         return ()
     try:
-        data = json.loads((folder / "config.json").read_text())["flags"].get("data")
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        data = record["flags"].get("data")
     except (ValueError, KeyError, AttributeError):
         return RUN_FILES  # of a run whose config.json is damaged
     return RUN_FILES[:-1] if data else RUN_FILES  # comparisons are collected without --data alone
@@ -169,6 +190,12 @@ def restore(folder, stage, resume, **parts):
     for name, part in parts.items():
         load_weights(part, state[name], folder)
     return state
+
+
+def stored_step(folder, stage):
+    """The step of the run's last checkpoint, 0 if there is none yet."""
+    exists = (Path(folder) / "checkpoint.pt").exists()
+    return int(load(folder, (stage,))["step"]) if exists else 0
 
 
 def load_weights(part, weights, path, **options):

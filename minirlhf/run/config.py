@@ -117,7 +117,10 @@ def out_of_range(value, limits):
 
 def run(main):
     """The footer of every script: a user's mistake is one line and exit code 2, Ctrl-C is exit code
-    130."""
+    130. A character that the console's encoding lacks is shown as a question mark."""
+    for console in (sys.stdout, sys.stderr):
+        if hasattr(console, "reconfigure"):  # a notebook's and a test's have none
+            console.reconfigure(errors="replace")
     try:
         from minirlhf.fast import keep_memory  # here: the list of commands must not wait for torch
 

@@ -27,7 +27,7 @@ class Metrics:
         """A number may be a float, an int or a tensor of one element. What is None is left out."""
         record = {"step": step}
         record |= {name: number(float(x)) for name, x in numbers.items() if x is not None}
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 
@@ -51,7 +51,8 @@ def read_lines(path):
     short by an interruption and is left out."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8")
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_metrics(folder):
@@ -95,13 +96,19 @@ def table(header, rows, width=56):
 
 
 def shorten(text, width):
-    """The text on one line, cut to `width` characters."""
-    text = " ".join(text.split())
+    """The text on one line, printable, cut to `width` characters."""
+    text = printable(" ".join(text.split()))
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def printable(text):
+    """The text with U+FFFD for what is no visible character or space: control and escape sequences
+    from data or from a model, which would be commands to a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def write_samples(folder, title, header, rows):
     """Append a table to FOLDER/samples.txt, uncut, and print it, cut to fit a screen."""
-    with open(Path(folder) / "samples.txt", "a") as file:
+    with open(Path(folder) / "samples.txt", "a", encoding="utf-8") as file:
         file.write("\n".join([title, *table(header, rows, width=10_000)]) + "\n\n")
     tqdm.write("\n".join(["", title, *table(header, rows)]) + "\n")

@@ -18,7 +18,7 @@ import numpy as np
 from minirlhf import evaluate, reward
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import flag, rng
-from minirlhf.run.metrics import read_metrics, table
+from minirlhf.run.metrics import printable, read_metrics, table
 from minirlhf.world import judge, measures, sentences, writers
 
 POLICIES = {  # name in the table -> folder; those that do not exist are left out
@@ -185,7 +185,7 @@ def show_examples(prompts, replies, n):
         for name in names:
             reply = replies[name][row]
             total = judge.judge(prompts[row], evaluate.finished([reply])[0]).total
-            print(f"  {name}:  {reply.text.strip()}  ({total:.1f} of 3)")
+            print(f"  {name}:  {printable(reply.text.strip())}  ({total:.1f} of 3)")
 
 
 # ---- the figure

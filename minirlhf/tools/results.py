@@ -45,7 +45,7 @@ def load_reports(out):
     paths = sorted(path for path in Path(out).glob("*/report.json") if path.parent.name.isdigit())
     if not paths:
         raise InputError(f"{out} holds no run with a report.json; make results trains them")
-    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def seed_interval(values):

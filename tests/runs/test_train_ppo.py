@@ -435,6 +435,16 @@ def test_a_run_stores_what_it_computed_with_and_resumes_with_it(out, prompts, mo
     assert actor.gpt.precision == torch.float32
 
 
+def test_a_run_cannot_be_resumed_to_fewer_updates_or_with_another_seed(out, prompts, refused):
+    """Both used to end with exit code 0; after the second, half of the run has one seed and half
+    another."""
+    ppo(out, *prompts, *SMALL, "--updates", "2")
+    message = refused(train_ppo.main, ["--out", str(out), "--resume", "--seed", "2"], out)
+    assert "--seed is 1" in message and "2 now" in message
+    argv = ["--out", str(out), "--resume", "--updates", "1"]
+    assert f"--updates 1: the run in {out}/ppo has 2" in refused(train_ppo.main, argv, out)
+
+
 def test_with_a_shared_critic_it_resumes_to_the_bit_too(out, prompts, ctrl_c):
     """The value head is the only part beside the policy and its optimiser."""
     ppo(out, *prompts, *SMALL, "--lr", "0.003")

@@ -331,6 +331,7 @@ class Config:
 
     out: str = flag("out", "folder")
     steps: int = flag(6, "steps", low=1)
+    updates: int = flag(6, "how long", low=1)
     target: float = flag(float("nan"), "something without a default")
     resume: bool = flag(False, "go on")
     overwrite: bool = flag(False, "replace")
@@ -424,18 +425,37 @@ def test_a_file_that_no_run_has_written_is_never_removed(tmp_path, tokenizer):
 
 
 def test_resume_keeps_a_run_and_its_flags(tmp_path, tokenizer):
-    """A flag that is not given is that of the saved run, not the default; a flag that is given
-    wins."""
+    """A flag that is not given is that of the saved run, not the default. How long the run goes on
+    may change, and that is then stored."""
     start(tmp_path, tokenizer, "--steps", "9", "--target", "0.5", "--overwrite")
     for name in checkpoint.RUN_FILES:
         write_text(tmp_path / "sft" / name, "old")
     args, _ = start(tmp_path, tokenizer, "--resume")
     assert (args.steps, args.target, args.resume, args.overwrite) == (9, 0.5, True, False)
     assert all((tmp_path / "sft" / name).read_text() == "old" for name in checkpoint.RUN_FILES)
-    args, _ = start(tmp_path, tokenizer, "--resume", "--steps", "12")
-    assert args.steps == 12
-    assert start(tmp_path, tokenizer, "--resume")[0].steps == 12
+    args, _ = start(tmp_path, tokenizer, "--resume", "--updates", "12")
+    assert args.updates == 12
+    assert start(tmp_path, tokenizer, "--resume")[0].updates == 12
     assert "already holds" in refusal(start, tmp_path, tokenizer)  # --resume itself is not stored
+
+
+@pytest.mark.parametrize("pair", ["--steps 12", "--target 0.7"])
+def test_a_resumed_run_is_not_silently_another_one(tmp_path, tokenizer, pair):
+    """`--resume --seed 2` and the like used to go on with exit code 0, and config.json then claimed
+    that the new value held throughout. The line names both values, and nothing is written."""
+    start(tmp_path, tokenizer, "--steps", "9", "--target", "0.5")
+    before = contents(tmp_path)
+    option, value = pair.split()
+    message = refusal(start, tmp_path, tokenizer, "--resume", option, value)
+    assert option in message and ("9" in message or "0.5" in message) and value in message
+    assert contents(tmp_path) == before
+
+
+def test_an_unset_number_is_the_same_when_a_run_is_resumed(tmp_path, tokenizer):
+    """NaN stands for "not given", and NaN is not equal to itself."""
+    start(tmp_path, tokenizer)
+    args, _ = start(tmp_path, tokenizer, "--resume")
+    assert args.target != args.target
 
 
 def test_there_must_be_something_to_resume(tmp_path, tokenizer):
