@@ -744,6 +744,31 @@ def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_
         assert stats["explained_variance"].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_selected_rows_are_cut_to_the_longest_of_them(make_gpt):
+    """Rows 2 and 0, of 8 and 5 tokens: 8 columns of tokens, 7 of what is per token, and the lengths
+    and ends of these rows in this order."""
+    reference, samples = make_gpt(), make_samples()
+    rollout = roll(make_actor(neighbour(reference)), reference, samples, ALL_AT_ONCE)
+    batch = rollout.select([2, 0])
+    assert torch.equal(batch.samples.tokens, samples.tokens[[2, 0], :8])
+    for name in ("prompt_lengths", "lengths", "ended"):
+        assert torch.equal(getattr(batch.samples, name), getattr(rollout.samples, name)[[2, 0]])
+    for field in dataclasses.fields(rollout)[1:]:
+        expected = getattr(rollout, field.name)[[2, 0], :7]
+        assert torch.equal(getattr(batch, field.name), expected), field.name
+    assert rollout.response_tokens([2, 0]) == batch.mask.sum()
+
+
+def test_a_separate_critic_computes_no_state_that_is_not_read(make_gpt):
+    """11 states choose a response token, of 27: only those go through the MLP of its last block."""
+    gpt, counts = make_gpt(), []
+    actor, samples = make_actor(gpt, make_reward_model(gpt)), make_samples()
+    last = actor.critic.blocks[-1]
+    last.mlp.register_forward_pre_hook(lambda _, inputs: counts.append(inputs[0].shape[:-1]))
+    actor(samples.tokens, samples.mask)
+    assert counts == [(int(samples.mask.sum()),)] == [(11,)]
+
+
 def test_merged_statistics_are_those_of_all_tokens_at_once():
     """Means, variance, least and largest ratio of three rows, from a part of one row and a part of
     two. A mean of the parts' variances would leave out what lies between the parts, and a mean that
