@@ -1,6 +1,7 @@
 """The specification of fast.py: each function gives what its plain twin gives, values and
 gradients, with less work."""
 
+import itertools
 import platform
 import subprocess
 import sys
@@ -35,6 +36,22 @@ def test_wanted_states_are_those_of_a_pass_over_everything(make_gpt, seed):
     expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
     for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [(0, 0, 1), (0, 1, 1), (0, 1, 2)])
+def test_every_choice_of_wanted_states_of_three_rows_gives_those_of_a_plain_pass(make_gpt, rows):
+    """All 512 masks of three rows of three tokens, which share beginnings of two, three or no
+    tokens with the row above: also masks that want nothing of a row whose tokens the next one has
+    as well. Of three layers, so that the last is not the second."""
+    gpt = make_gpt(layers=3, std=0.3)
+    tokens = torch.tensor([[1, 2, 3], [1, 2, 4], [5, 2, 3]])[list(rows)]
+    with torch.no_grad():
+        plain = gpt.hidden(tokens)
+        for bits in itertools.product([False, True], repeat=9):
+            wanted = torch.tensor(bits).view(3, 3)
+            packed = gpt.hidden(tokens, wanted=wanted)
+            expected = torch.where(wanted[:, :, None], plain, 0.0)
+            torch.testing.assert_close(packed, expected, atol=1e-5, rtol=0)
 
 
 def rows_multiplied(gpt):
@@ -114,6 +131,23 @@ def test_the_probabilities_gradient_is_that_of_autograd(make_gpt):
         for one, other in zip(gradients, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
         assert not fused_entropy.requires_grad and not plain_entropy.requires_grad
+
+
+def test_no_more_logits_are_made_at_a_time_than_the_bound(make_gpt, monkeypatch):
+    """Seven states and 50 ids: with a bound of 100 logits two states at a time, and with a bound
+    below one state's logits one."""
+    gpt, shapes, log_softmax = make_gpt(), [], F.log_softmax
+
+    def watched(logits, dim):
+        shapes.append(len(logits))
+        return log_softmax(logits, dim=dim)
+
+    monkeypatch.setattr(F, "log_softmax", watched)
+    for most, expected in ((100, [2, 2, 2, 1]), (49, [1] * 7), (2**24, [7])):
+        monkeypatch.setattr(fast.TokenLogprobs, "LOGITS", most)
+        fast.token_logprobs(gpt, torch.zeros(7, 16), torch.zeros(7, dtype=torch.long))
+        assert shapes == expected
+        shapes.clear()
 
 
 # ---- GELU
