@@ -12,7 +12,7 @@ from minirlhf.bench import scaling, speed
 from minirlhf.bench.workload import WORKLOADS, Job
 from minirlhf.data import Example
 from minirlhf.formats import gpt2
-from minirlhf.generate import generate
+from minirlhf.generate import Samples, generate
 from minirlhf.model import logprobs, response_mask
 from minirlhf.run import compute, optim
 from minirlhf.run.config import MINIBATCHES, rng
@@ -117,7 +117,8 @@ def test_an_update_never_waits_for_the_gpu(make_gpt):
     mask = response_mask(prompt_lengths, lengths, 12).cuda()
     tokens = torch.randint(1, 13, (4, 12)).cuda()
     zeros = [torch.zeros(4, 11).cuda() for _ in range(7)]
-    rollout = ppo.Rollout(tokens, prompt_lengths, lengths, mask, *zeros)
+    samples = Samples(tokens, prompt_lengths, lengths, torch.ones(4, dtype=torch.bool).cuda())
+    rollout = ppo.Rollout(samples, mask, *zeros)
     optimizer = optim.adamw(actor, 1e-3)
     plan = ppo.plan(lengths.tolist(), 2, 1, 24, rng(0, MINIBATCHES))
     ppo.update(actor, optimizer, rollout, plan)  # the optimiser makes its state
