@@ -22,6 +22,7 @@ from minirlhf.feedback import agreement, simulated
 from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run.files import write_text
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.world import judge, measures, writers
 
@@ -172,7 +173,7 @@ def load_comparisons(args, sft, tokenizer):
         return jsonl.read_comparisons(args.data, fits)
     for split in ("train", "test"):  # what does not fit is an error now, and not after hours
         draw_prompts(args, sft, tokenizer, split)
-    collected = Path(args.out) / "rm" / "comparisons.jsonl"
+    collected = Path(args.out) / "rm" / checkpoint.COMPARISONS
     return jsonl.read_comparisons(collected) if args.resume and collected.exists() else None
 
 
@@ -190,7 +191,7 @@ def collect(args, folder, sft, tokenizer):
     """Responses of the SFT model, ranked by the world's labellers; they stay in
     comparisons.jsonl."""
     comparisons = rank(args, sft, tokenizer, "train", "responses to rank")
-    checkpoint.write_text(folder / "comparisons.jsonl", jsonl.write_records(comparisons))
+    write_text(folder / checkpoint.COMPARISONS, jsonl.write_records(comparisons))
     return comparisons
 
 

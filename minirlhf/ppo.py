@@ -240,8 +240,8 @@ def select_rows(samples, rows):  # Samples, list of row numbers -> Samples
     index = row_index(rows, samples.tokens.device)
     columns = int(samples.lengths[rows].max())
     tokens = samples.tokens[index, :columns]
-    ended = samples.ended[row_index(rows, samples.ended.device)]
-    return Samples(tokens, samples.prompt_lengths[rows], samples.lengths[rows], ended)
+    spans = samples.prompt_lengths[rows], samples.lengths[rows]  # on the CPU, unlike the others
+    return Samples(tokens, *spans, samples.ended[index])
 
 
 def row_index(rows, device):

@@ -29,6 +29,7 @@ from minirlhf.bench import peers
 from minirlhf.formats import gpt2
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import InputError, flag, rng
+from minirlhf.run.files import write_text
 from minirlhf.run.metrics import table
 from minirlhf.tools import report
 from minirlhf.tools.script import script
@@ -175,7 +176,7 @@ def main(argv=None):
     print("\n".join(["", *table(["", *columns], lines)]))
     print(f"\nTRL took {seconds:.0f} seconds for {flags.updates} updates")
     record = json.dumps({"seconds": seconds, "rows": rows}, indent=1)
-    checkpoint.write_text(f"{args.out}/trl/report.json", record + "\n")
+    write_text(f"{args.out}/trl/report.json", record + "\n")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from minirlhf import data, model
-from minirlhf.run import checkpoint, compute, config
+from minirlhf.run import compute, config
 from minirlhf.run.config import InputError, rng
+from minirlhf.run.files import write_text
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import writers
 
@@ -208,7 +209,7 @@ def write_record(args, device, date, **measurements):
         "date": date,
     }
     record = {"flags": dataclasses.asdict(args), **environment, **measurements}
-    checkpoint.write_text(args.json, json.dumps(record, indent=1) + "\n")
+    write_text(args.json, json.dumps(record, indent=1) + "\n")
 
 
 # ---- arithmetic

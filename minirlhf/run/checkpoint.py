@@ -20,7 +20,8 @@ from minirlhf.run.config import InputError, parse
 from minirlhf.run.files import write_atomically, write_text
 from minirlhf.tokenizer import get_tokenizer
 
-RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", "comparisons.jsonl")
+COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
+RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", COMPARISONS)
 INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
 CHANGEABLE = {  # flags that a resumed run may change
     *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
@@ -100,8 +101,9 @@ def refuse_lost_files(args, folder):
                 f"--{flag} {path} lies where this run writes, in {folder}; it would be replaced: "
                 "move it, or choose another --out"
             )
+    written = written_files(folder)
     for name in RUN_FILES:
-        if (folder / name).exists() and name not in written_files(folder):
+        if (folder / name).exists() and name not in written:
             raise InputError(
                 f"{folder / name} was not written by a run, as far as {folder / 'config.json'} "
                 "shows; move it away, or choose another --out"
@@ -117,7 +119,7 @@ def written_files(folder):
         data = record["flags"].get("data")
     except (ValueError, KeyError, AttributeError):
         return RUN_FILES  # of a run whose config.json is damaged
-    return RUN_FILES[:-1] if data else RUN_FILES  # comparisons are collected without --data alone
+    return [name for name in RUN_FILES if name != COMPARISONS or not data]
 
 
 def start_run(args, tokenizer, *stages):

@@ -18,6 +18,7 @@ import numpy as np
 from minirlhf import evaluate, reward
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import flag, rng
+from minirlhf.run.files import write_text
 from minirlhf.run.metrics import printable, read_metrics, table
 from minirlhf.world import judge, measures, sentences, writers
 
@@ -258,7 +259,7 @@ def main(argv=None):
     report["reward_model"] = {name: value for name, value in last.items() if name != "step"}
     show(report)
     show_examples(prompts, replies, args.examples)
-    checkpoint.write_text(f"{args.out}/report.json", json.dumps(report, indent=1) + "\n")
+    write_text(f"{args.out}/report.json", json.dumps(report, indent=1) + "\n")
     if "PPO" not in policies:
         return
     if pyplot := load_pyplot():

@@ -18,6 +18,7 @@ import numpy as np
 from minirlhf import evaluate, reward
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import InputError, flag, rng
+from minirlhf.run.files import write_text
 from minirlhf.tools import report
 from minirlhf.world import measures, writers
 
@@ -169,7 +170,7 @@ def main(argv=None):
         text += f"total {total:+.2f} ± {half_width:.2f}, score {score:+.2f}, "
         text += f"KL {records[-1]['eval_kl']:.1f}\n"
     print(text)
-    checkpoint.write_text(f"{args.out}/results.md", text)
+    write_text(f"{args.out}/results.md", text)
     pyplot = report.load_pyplot()
     if pyplot is None:
         raise InputError("the figures need matplotlib: pip install -e '.[plot]'")
