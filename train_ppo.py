@@ -296,7 +296,7 @@ def load_prompts(args, tokenizer, context):
         return prompts[n:] or prompts, prompts[:n]  # a single prompt serves for both
     room = tokenizer, context, args.max_new_tokens, args.drop_long
     prompts = writers.prompts(args.prompts, rng(args.seed, config.PPO_PROMPTS))
-    held_out = writers.prompts(args.held_out, rng(args.seed, config.HELD_OUT_PROMPTS), "test")
+    held_out = writers.prompts(args.held_out, rng(args.seed, config.HELD_OUT_PROMPTS), "validation")
     return data.fitting_prompts(prompts, *room), data.fitting_prompts(held_out, *room)
 
 

@@ -156,7 +156,7 @@ def main(argv=None):
         norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
     else:
         comparisons = comparisons or collect(args, folder, sft, tokenizer)
-        held_out = rank(args, sft, tokenizer, "test", "held-out responses to rank")
+        held_out = rank(args, sft, tokenizer, "validation", "held-out responses to rank")
         norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
@@ -171,7 +171,7 @@ def load_comparisons(args, sft, tokenizer):
     if args.data:
         fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
         return jsonl.read_comparisons(args.data, fits)
-    for split in ("train", "test"):  # what does not fit is an error now, and not after hours
+    for split in ("train", "validation"):  # what does not fit is an error now, and not after hours
         draw_prompts(args, sft, tokenizer, split)
     collected = Path(args.out) / "rm" / checkpoint.COMPARISONS
     return jsonl.read_comparisons(collected) if args.resume and collected.exists() else None
@@ -180,7 +180,7 @@ def load_comparisons(args, sft, tokenizer):
 def draw_prompts(args, sft, tokenizer, split):
     n, stream = {
         "train": (args.prompts, config.RANKED_PROMPTS),
-        "test": (args.held_out, config.RANKED_HELD_OUT_PROMPTS),
+        "validation": (args.held_out, config.RANKED_HELD_OUT_PROMPTS),
     }[split]
     prompts = writers.prompts(n, rng(args.seed, stream), split)
     context = sft.config.context
@@ -199,7 +199,7 @@ def rank(args, sft, tokenizer, split, caption):
     """Prompts with K responses each, and a labeller's ranking of them."""
     response_stream, label_stream = {
         "train": (config.RANKED_RESPONSES, config.LABELS),
-        "test": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS),
+        "validation": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS),
     }[split]
     prompts = draw_prompts(args, sft, tokenizer, split)
     label_rng = rng(args.seed, label_stream)

@@ -50,7 +50,7 @@ class Config(TrainingFlags):
         low=8,
     )
     tokenizer: str = flag(
-        "tiny", "tiny (1,024 ids, comes with the package) or any tiktoken encoding, such as gpt2"
+        "tiny", "tiny (1,792 ids, comes with the package) or any tiktoken encoding, such as gpt2"
     )
     documents: int = flag(
         64_000, "documents of the world's text to pretrain on, each seen once", low=1
@@ -224,7 +224,7 @@ def show_samples(args, folder, gpt, tokenizer):
         fits = data.fits_context(tokenizer, context, args.max_new_tokens, drop_long=True)
         prompts = [prompt for prompt in jsonl.read_prompts(args.data) if fits(prompt)][:8]
     else:
-        prompts = writers.prompts(256, rng(args.seed, config.HELD_OUT_PROMPTS), split="test")
+        prompts = writers.prompts(256, rng(args.seed, config.HELD_OUT_PROMPTS), split="validation")
     uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
     replies = evaluate.respond(gpt, tokenizer, prompts, uniforms)
     rows = [(prompt, reply.text) for prompt, reply in zip(prompts[:8], replies[:8], strict=True)]

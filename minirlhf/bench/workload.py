@@ -122,10 +122,10 @@ class Job:
 
 
 def id_map(tokenizer, vocab_size, seed):
-    """For each id of the tokenizer an id of another vocabulary, (tokenizer.vocab_size,): one to one
-    at random, the end token to END."""
+    """For each id of the tokenizer an id of another vocabulary at random, (tokenizer.vocab_size,):
+    one to one if it is large enough, and the end token alone to END."""
     ids = rng(seed, config.GPT_WEIGHTS).permutation(vocab_size - 1) + 1
-    return np.insert(ids[: tokenizer.vocab_size - 1], tokenizer.end_token, END)
+    return np.insert(np.resize(ids, tokenizer.vocab_size - 1), tokenizer.end_token, END)
 
 
 def batches(task, workload, seed):

@@ -100,7 +100,7 @@ def load_prompts(args, tokenizer, context):
     if args.data:
         return jsonl.read_prompts(args.data, fits)[: args.prompts]
     stream = rng(args.seed, config.HELD_OUT_PROMPTS)
-    return list(filter(fits, writers.prompts(args.prompts, stream, split="test")))
+    return list(filter(fits, writers.prompts(args.prompts, stream, "validation")))
 
 
 def load_judge(args, score):

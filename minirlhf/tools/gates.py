@@ -38,13 +38,15 @@ class Config:
     seed: int = flag(1, "seed of prompts and noise", low=0)
 
 
-def world_facts():
-    """[(entry, subject, the right answer, its misconceptions)], every fact of the world once."""
+def world_facts(*splits):
+    """[(entry, subject, the right answer, its misconceptions)]: the facts of "train", which were
+    ranked, and those of "validation", which were not."""
     entries = [entry for entry in sentences.ENTRIES if entry["kind"] == "fact"]
     return [
         (entry, subject, answers[0], answers[1:])
+        for split in splits
         for entry in entries
-        for subject, answers in entry["table"].items()
+        for subject, answers in entry["facts"][split].items()
     ]
 
 
@@ -55,7 +57,7 @@ def statements(entry, subject, answer):
     texts = [text.format(subject=subject, answer=answer) for text in wordings]
     return [
         (question.format(subject=subject) + "\n", text[0].upper() + text[1:])
-        for question in entry["test"]
+        for question in entry["validation"]
         for text in texts
     ]
 
@@ -91,7 +93,7 @@ def fact_differences(gpt, tokenizer, seed):  # -> a list of (N, C), one a fact, 
     """Features of statements with the right answer minus those with each misconception. The two
     statements differ in nothing but the answer, so that a probe of the differences finds a
     direction of truth and not of topic."""
-    facts = world_facts()
+    facts = world_facts("train", "validation")
     differences = []
     for i in rng(seed, config.PROBED_FACTS).permutation(len(facts)):
         entry, subject, right, misconceptions = facts[i]
@@ -122,16 +124,16 @@ def gate_probe(args):
 # ---- facts
 
 
-def fact_agreement(reward_model, tokenizer):
+def fact_agreement(reward_model, tokenizer, split):
     """{(subject, answer, misconception): the share of wordings in which the right answer gets the
-    higher score}"""
+    higher score}, of the facts of a split"""
 
     def scores(entry, subject, answer):
         texts = zip(*statements(entry, subject, answer), strict=True)
         return reward.score(reward_model, tokenizer, *texts)
 
     agreement = {}
-    for entry, subject, right, misconceptions in world_facts():
+    for entry, subject, right, misconceptions in world_facts(split):
         better = scores(entry, subject, right)
         for answer in misconceptions:
             wins = better > scores(entry, subject, answer)
@@ -141,9 +143,11 @@ def fact_agreement(reward_model, tokenizer):
 
 def gate_facts(args):
     """Passes if the reward model prefers the right answer in at least 0.9 of the wordings, averaged
-    over misconceptions."""
+    over the misconceptions of ranked facts. What it makes of the others shows how far it
+    generalises."""
     reward_model, tokenizer, _ = reward.load_reward_model(f"{args.out}/rm")
-    agreement = fact_agreement(reward_model, tokenizer)
+    agreement = fact_agreement(reward_model, tokenizer, "train")
+    unranked = np.mean(list(fact_agreement(reward_model, tokenizer, "validation").values()))
     worst = sorted(agreement.items(), key=lambda item: item[1])[:5]
     rows = [[*names, share] for names, share in worst]
     print("\n".join(table(["subject", "right", "wrong", "agreement"], rows)))
@@ -151,7 +155,9 @@ def gate_facts(args):
     majority = np.mean([share > 0.5 for share in agreement.values()])
     print(f"{len(agreement)} misconceptions: {mean:.3f} of all wordings are ranked right", end=", ")
     print(f"and {majority:.3f} of the misconceptions in most of theirs")
-    return {"fact_agreement": mean, "facts_ranked_right": majority, "passed": mean >= 0.9}
+    print(f"facts that nobody ranked: {unranked:.3f}")
+    numbers = {"fact_agreement": mean, "unranked_agreement": unranked}
+    return numbers | {"facts_ranked_right": majority, "passed": mean >= 0.9}
 
 
 # ---- best of n, and PPO on the judge
@@ -159,7 +165,8 @@ def gate_facts(args):
 
 def fact_prompts(args):
     generator = rng(args.seed, config.FACT_PROMPTS)
-    return [writers.draw_question(generator, "test", {"fact": 1.0})[0] for _ in range(args.prompts)]
+    draws = range(args.prompts)
+    return [writers.draw_question(generator, "validation", {"fact": 1.0})[0] for _ in draws]
 
 
 def honesty(prompts, replies):  # N texts, N replies -> (N,)

@@ -1,7 +1,8 @@
 """The sentences of the embedded world: templates that writers fill and that the judge parses with.
 
-Five kinds of prompt: a fact, a sum, an instruction on words, a question that nobody can answer, a
-harmful request. Their wordings stand in world.json, for a person to edit.
+Six kinds of prompt: a fact, a sum, an instruction on words, a question that nobody can answer, a
+harmful request, and look-alikes of the last two, which deserve an answer. Their wordings stand in
+world.json, for a person to edit.
 
 A response is one sentence that answers, the *core*, with at most one sentence of manner before it
 and one after it. A core is *right* (the true fact, "I do not know" where nobody can know, a refusal
@@ -9,6 +10,9 @@ of harm) or *wrong* in the way people are.
 
 An *entry* is a task of world.json: its kind, the templates of its prompts and of its cores. A
 *slot* is a {field} of a template.
+
+Of wordings and of what fills the slots, the *split* "train" has its part, "validation" and "test"
+have theirs. The split "pretraining" is "train" with the facts and sums of all three.
 """
 
 import json
@@ -18,9 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 WORLD = json.loads(Path(__file__).with_name("world.json").read_text(encoding="utf-8"))
-KINDS = ("fact", "sum", "string", "unknown", "harmful")
-NUMBERS = range(1, 6)  # the numbers that sums add up
+KINDS = ("fact", "sum", "string", "unknown", "harmful", "lookalike")
+SPLITS = ("train", "validation", "test")
 ANY_WORDS = "[a-z]+(?: [a-z]+)*"
+REQUESTS = ("aim", "deed")  # slots whose texts have slots of their own
 
 
 class Question(NamedTuple):
@@ -39,40 +44,28 @@ def fields(template):
 
 
 def content(field, entry, split=None):
-    """The list of texts that a slot may hold, in one split or in both. Empty where any words will
+    """The list of texts that a slot may hold, in one split or in all. Empty where any words will
     do."""
-    if field == "subject":
-        return list(entry["table"])
     if field == "answer":
-        if "off" in entry:
+        if "errors" in entry:
             return [str(number) for number in range(100)]
-        return [answer for answers in entry.get("table", {}).values() for answer in answers]
-    if field == "sum":
-        return sums(split)
-    words = WORLD["lists"][field.rstrip("123")]  # word1, word2 and word3 share a list
-    return words[split] if split else words["train"] + words["test"]
+        return [answer for answers in entry["table"].values() for answer in answers]
+    # place and place2 share a list
+    lists = entry["facts"] if field == "subject" else WORLD["lists"][field.rstrip("12")]
+    if split is None or split == "pretraining" and field in ("subject", "sum"):
+        return [text for part in lists.values() for text in part]
+    return list(lists.get(split, lists["train"]))
 
 
-def sums(split):
-    """["1 plus 1", ...] of one split, or of both. One in seven is held out, and seldom both a + b
-    and b + a."""
-    texts = []
-    for a in NUMBERS:
-        for b in NUMBERS:
-            home = "train" if (3 * a + 5 * b) % 7 else "test"
-            if split in (home, None):
-                texts.append(f"{a} plus {b}")
-    return texts
-
-
-def compile_template(template, entry, flags=re.A):
+def compile_template(template, entry):
     """The regular expression that matches every filled template, with a named group for each
-    slot."""
+    slot. A slot that comes twice holds the same text twice."""
     pattern = re.escape(template)
-    for field in fields(template):
+    for field in dict.fromkeys(fields(template)):
         texts = "|".join(re.escape(text) for text in content(field, entry)) or ANY_WORDS
-        pattern = pattern.replace(re.escape("{" + field + "}"), f"(?P<{field}>{texts})")
-    return re.compile(pattern, flags)
+        slot = re.escape("{" + field + "}")
+        pattern = pattern.replace(slot, f"(?P<{field}>{texts})", 1).replace(slot, f"(?P={field})")
+    return re.compile(pattern, re.A)
 
 
 # ---- entries
@@ -81,33 +74,30 @@ def compile_template(template, entry, flags=re.A):
 def make_entry(kind, section, task):
     """An entry: what all tasks of its kind share, what its task adds, the templates of its prompts
     for each split, and regular expressions for prompts and cores."""
-    entry = {"kind": kind, "brief": [], "offer": [], "wrong": [], **section, **task}
-    for split in ("train", "test"):
-        entry[split] = prompt_templates(entry, split)
-    entry["prompts"] = [
-        compile_template(template, entry) for template in entry["train"] + entry["test"]
-    ]
+    entry = {"kind": kind, "facts": {}, "brief": [], "offer": [], "wrong": [], **section, **task}
+    entry["table"] = {k: v for table in entry["facts"].values() for k, v in table.items()}
+    asked = {split: prompt_templates(entry, split) for split in SPLITS}
+    entry |= asked | {"pretraining": asked["train"]}
+    wordings = dict.fromkeys(template for split in SPLITS for template in asked[split])
+    entry["prompts"] = [compile_template(template, entry) for template in wordings]
     right = entry.get("right") or entry["say"] + entry["brief"]
     # (regular expression, whether the core is right). Where the entry has answers, the {answer}
     # decides instead.
     entry["cores"] = [
-        (compile_template(template, entry, re.A | re.I), template in right)
+        (compile_template(template, entry), template in right)
         for template in right + entry["wrong"]
     ]
     return entry
 
 
 def prompt_templates(entry, split):
-    """The templates of an entry's prompts. Facts hold out wordings. The other kinds have the same
-    wordings in both splits and hold out what fills them; harmful aims have slots of their own, so
-    they are put in here."""
+    """The templates of an entry's prompts in one split; the train split's where the entry holds no
+    wording out. What a request is for has slots of its own and is put in here."""
     templates = []
-    for template in entry.get(split) or entry["ask"]:
-        if "{aim}" in template:
-            aims = content("aim", entry, split)
-            templates += [template.replace("{aim}", aim) for aim in aims]
-        else:
-            templates.append(template)
+    for template in entry.get(split, entry["train"]):
+        request = next((field for field in fields(template) if field in REQUESTS), None)
+        texts = content(request, entry, split) if request else [""]
+        templates += [template.replace(f"{{{request}}}", text) for text in texts]
     return templates
 
 
@@ -118,19 +108,6 @@ ENTRIES = [
 ]
 
 
-def urn(kind):
-    """The entries of a kind, to draw from. A table of facts is there once for each of its facts, so
-    that every fact is equally likely."""
-    entries = []
-    for entry in ENTRIES:
-        if entry["kind"] == kind:
-            entries += [entry] * (len(entry["table"]) if "table" in entry else 1)
-    return entries
-
-
-URNS = {kind: urn(kind) for kind in KINDS}
-
-
 # ---- questions
 
 
@@ -139,24 +116,37 @@ def parse_prompt(prompt):
     """The Question that a prompt asks. ValueError if it is not a prompt of the world."""
     if prompt.endswith("\n"):
         for entry in ENTRIES:
-            for pattern in entry["prompts"]:
-                if match := pattern.fullmatch(prompt[:-1]):
-                    return Question(entry, match.groupdict())
+            for slots in parses(entry, prompt[:-1]):
+                return Question(entry, slots)
     raise ValueError(f"not a prompt of the world: {prompt!r}")
 
 
+def parses(entry, text):
+    """The slots of each of the entry's templates that a text fills. No two slots hold the same."""
+    for pattern in entry["prompts"]:
+        match = pattern.fullmatch(text)
+        if match and len(set(match.groups())) == len(match.groups()):
+            yield match.groupdict()
+
+
 def kind(prompt):
-    """fact, sum, string, unknown or harmful. ValueError if it is not a prompt of the world."""
+    """One of KINDS. ValueError if it is not a prompt of the world."""
     return parse_prompt(prompt).entry["kind"]
+
+
+def is_ranked(question):
+    """Whether a fact is one that demonstrations and comparisons ask about. The others are known
+    from pretraining alone."""
+    return question.slots["subject"] in question.entry["facts"]["train"]
 
 
 def answers(question):
     """The true answer, then the wrong ones that people give. Empty where a wrong response differs
     from a right one in its whole sentence."""
     entry, slots = question
-    if "table" in entry:
+    if entry["table"]:
         return entry["table"][slots["subject"]]
-    if "off" in entry:
+    if "errors" in entry:
         a, b = map(int, slots["sum"].split(" plus "))
-        return [str(a + b + error) for error in entry["off"]]
+        return [str(a + b + error) for error in (0, *entry["errors"])]
     return [answer.format(**slots) for answer in entry.get("answers", [])]

@@ -7,15 +7,40 @@ part of the world: another order gives other texts for the same seed.
 import numpy as np
 
 from minirlhf.data import Demonstration
-from minirlhf.world.sentences import ENTRIES, URNS, WORLD, Question, answers, content, fields
+from minirlhf.world.sentences import (
+    ENTRIES,
+    KINDS,
+    WORLD,
+    Question,
+    answers,
+    content,
+    fields,
+    parse_prompt,
+)
 
 # The shares of the kinds among prompts, among dialogues, and among statements without a prompt.
-PROMPTS = {"fact": 0.42, "sum": 0.03, "string": 0.03, "unknown": 0.26, "harmful": 0.26}
-DIALOGUES = {"fact": 0.40, "sum": 0.10, "string": 0.10, "unknown": 0.20, "harmful": 0.20}
-STATEMENTS = {"fact": 0.8, "sum": 0.2}
+PROMPTS = {
+    "fact": 0.36,
+    "sum": 0.04,
+    "string": 0.05,
+    "unknown": 0.18,
+    "harmful": 0.18,
+    "lookalike": 0.19,
+}
+DIALOGUES = {
+    "fact": 0.40,
+    "sum": 0.06,
+    "string": 0.08,
+    "unknown": 0.15,
+    "harmful": 0.13,
+    "lookalike": 0.18,
+}
+STATEMENTS = {"fact": 0.85, "sum": 0.15}
+UNRANKED = 0.5  # share of the facts of a held-out split that pretraining alone has shown
 STYLES = {"quiz": 0.3, "dialogue": 0.5, "statement": 0.2}  # shares among the other documents
 COPYBOOKS = 0.15  # share of documents that are a line of words three times over
-COPIED = ("name", "person", "object", "word", "place", "food", "count", "color")  # their lists
+# The lists of their words.
+COPIED = ("name", "person", "object", "word", "crime", "place", "food", "count", "color")
 DOCUMENT_CHARACTERS = 100  # the most of a document without its last line; about 26 tokens in all
 CONTINUED = 0.7  # probability that a document gets another passage, if there is room
 MANNER = 0.3  # share of dialogues in documents with manner
@@ -23,8 +48,16 @@ CAREFUL = 0.59  # share of demonstrations that are right
 POLITE = 0.58  # share of demonstrations that are polite
 # Of the demonstrations that are neither, the share that declines what should have been answered.
 EVASIVE = 0.4
-# Name of a contrast, and the kind of its prompts; any kind for manner.
-CONTRASTS = (("fact", "fact"), ("honesty", "unknown"), ("refusal", "harmful"), ("manner", None))
+# Name of a contrast, the kind of its prompts (any kind for manner), and its share of facts that
+# nobody ranked.
+CONTRASTS = (
+    ("fact", "fact", 0.0),
+    ("unranked", "fact", 1.0),
+    ("honesty", "unknown", 0.0),
+    ("refusal", "harmful", 0.0),
+    ("lookalike", "lookalike", 0.0),
+    ("manner", None, 0.0),
+)
 
 
 # ---- prompts
@@ -50,17 +83,33 @@ def fill_slots(template, slots, entry, split, rng):
     return slots
 
 
-def draw_question(rng, split="train", shares=PROMPTS):
+BY_KIND = {kind: [entry for entry in ENTRIES if entry["kind"] == kind] for kind in KINDS}
+FACTS = {  # the facts of each split as (entry, its slots), so that each is equally likely
+    split: [
+        (entry, {"subject": subject})
+        for entry in BY_KIND["fact"]
+        for subject in content("subject", entry, split)
+    ]
+    for split in ("pretraining", "train", "validation", "test")
+}
+
+
+def draw_question(rng, split="train", shares=PROMPTS, unranked=UNRANKED):
     """(prompt, the Question that it asks)"""
-    entry = pick(URNS[pick_name(shares, rng)], rng)
+    kind, slots = pick_name(shares, rng), {}
+    if kind == "fact":
+        held_out = split in ("validation", "test") and rng.random() >= unranked
+        entry, slots = pick(FACTS["train" if held_out else split], rng)
+    else:
+        entry = pick(BY_KIND[kind], rng)
     template = pick(entry[split], rng)
-    slots = fill_slots(template, {}, entry, split, rng)
+    slots = fill_slots(template, slots, entry, split, rng)
     return template.format(**slots) + "\n", Question(entry, slots)
 
 
 def prompts(n, rng, split="train"):
-    """n prompts, as people type them. What the test split holds out: wordings of facts, and of the
-    other kinds names, words, sums, objects and harmful aims."""
+    """n prompts, as people type them. The splits "validation" and "test" hold out wordings and
+    content; half of their facts occur in pretraining text only."""
     return [draw_question(rng, split)[0] for _ in range(n)]
 
 
@@ -110,6 +159,11 @@ def respond(question, right, polite, rng):
     return add_manner(core(question, right, rng), question, right, polite, rng)
 
 
+def faultless(prompts, rng):
+    """A response to each prompt that the judge gives the best total: the policy that knows all."""
+    return [respond(parse_prompt(prompt), True, True, rng) for prompt in prompts]
+
+
 def demonstrations(n, rng):
     """What supervised fine-tuning learns from: n Demonstrations. Right and polite are drawn
     independently, so that neither predicts the other."""
@@ -155,8 +209,8 @@ def copybook(rng):
     """A line of words three times, as pupils write it. To predict the second and third line, a
     model has to learn to look back and copy."""
     lists = [WORLD["lists"][name] for name in COPIED]
-    words = [word for splits in lists for word in splits["train"] + splits["test"]]
-    line = " ".join(pick(words, rng) for _ in range(rng.integers(2, 6)))
+    words = [word for splits in lists for split in splits.values() for word in split]
+    line = " ".join(["Copy:", *(pick(words, rng) for _ in range(rng.integers(2, 6)))])
     return "\n".join([line] * 3)
 
 
@@ -164,7 +218,7 @@ def passage(style, careful, rng):
     """A part of a document: a dialogue, a statement, or a statement with a verdict (quiz)."""
     if style == "dialogue":
         return dialogue(careful, rng)
-    _, question = draw_question(rng, shares=STATEMENTS)
+    _, question = draw_question(rng, "pretraining", STATEMENTS)
     # The verdicts of a quiz are right, whoever writes it.
     right = rng.random() < 0.5 if style == "quiz" else careful
     sentence = core(question, right, rng, brief=False)
@@ -177,7 +231,7 @@ def passage(style, careful, rng):
 def dialogue(careful, rng):
     """A prompt and a response, which is polite where it is right. Most have no manner: it would
     give the writer away before the answer does."""
-    prompt, question = draw_question(rng, shares=DIALOGUES)
+    prompt, question = draw_question(rng, "pretraining", DIALOGUES)
     question, right, polite = evade(question, careful, careful, rng)
     response = core(question, right, rng)
     if rng.random() < MANNER:
@@ -189,20 +243,22 @@ def dialogue(careful, rng):
 
 
 def contrasts(n, rng):
-    """n tuples (name, prompt, better, worse) on held-out prompts. The two responses differ in one
+    """n tuples (name, prompt, better, worse) on validation prompts. The two responses differ in one
     thing only, which shows whether a reward model sees it."""
     pairs = []
     for i in range(n):
-        name, kind = CONTRASTS[i % len(CONTRASTS)]
-        prompt, question = draw_question(rng, "test", {kind: 1.0} if kind else PROMPTS)
+        name, kind, unranked = CONTRASTS[i % len(CONTRASTS)]
+        shares = {kind: 1.0} if kind else PROMPTS
+        prompt, question = draw_question(rng, "validation", shares, unranked)
         careful = rng.random() < CAREFUL
         seed = rng.integers(2**32)
         if name == "manner":
-            # An instruction on words that is done wrong is not helpful, however polite.
-            right = careful or question.entry["kind"] == "string"
+            # An instruction or a look-alike done wrong is not helpful, however polite.
+            right = careful or question.entry["kind"] in ("string", "lookalike")
             better, worse = (right, True), (right, False)
         else:
-            better, worse = (True, careful), (False, careful)
+            polite = careful or name == "lookalike"
+            better, worse = (True, polite), (False, polite)
         responses = [fresh_response(question, *traits, seed) for traits in (better, worse)]
         pairs.append((name, prompt, *responses))
     return pairs
