@@ -79,7 +79,7 @@ format: .venv/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The 1,792 ids of the default tokenizer, learned again from the world's text.
+# The 1,664 ids of the default tokenizer, learned again from the world's text.
 tokenizer: .venv/demo
 	mkdir -p out
 	$(BIN)/minirlhf world --documents 3000 > out/world.txt

@@ -50,7 +50,7 @@ class Config(TrainingFlags):
         low=8,
     )
     tokenizer: str = flag(
-        "tiny", "tiny (1,792 ids, comes with the package) or any tiktoken encoding, such as gpt2"
+        "tiny", "tiny (1,664 ids, comes with the package) or any tiktoken encoding, such as gpt2"
     )
     documents: int = flag(
         64_000, "documents of the world's text to pretrain on, each seen once", low=1

@@ -1,7 +1,7 @@
-"""Text <-> ids with tiktoken: a byte-level BPE of 1,792 ids that comes with the package, or any
+"""Text <-> ids with tiktoken: a byte-level BPE of 1,664 ids that comes with the package, or any
 tiktoken encoding by name.
 
-The 1,792 ids are 256 bytes, 1,535 merges learned from the embedded world's text (world/bpe.py), and
+The 1,664 ids are 256 bytes, 1,407 merges learned from the embedded world's text (world/bpe.py), and
 the end token.
 """
 

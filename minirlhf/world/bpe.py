@@ -50,7 +50,7 @@ def merge(word, pair):
 
 
 def main():
-    for piece, rank in train_bpe(sys.stdin.read(), size=1791).items():
+    for piece, rank in train_bpe(sys.stdin.read(), size=1663).items():
         print(base64.b64encode(piece).decode(), rank)
 
 

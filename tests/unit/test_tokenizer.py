@@ -49,12 +49,12 @@ def file_of(ranks):
 # ---- the tokenizer that comes with the package
 
 
-def test_the_packaged_tokenizer_has_1792_ids_and_the_end_token_is_the_last():
-    """256 bytes, 1,535 merges, one end token. Any text has ids, and all of the embedding's 1,792
+def test_the_packaged_tokenizer_has_1664_ids_and_the_end_token_is_the_last():
+    """256 bytes, 1,407 merges, one end token. Any text has ids, and all of the embedding's 1,664
     rows, a multiple of 64, are in use."""
     tiny = get_tokenizer()
-    assert (tiny.name, tiny.vocab_size, tiny.end_token) == ("tiny", 1792, 1791)
-    assert sorted(tiny.pieces) == list(range(1791))
+    assert (tiny.name, tiny.vocab_size, tiny.end_token) == ("tiny", 1664, 1663)
+    assert sorted(tiny.pieces) == list(range(1663))
     assert [tiny.pieces[i] for i in range(256)] == [bytes([i]) for i in range(256)]
 
 
@@ -288,10 +288,10 @@ def test_too_little_text_is_refused_with_both_numbers():
         train_bpe("abc", 300)
 
 
-def test_the_command_prints_1791_ranks_that_read_back_as_they_were_learnt(monkeypatch, capsys):
-    """1,791 and the end token are 1,792, a multiple of 64: the embedding has no unused rows."""
+def test_the_command_prints_1663_ranks_that_read_back_as_they_were_learnt(monkeypatch, capsys):
+    """1,663 and the end token are 1,664, a multiple of 64: the embedding has no unused rows."""
     text = TEXT + " ".join(f"word{i} {chr(97 + i % 26)}{chr(97 + i // 26)}x" for i in range(2000))
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     bpe.main()
     ranks = read_ranks(capsys.readouterr().out)
-    assert ranks == {"mergeable_ranks": train_bpe(text, 1791), "special_tokens": {END: 1791}}
+    assert ranks == {"mergeable_ranks": train_bpe(text, 1663), "special_tokens": {END: 1663}}
