@@ -29,7 +29,9 @@ SMALL = "--batch-size 10 --lr 0.001 --warmup 2 --beta 0.5".split()
 
 @pytest.fixture
 def policies(make_gpt):
-    policy, reference = (make_gpt(vocab_size=1024, seed=seed, std=0.2) for seed in (0, 1))
+    policy, reference = (
+        make_gpt(vocab_size=get_tokenizer().vocab_size, seed=seed, std=0.2) for seed in (0, 1)
+    )
     return policy, reference.requires_grad_(False)
 
 

@@ -37,14 +37,24 @@ def truth(prompt, text):
 
 def test_every_fact_is_asked_about_once_with_two_misconceptions():
     """A fact that counted twice would weigh twice in a gate about the mean over facts."""
-    names = [(subject, right) for _, subject, right, _ in gates.world_facts()]
-    assert len(names) == len(set(names)) >= 40
-    assert all(len(wrong) == 2 and right not in wrong for _, _, right, wrong in gates.world_facts())
+    facts = gates.world_facts("train", "validation")
+    names = [(subject, right) for _, subject, right, _ in facts]
+    assert len(names) == len(set(names)) >= 50
+    assert all(len(wrong) == 2 and right not in wrong for _, _, right, wrong in facts)
+
+
+def test_no_gate_sees_a_fact_of_the_test():
+    """Choices are made on gates; the test split is for the final report alone."""
+    for entry, subject, *_ in gates.world_facts("train", "validation"):
+        assert subject not in entry["facts"]["test"]
+    assert gates.world_facts("train") + gates.world_facts("validation") == gates.world_facts(
+        "train", "validation"
+    )
 
 
 def test_right_and_wrong_statements_of_a_fact_differ_in_nothing_but_the_answer():
     """In held-out wordings of the question; and the judge, who parses them, says which is which."""
-    for entry, subject, right, wrong in gates.world_facts():
+    for entry, subject, right, wrong in gates.world_facts("train", "validation"):
         good, bad = (gates.statements(entry, subject, answer) for answer in (right, wrong[0]))
         assert [prompt for prompt, _ in good] == [prompt for prompt, _ in bad]
         assert all(truth(*pair) == 1 for pair in good) and all(truth(*pair) == 0 for pair in bad)
@@ -57,9 +67,9 @@ def test_agreement_is_one_for_who_knows_the_truth_and_zero_for_who_has_it_upside
 ):
     """Both ends of the scale: without them the threshold of the gate means nothing."""
     install_opinion(truth)
-    assert set(gates.fact_agreement(None, None).values()) == {1.0}
+    assert set(gates.fact_agreement(None, None, "train").values()) == {1.0}
     install_opinion(lambda prompt, text: -truth(prompt, text))
-    assert set(gates.fact_agreement(None, None).values()) == {0.0}
+    assert set(gates.fact_agreement(None, None, "train").values()) == {0.0}
 
 
 def test_a_reward_model_that_likes_every_answer_alike_does_not_pass(install_opinion, capsys):
@@ -70,6 +80,21 @@ def test_a_reward_model_that_likes_every_answer_alike_does_not_pass(install_opin
     assert "NOT passed" in capsys.readouterr().out
     install_opinion(truth)
     assert gates.measure(["facts"])["passed"]
+
+
+def test_the_gate_of_facts_tells_ranked_facts_from_those_that_nobody_ranked(install_opinion):
+    """It passes on the ranked ones. A reward model that knows only those has learned them by
+    heart, and its agreement on the others shows it."""
+    known = {subject for _, subject, *_ in gates.world_facts("train")}
+
+    def recall(prompt, text):
+        subject = sentences.parse_prompt(prompt).slots["subject"]
+        return truth(prompt, text) if subject in known else 0.0
+
+    install_opinion(recall)
+    numbers = gates.measure(["facts"])
+    assert numbers["passed"] and numbers["fact_agreement"] == 1
+    assert numbers["unranked_agreement"] == 0
 
 
 def test_the_fitted_line_is_where_the_gradient_is_zero():
@@ -102,7 +127,7 @@ def test_the_probe_finds_a_planted_direction_of_truth_and_none_in_noise(
 def test_features_are_the_last_layer_at_the_end_token(make_gpt):
     """Row by row, without padding."""
     tokenizer = get_tokenizer()
-    gpt = make_gpt(vocab_size=1024, context=64)
+    gpt = make_gpt(vocab_size=get_tokenizer().vocab_size, context=64)
     pairs = [
         ("What is this?\n", "It is a boat."),
         ("Name it.\n", "I do not know that, and nobody does."),

@@ -683,7 +683,7 @@ def test_evaluation_judges_the_worlds_held_out_prompts(world_run, capsys, monkey
 
     monkeypatch.setattr(writers, "prompts", spy)
     _, text = comparison(capsys, *models(world_run / "sft", world_run / "pretrain"))
-    assert splits == ["test"]
+    assert splits == ["validation"]
     assert text.splitlines()[1].split()[:4] == ["helpful", "honest", "harmless", "total"]
 
 

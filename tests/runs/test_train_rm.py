@@ -40,7 +40,7 @@ def few_contrasts(monkeypatch):
 def reward_model(make_gpt):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return RewardModel(make_gpt(vocab_size=1024, std=0.3))
+        return RewardModel(make_gpt(vocab_size=get_tokenizer().vocab_size, std=0.3))
 
 
 def rm(out, *argv):
@@ -109,7 +109,7 @@ def test_each_response_goes_through_the_trunk_once(
 def test_accuracy_is_strict(make_gpt):
     """A model whose score is always 0 orders no pair. If ties counted as correct, it would be
     perfect (strict in N+, reward.py:410, and TRL too)."""
-    model = RewardModel(make_gpt(vocab_size=1024))
+    model = RewardModel(make_gpt(vocab_size=get_tokenizer().vocab_size))
     model.head.weight.data.zero_()
     loss, accuracy = train_rm.accumulate(model, get_tokenizer(), BATCH, 1000)
     assert (loss, accuracy) == (pytest.approx(math.log(2)), 0.0)
@@ -226,7 +226,7 @@ def test_labellers_rank_by_the_judges_total(world_run, monkeypatch):
     totals = iter(range(1000))
 
     def next_judgement(prompt, response):
-        return judge.Judgement(1.0, None, None, 100.0 * (next(totals) * 7 % 5))
+        return judge.Judgement(1.0, None, None, 100.0 * (next(totals) * 7 % 5), "right")
 
     monkeypatch.setattr(judge, "judge", next_judgement)
     sft, tokenizer = load_gpt(world_run / "sft")
@@ -248,7 +248,7 @@ def test_training_and_held_out_prompts_come_from_the_two_splits(world_run, world
 
     monkeypatch.setattr(writers, "prompts", spy)
     rm(world_out, *WORLD_RM, "--overwrite")
-    assert set(arguments) == {(24, "train"), (6, "test")}
+    assert set(arguments) == {(24, "train"), (6, "validation")}
 
 
 def test_every_number_of_the_report_is_a_number(world_run):
@@ -258,7 +258,7 @@ def test_every_number_of_the_report_is_a_number(world_run):
         assert "NaN" not in line and "Infinity" not in line
     numbers = json.loads(logged(world_run / "rm")[-1])
     names = {"held_out_accuracy", "held_out_loss", "calibration_error", "expected_accuracy", "ties"}
-    names |= {f"agreement_on_{skill}" for skill in ("fact", "honesty", "refusal", "manner")}
+    names |= {f"agreement_on_{skill}" for skill, *_ in writers.CONTRASTS}
     assert names < numbers.keys()
     assert 0.5 <= numbers["best_possible_accuracy"] <= 1
     assert numbers["expected_accuracy"] <= numbers["best_possible_accuracy"]
@@ -273,7 +273,7 @@ def test_the_best_possible_accuracy_is_the_labellers_on_these_pairs(
     totals = {"a": 3.0, "b": 1.5, "c": 0.0}
 
     def judgement(prompt, response):
-        return judge.Judgement(1.0, None, None, totals[response])
+        return judge.Judgement(1.0, None, None, totals[response], "right")
 
     monkeypatch.setattr(judge, "judge", judgement)
     monkeypatch.setattr(measures, "contrast_numbers", lambda *args: {})

@@ -194,7 +194,7 @@ def test_it_starts_from_the_weights_of_a_gpt2_folder(tmp_path, make_gpt):
     """A checkpoint trained at a learning rate of 1e-12 gives the logits of the folder's model, and
     has its shape."""
     pytest.importorskip("safetensors")
-    gpt = make_gpt(vocab_size=1024, context=40, std=0.1)
+    gpt = make_gpt(vocab_size=get_tokenizer().vocab_size, context=40, std=0.1)
     gpt2.save_gpt2(gpt, tmp_path / "gpt2")
     flags = "--batch-size 8 --max-new-tokens 4 --lr 1e-12 --weight-decay 0".split()
     flags += ["--data", demonstrations(tmp_path), "--init", str(tmp_path / "gpt2")]

@@ -39,7 +39,7 @@ def tokenizer():
 
 @pytest.fixture
 def gpt(make_gpt):
-    return make_gpt(vocab_size=1024)
+    return make_gpt(vocab_size=get_tokenizer().vocab_size)
 
 
 def bytes_only(name):
@@ -298,7 +298,7 @@ def test_without_resume_or_without_a_checkpoint_a_run_starts_at_step_zero(
     tmp_path, gpt, tokenizer, make_gpt
 ):
     """A run without --resume must not load an old checkpoint of its folder."""
-    other = make_gpt(vocab_size=1024, seed=1)
+    other = make_gpt(vocab_size=get_tokenizer().vocab_size, seed=1)
     weight = other.state_dict()["norm.weight"].clone()
     assert restore(tmp_path, "sft", True, model=other) == {"step": 0}
     save(tmp_path, "sft", gpt.config, tokenizer, 5, model=gpt)
