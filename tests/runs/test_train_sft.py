@@ -14,6 +14,7 @@ from minirlhf import data
 from minirlhf.data import Example
 from minirlhf.formats import gpt2, jsonl
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.tokenizer import get_tokenizer
 
 pytestmark = pytest.mark.usefixtures("small_models")
 # 2 + 1 + 6 response tokens
