@@ -159,6 +159,8 @@ def main(argv=None):
     if documents:
         folder, lr = folders["pretrain"], args.pretrain_lr
         train(args, "pretrain", folder, gpt, tokenizer, documents, epochs=1, lr=lr)
+        # Demonstrations use few of the tokens. The others would learn that they are never said.
+        gpt.token_embedding.requires_grad_(False)
     train(args, "sft", folders["sft"], gpt, tokenizer, demonstrations, args.epochs, args.lr)
     show_samples(args, folders["sft"], gpt, tokenizer)
     print(f"the policy is in {folders['sft']}; next: minirlhf rm, or python train_rm.py")

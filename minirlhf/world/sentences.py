@@ -12,7 +12,7 @@ An *entry* is a task of world.json: its kind, the templates of its prompts and o
 *slot* is a {field} of a template.
 
 Of wordings and of what fills the slots, the *split* "train" has its part, "validation" and "test"
-have theirs. The split "pretraining" is "train" with the facts and sums of all three.
+have theirs. The split "pretraining" has the wordings and requests of "train" and all of the rest.
 """
 
 import json
@@ -52,7 +52,7 @@ def content(field, entry, split=None):
         return [answer for answers in entry["table"].values() for answer in answers]
     # place and place2 share a list
     lists = entry["facts"] if field == "subject" else WORLD["lists"][field.rstrip("12")]
-    if split is None or split == "pretraining" and field in ("subject", "sum"):
+    if split is None or split == "pretraining" and field not in REQUESTS:
         return [text for part in lists.values() for text in part]
     return list(lists.get(split, lists["train"]))
 

@@ -21,24 +21,24 @@ from minirlhf.world.sentences import (
 # The shares of the kinds among prompts, among dialogues, and among statements without a prompt.
 PROMPTS = {
     "fact": 0.36,
-    "sum": 0.04,
+    "sum": 0.03,
     "string": 0.05,
-    "unknown": 0.18,
-    "harmful": 0.18,
-    "lookalike": 0.19,
+    "unknown": 0.16,
+    "harmful": 0.16,
+    "lookalike": 0.24,
 }
 DIALOGUES = {
-    "fact": 0.40,
-    "sum": 0.06,
+    "fact": 0.38,
+    "sum": 0.05,
     "string": 0.08,
-    "unknown": 0.15,
+    "unknown": 0.14,
     "harmful": 0.13,
-    "lookalike": 0.18,
+    "lookalike": 0.22,
 }
 STATEMENTS = {"fact": 0.85, "sum": 0.15}
 UNRANKED = 0.5  # share of the facts of a held-out split that pretraining alone has shown
 STYLES = {"quiz": 0.3, "dialogue": 0.5, "statement": 0.2}  # shares among the other documents
-COPYBOOKS = 0.15  # share of documents that are a line of words three times over
+COPYBOOKS = 0.15  # share of documents that are a line of words four times over
 # The lists of their words.
 COPIED = ("name", "person", "object", "word", "crime", "place", "food", "count", "color")
 DOCUMENT_CHARACTERS = 100  # the most of a document without its last line; about 26 tokens in all
@@ -83,7 +83,10 @@ def fill_slots(template, slots, entry, split, rng):
     return slots
 
 
-BY_KIND = {kind: [entry for entry in ENTRIES if entry["kind"] == kind] for kind in KINDS}
+BY_KIND = {  # the entries of each kind, as often as they weigh
+    kind: [e for e in ENTRIES if e["kind"] == kind for _ in range(e.get("weight", 1))]
+    for kind in KINDS
+}
 FACTS = {  # the facts of each split as (entry, its slots), so that each is equally likely
     split: [
         (entry, {"subject": subject})
@@ -118,11 +121,12 @@ def prompts(n, rng, split="train"):
 
 def core(question, right, rng, brief=True):
     """The sentence that answers. The right and the wrong one from generators in the same state have
-    the same wording, where they have wordings in common. `brief` allows "It is Lima."."""
+    the same wording, where they have wordings in common. `brief`: "It is Lima." where there is such
+    a wording, else one that can stand without a prompt."""
     entry, slots = question
     options = answers(question)
     if options:
-        template = pick(entry["say"] + (entry["brief"] if brief else []), rng)
+        template = pick((brief and entry["brief"]) or entry["say"], rng)
         slots = {**slots, "answer": options[0] if right else pick(options[1:], rng)}
     else:
         template = pick(entry["right" if right else "wrong"], rng)
@@ -206,12 +210,12 @@ def document(rng):
 
 
 def copybook(rng):
-    """A line of words three times, as pupils write it. To predict the second and third line, a
-    model has to learn to look back and copy."""
+    """A line of words four times, as pupils write it. To predict the later lines, a model has to
+    learn to look back and copy. Short lines teach this soonest."""
     lists = [WORLD["lists"][name] for name in COPIED]
     words = [word for splits in lists for split in splits.values() for word in split]
-    line = " ".join(["Copy:", *(pick(words, rng) for _ in range(rng.integers(2, 6)))])
-    return "\n".join([line] * 3)
+    line = " ".join(["Copy:", *(pick(words, rng) for _ in range(rng.integers(1, 5)))])
+    return "\n".join([line] * 4)
 
 
 def passage(style, careful, rng):
