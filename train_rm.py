@@ -44,7 +44,7 @@ class Config(TrainingFlags):
     max_new_tokens: int = flag(32, "the most tokens a sampled response may have", low=1)
     epochs: int = flag(1, "passes over the comparisons", low=1)
     batch_size: int = flag(32, "prompts per optimiser step", low=1)
-    lr: float = flag(1e-3, "peak learning rate", above=0)
+    lr: float = flag(5e-4, "peak learning rate", above=0)
     warmup: int = flag(
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )

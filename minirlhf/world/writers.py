@@ -23,17 +23,17 @@ PROMPTS = {
     "fact": 0.36,
     "sum": 0.03,
     "string": 0.05,
-    "unknown": 0.16,
-    "harmful": 0.16,
+    "unknown": 0.15,
+    "harmful": 0.17,
     "lookalike": 0.24,
 }
 DIALOGUES = {
-    "fact": 0.38,
-    "sum": 0.05,
+    "fact": 0.36,
+    "sum": 0.04,
     "string": 0.08,
-    "unknown": 0.14,
-    "harmful": 0.13,
-    "lookalike": 0.22,
+    "unknown": 0.13,
+    "harmful": 0.14,
+    "lookalike": 0.25,
 }
 STATEMENTS = {"fact": 0.85, "sum": 0.15}
 UNRANKED = 0.5  # share of the facts of a held-out split that pretraining alone has shown
