@@ -26,6 +26,8 @@ from minirlhf.model import GPT
 from minirlhf.rewards import function
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run.folder import start_run
+from minirlhf.run.interrupt import Interrupt
 from minirlhf.run.metrics import Clock, Metrics
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.tools.monitor import Monitor
@@ -188,7 +190,7 @@ def train(args, folder, models, prompts, monitor):
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
     metrics, first = Metrics(folder, state["step"]), state["step"]
     bar = tqdm(range(first, args.updates), desc="ppo", initial=first, total=args.updates)
-    with checkpoint.Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -236,9 +238,9 @@ def main(argv=None):
     score_after_rule = partial(final_scores, score, missing_end_score)
     monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
 
-    (folder,) = checkpoint.start_run(args, tokenizer, "ppo")
-    models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
-    train(args, folder, models, prompts, monitor)
+    with start_run(args, tokenizer, "ppo") as (folder,):
+        models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
+        train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")
 
 

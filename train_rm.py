@@ -23,6 +23,8 @@ from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_text
+from minirlhf.run.folder import COMPARISONS, start_run
+from minirlhf.run.interrupt import Interrupt
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.world import judge, measures, writers
 
@@ -69,7 +71,7 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     parts["missing_end_score"] = args.missing_end_score
     metrics = Metrics(folder, first)
     bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
-    with checkpoint.Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -150,18 +152,18 @@ def main(argv=None):
         n = max(1, min(args.held_out, len(comparisons) // 10))
         held_out, comparisons = comparisons[:n], data.informative(comparisons[n:])
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
-    (folder,) = checkpoint.start_run(args, tokenizer, "rm")
-    if args.data:
-        caption = "SFT samples that the scores are normalised on"
-        norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
-    else:
-        comparisons = comparisons or collect(args, folder, sft, tokenizer)
-        held_out = rank(args, sft, tokenizer, "test", "held-out responses to rank")
-        norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
-    train(args, folder, reward_model, tokenizer, comparisons, norm)
-    report(args, folder, reward_model, tokenizer, held_out)
+    with start_run(args, tokenizer, "rm") as (folder,):
+        if args.data:
+            caption = "SFT samples that the scores are normalised on"
+            norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
+        else:
+            comparisons = comparisons or collect(args, folder, sft, tokenizer)
+            held_out = rank(args, sft, tokenizer, "test", "held-out responses to rank")
+            norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
+        train(args, folder, reward_model, tokenizer, comparisons, norm)
+        report(args, folder, reward_model, tokenizer, held_out)
     print(f"the reward model is in {folder}; next: minirlhf ppo, or python train_ppo.py")
 
 
@@ -173,7 +175,7 @@ def load_comparisons(args, sft, tokenizer):
         return jsonl.read_comparisons(args.data, fits)
     for split in ("train", "test"):  # what does not fit is an error now, and not after hours
         draw_prompts(args, sft, tokenizer, split)
-    collected = Path(args.out) / "rm" / checkpoint.COMPARISONS
+    collected = Path(args.out) / "rm" / COMPARISONS
     return jsonl.read_comparisons(collected) if args.resume and collected.exists() else None
 
 
@@ -191,7 +193,7 @@ def collect(args, folder, sft, tokenizer):
     """Responses of the SFT model, ranked by the world's labellers; they stay in
     comparisons.jsonl."""
     comparisons = rank(args, sft, tokenizer, "train", "responses to rank")
-    write_text(folder / checkpoint.COMPARISONS, jsonl.write_records(comparisons))
+    write_text(folder / COMPARISONS, jsonl.write_records(comparisons))
     return comparisons
 
 

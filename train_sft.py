@@ -18,6 +18,8 @@ from minirlhf import data, evaluate, model
 from minirlhf.formats import gpt2, jsonl, text
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run.folder import start_run
+from minirlhf.run.interrupt import Interrupt
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import measures, writers
@@ -82,7 +84,7 @@ def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
     first = state["step"]
     metrics = Metrics(folder, first)
     bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps)
-    with checkpoint.Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         for step in bar:
             optim.set_learning_rate(optimizer, lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -153,15 +155,15 @@ def main(argv=None):
     demonstrations = load_demonstrations(args, tokenizer, gpt)
 
     stages = ("sft", "pretrain") if documents else ("sft",)
-    folders = dict(zip(stages, checkpoint.start_run(args, tokenizer, *stages), strict=True))
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
-    print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
-    if documents:
-        folder, lr = folders["pretrain"], args.pretrain_lr
-        train(args, "pretrain", folder, gpt, tokenizer, documents, epochs=1, lr=lr)
-    train(args, "sft", folders["sft"], gpt, tokenizer, demonstrations, args.epochs, args.lr)
-    show_samples(args, folders["sft"], gpt, tokenizer)
-    print(f"the policy is in {folders['sft']}; next: minirlhf rm, or python train_rm.py")
+    with start_run(args, tokenizer, *stages) as (folder, *pretrain_folder):
+        print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
+        if documents:
+            stage = "pretrain", *pretrain_folder
+            train(args, *stage, gpt, tokenizer, documents, epochs=1, lr=args.pretrain_lr)
+        train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
+        show_samples(args, folder, gpt, tokenizer)
+    print(f"the policy is in {folder}; next: minirlhf rm, or python train_rm.py")
 
 
 def load_model(args):

@@ -1,28 +1,22 @@
-"""A run is a folder: config.json, checkpoint.pt, metrics.jsonl, samples.txt.
+"""The checkpoint of a run, and the flags that a resumed run goes on with.
 
-Files are written atomically, and a run that is resumed ends with the same bits as one that was
-never interrupted. Randomness is a function of (seed, stream, step), see `config.rng`, so a
-checkpoint holds no generator: weights, optimiser, step and a few numbers are the whole state.
+A run that is resumed ends with the same bits as one that was never interrupted. Randomness is a
+function of (seed, stream, step), see `config.rng`, so a checkpoint holds no generator: weights,
+optimiser, step and a few numbers are the whole state.
 """
 
 import dataclasses
 import json
-import platform
-import signal
-import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.run.config import InputError, parse
-from minirlhf.run.files import write_atomically, write_text
+from minirlhf.run.files import write_atomically
+from minirlhf.run.folder import refuse_existing, refuse_lost_files
 from minirlhf.tokenizer import get_tokenizer
 
-COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
-RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", COMPARISONS)
-INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
 CHANGEABLE = {  # flags that a resumed run may change
     *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
     *("updates", "eval_every", "save_every"),
@@ -36,19 +30,7 @@ SCRIPTS = {  # the script that writes a stage's folder
 }
 
 
-# ---- the folder of a run
-
-
-def writable(flag, path):
-    """InputError if the file that `flag` names cannot be written. To be called before the
-    computation whose result goes there."""
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        open(path, "a", encoding="utf-8").close()
-    except OSError as error:
-        raise InputError(
-            f"{flag} {path}: {error.strerror}; name a file that can be written"
-        ) from error
+# ---- flags
 
 
 def configure(config_class, stage, argv):
@@ -81,74 +63,6 @@ def refuse_changed_flags(args, flags, path):
                 f"{option} is {before} in {path}, and {value} now: a resumed run keeps it; leave "
                 f"{option} out, or start another run with another --out"
             )
-
-
-def refuse_existing(args, folder):
-    if (folder / "config.json").exists() and not (args.resume or args.overwrite):
-        raise InputError(
-            f"{folder} already holds a run; continue it with --resume, replace it with --overwrite"
-        )
-
-
-def refuse_lost_files(args, folder):
-    """InputError if a run would replace a file that it reads, or one that no run has written."""
-    files = {(folder / name).resolve() for name in ("config.json", *RUN_FILES)}
-    for flag in INPUTS:
-        path = getattr(args, flag, "")
-        inputs = {Path(path).resolve(), (Path(path) / "checkpoint.pt").resolve()} if path else set()
-        if inputs & files:
-            raise InputError(
-                f"--{flag} {path} lies where this run writes, in {folder}; it would be replaced: "
-                "move it, or choose another --out"
-            )
-    written = written_files(folder)
-    for name in RUN_FILES:
-        if (folder / name).exists() and name not in written:
-            raise InputError(
-                f"{folder / name} was not written by a run, as far as {folder / 'config.json'} "
-                "shows; move it away, or choose another --out"
-            )
-
-
-def written_files(folder):
-    """The names of RUN_FILES that the run in a folder may have written; none without a run."""
-    if not (folder / "config.json").exists():
-        return ()
-    try:
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data = record["flags"].get("data")
-    except (ValueError, KeyError, AttributeError):
-        return RUN_FILES  # of a run whose config.json is damaged
-    return [name for name in RUN_FILES if name != COMPARISONS or not data]
-
-
-def start_run(args, tokenizer, *stages):
-    """The folders of a run's stages, each with its config.json.
-
-    The files of an older run are removed, unless the run is resumed. InputError, before any file is
-    touched, if a folder holds a run and neither --resume nor --overwrite is given.
-    """
-    folders = [Path(args.out) / stage for stage in stages]
-    for refuse in (refuse_existing, refuse_lost_files):
-        for folder in folders:
-            refuse(args, folder)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-    for stage, folder in zip(stages, folders, strict=True):
-        if not args.resume:
-            for name in RUN_FILES:
-                (folder / name).unlink(missing_ok=True)
-        record = {
-            "stage": stage,
-            "flags": dataclasses.asdict(args),
-            "tokenizer": tokenizer.name,
-            "versions": versions,
-        }
-        write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
-    return folders
 
 
 # ---- checkpoints
@@ -266,35 +180,3 @@ def same_vocabulary(path, tokenizer, other_path, other):
             f"{path} uses the tokenizer {tokenizer.name}, {other_path} uses {other.name}; "
             "they must be the same"
         )
-
-
-# ---- Ctrl-C
-
-
-class Interrupt:
-    """While it is entered, the first Ctrl-C lets the loop finish its step and save; the second
-    stops at once."""
-
-    def __enter__(self):
-        self.requested = False
-        self.previous = signal.signal(signal.SIGINT, self.request)
-        return self
-
-    def request(self, number, frame):
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nstopping after this step (Ctrl-C again stops at once)", file=sys.stderr)
-
-    def stop_if_requested(self, folder, step, steps):
-        """To be called after saving. KeyboardInterrupt if Ctrl-C was pressed."""
-        if self.requested:
-            print(
-                f"{folder / 'checkpoint.pt'} holds {step} of {steps} steps; "
-                "the same command with --resume goes on",
-                file=sys.stderr,
-            )
-            raise KeyboardInterrupt
-
-    def __exit__(self, *error):
-        signal.signal(signal.SIGINT, self.previous)

@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+from minirlhf.run.config import InputError
+
 
 def write_atomically(path, write):
     """Call `write(file)` on a new binary file, flush it to the disk, and give it the name `path`.
@@ -29,3 +31,15 @@ def write_atomically(path, write):
 def write_text(path, text):
     """`write_atomically`, of a text in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def writable(flag, path):
+    """InputError if the file that `flag` names cannot be written. To be called before the
+    computation whose result goes there."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        open(path, "a", encoding="utf-8").close()
+    except OSError as error:
+        raise InputError(
+            f"{flag} {path}: {error.strerror}; name a file that can be written"
+        ) from error

@@ -15,6 +15,8 @@ from minirlhf.dpo import accumulate
 from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import TrainingFlags, flag
+from minirlhf.run.folder import start_run
+from minirlhf.run.interrupt import Interrupt
 from minirlhf.run.metrics import Metrics
 
 
@@ -47,7 +49,7 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
     first = checkpoint.restore(folder, "dpo", args.resume, **parts)["step"]
     metrics = Metrics(folder, first)
     bar = tqdm(range(first, steps), desc="dpo", initial=first, total=steps)
-    with checkpoint.Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -81,9 +83,9 @@ def main(argv=None):
     fits = data.fits_context(tokenizer, reference.config.context, drop_long=args.drop_long)
     path = args.data or f"{args.out}/rm/comparisons.jsonl"
     comparisons = data.informative(jsonl.read_comparisons(path, fits))
-    (folder,) = checkpoint.start_run(args, tokenizer, "dpo")
     policy = copy.deepcopy(reference)
-    train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
+    with start_run(args, tokenizer, "dpo") as (folder,):
+        train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
     print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
 
 

@@ -228,7 +228,7 @@ def configs():
 READERS = {  # functions that read flags for a command
     "compute.resolve(args": {"precision", "threads"},
     "compute.resolve_microbatch(": {"microbatch_tokens"},
-    "checkpoint.start_run(args": {"out", "resume", "overwrite"},
+    "start_run(args": {"out", "resume", "overwrite"},
 }
 
 

@@ -1,0 +1,128 @@
+"""The specification of run/folder.py: what a run may replace, and what it never touches."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import contents
+
+from minirlhf.run import checkpoint
+from minirlhf.run.config import InputError, flag
+from minirlhf.run.files import write_text
+from minirlhf.run.folder import RUN_FILES, start_run
+from minirlhf.tokenizer import get_tokenizer
+
+
+@pytest.fixture
+def tokenizer():
+    return get_tokenizer()
+
+
+def refusal(call, *args, **named):
+    """The message of an InputError, which is one line."""
+    with pytest.raises(InputError) as error:
+        call(*args, **named)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A stage."""
+
+    out: str = flag("out", "folder")
+    steps: int = flag(6, "steps", low=1)
+    updates: int = flag(6, "how long", low=1)
+    target: float = flag(float("nan"), "something without a default")
+    resume: bool = flag(False, "go on")
+    overwrite: bool = flag(False, "replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader(Config):
+    """A stage that reads files."""
+
+    data: str = flag("", "records")
+    sft: str = flag("", "policy")
+
+
+def start(tmp_path, tokenizer, *argv, stages=("sft", "pretrain")):
+    """(args, folders) of a run that is started with the flags `argv`."""
+    args = checkpoint.configure(Config, "sft", ["--out", str(tmp_path), *argv])
+    with start_run(args, tokenizer, *stages) as folders:
+        return args, folders
+
+
+def test_a_run_records_what_it_is(tmp_path, tokenizer):
+    """--resume reads config.json, and so does a person who finds an old folder."""
+    args, folders = start(tmp_path, tokenizer, "--steps", "9")
+    assert folders == [tmp_path / "sft", tmp_path / "pretrain"]
+    record = json.loads((tmp_path / "pretrain" / "config.json").read_text())
+    assert (record["stage"], record["tokenizer"]) == ("pretrain", "tiny")
+    assert record["flags"]["steps"] == 9
+    assert set(record["flags"]) == {field.name for field in dataclasses.fields(Config)}
+    versions = record["versions"]
+    assert (versions["torch"], versions["numpy"]) == (torch.__version__, np.__version__)
+
+
+@pytest.mark.parametrize("stage", ["sft", "pretrain"])
+def test_an_existing_run_is_refused_before_anything_is_touched(tmp_path, tokenizer, stage):
+    """Even where only the second of a script's folders holds one."""
+    write_text(tmp_path / stage / "config.json", "{}")
+    for name in RUN_FILES:
+        write_text(tmp_path / stage / name, "precious")
+    files = contents(tmp_path)
+    message = refusal(start, tmp_path, tokenizer)
+    assert str(tmp_path / stage) in message and "--resume" in message and "--overwrite" in message
+    assert contents(tmp_path) == files
+
+
+def test_overwrite_replaces_a_run_and_nothing_beside_it(tmp_path, tokenizer):
+    """A user's notes in the folder stay. All files of the old run go: its checkpoint would be taken
+    for one of the new run."""
+    start(tmp_path, tokenizer, "--steps", "9")
+    for name in (*RUN_FILES, "notes.txt"):
+        write_text(tmp_path / "sft" / name, "old")
+    start(tmp_path, tokenizer, "--overwrite")
+    names = sorted(path.name for path in (tmp_path / "sft").iterdir())
+    assert names == ["config.json", "notes.txt"]
+    assert json.loads((tmp_path / "sft" / "config.json").read_text())["flags"]["steps"] == 6
+
+
+@pytest.mark.parametrize("name", ["data", "sft"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_run_never_replaces_what_it_reads(tmp_path, name, link):
+    """`--data OUT/rm/comparisons.jsonl` used to be removed before it was read, through a symbolic
+    link as well; `--sft OUT/ppo` into OUT measures the KL from a policy that is gone."""
+    file = tmp_path / "rm" / ("comparisons.jsonl" if name == "data" else "checkpoint.pt")
+    file.parent.mkdir()
+    file.write_text("labels")
+    path = file if name == "data" else file.parent
+    if link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    argv = ["--out", str(tmp_path), f"--{name}", str(path), "--overwrite"]
+    message = refusal(checkpoint.configure, Reader, "rm", argv)
+    assert f"--{name} {path}" in message and "another --out" in message
+    assert file.read_text() == "labels"
+
+
+def test_a_file_that_no_run_has_written_is_never_removed(tmp_path, tokenizer):
+    """A checkpoint without a config.json beside it, and comparisons in the folder of a run that did
+    not collect any: neither --overwrite nor its absence touches them."""
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "checkpoint.pt").write_text("mine")
+    for argv in ([], ["--overwrite"]):
+        message = refusal(start, tmp_path, tokenizer, *argv)
+        assert f"{tmp_path / 'sft' / 'checkpoint.pt'} was not written by a run" in message
+    assert (tmp_path / "sft" / "checkpoint.pt").read_text() == "mine"
+    (tmp_path / "sft" / "checkpoint.pt").unlink()
+    start(tmp_path, tokenizer)
+    config = tmp_path / "sft" / "config.json"
+    record = json.loads(config.read_text())
+    config.write_text(json.dumps(record | {"flags": record["flags"] | {"data": "mine.jsonl"}}))
+    (tmp_path / "sft" / "comparisons.jsonl").write_text("labels")
+    assert "comparisons.jsonl was not" in refusal(start, tmp_path, tokenizer, "--overwrite")
+    assert (tmp_path / "sft" / "comparisons.jsonl").read_text() == "labels"
