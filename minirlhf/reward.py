@@ -16,7 +16,7 @@ from torch import nn
 from minirlhf.data import collate, encode, microbatches
 from minirlhf.model import GPT, GPTConfig, ScalarHead
 from minirlhf.run import checkpoint
-from minirlhf.run.compute import pick_microbatch
+from minirlhf.run.compute import full_precision, pick_microbatch
 from minirlhf.run.config import InputError
 
 
@@ -55,12 +55,14 @@ class RewardModel(nn.Module):
 # ---- losses
 
 
+@full_precision
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
     """Bradley-Terry: the mean of -log sigmoid(chosen - rejected - margin) on raw scores. `margin`,
     a number or (N,), is Llama 2's. For K = 2, `ranking_loss` equals it; training uses that."""
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
+@full_precision
 def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
     """InstructGPT's equation 1: the mean over prompts of the mean preference loss over a prompt's
     strictly ordered pairs.

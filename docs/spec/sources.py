@@ -177,3 +177,10 @@ def zoo():
 def libraries():
     """The contents of libraries.json, which measure.py writes."""
     return json.loads((HERE / "libraries.json").read_text(encoding="utf-8"))
+
+
+def verdict_counts(library):
+    """How many sentences hold in a library, do not hold, and are not offered."""
+    verdicts = [library["verdicts"].get(test.sentence.id, "") for test in portable_tests()]
+    kinds = ("holds", "does not hold", "not offered")
+    return [sum(verdict.startswith(kind) for verdict in verdicts) for kind in kinds]

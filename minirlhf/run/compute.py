@@ -1,6 +1,7 @@
 """Where and how a run computes: device, precision, threads, tokens of a microbatch."""
 
 import dataclasses
+import functools
 
 import torch
 
@@ -30,6 +31,21 @@ def pick_precision(name, device):
         return name
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if native else "float32"
+
+
+def full_precision(function):
+    """Makes a function refuse half-precision tensors, with a TypeError. bf16 has 8 bits: a score of
+    1000.1 would become 1000, and an advantage of 9.9 would be wrong by 0.1."""
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        for x in (*args, *kwargs.values()):
+            if torch.is_tensor(x) and x.is_floating_point() and x.dtype.itemsize < 4:
+                problem = f"{function.__name__} computes in float32, and got a tensor of {x.dtype}"
+                raise TypeError(f"{problem}; convert it with .float()")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def pick_microbatch(tokens, device, vocab_size=1):
