@@ -238,7 +238,9 @@ def main(argv=None):
     score_after_rule = partial(final_scores, score, missing_end_score)
     monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
 
-    with start_run(args, tokenizer, "ppo") as (folder,):
+    inputs = {"data": prompts + held_out, "sft": reference, "rm": reward_model}
+    inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
+    with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
         models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
         train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")

@@ -20,7 +20,7 @@ from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, simulated
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run import checkpoint, compute, config, optim, resume
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS, start_run
@@ -148,13 +148,14 @@ def main(argv=None):
     path = args.sft or f"{args.out}/sft"
     sft, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     comparisons = load_comparisons(args, sft, tokenizer)
+    inputs = {"data": comparisons, "sft": sft}
     if args.data:
         n = max(1, min(args.held_out, len(comparisons) // 10))
         held_out, comparisons = comparisons[:n], data.informative(comparisons[n:])
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
-    with start_run(args, tokenizer, "rm") as (folder,):
+    with start_run(args, tokenizer, "rm", **inputs) as (folder,):
         if args.data:
             caption = "SFT samples that the scores are normalised on"
             norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
@@ -194,6 +195,7 @@ def collect(args, folder, sft, tokenizer):
     comparisons.jsonl."""
     comparisons = rank(args, sft, tokenizer, "train", "responses to rank")
     write_text(folder / COMPARISONS, jsonl.write_records(comparisons))
+    resume.add_inputs(folder, data=comparisons)
     return comparisons
 
 

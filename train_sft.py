@@ -156,7 +156,8 @@ def main(argv=None):
 
     stages = ("sft", "pretrain") if documents else ("sft",)
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
-    with start_run(args, tokenizer, *stages) as (folder, *pretrain_folder):
+    inputs = {"data": demonstrations, "text": documents, "init": gpt if args.init else None}
+    with start_run(args, tokenizer, *stages, **inputs) as (folder, *pretrain_folder):
         print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
         if documents:
             stage = "pretrain", *pretrain_folder

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import json
 import platform
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from minirlhf.run import resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_text
 
@@ -48,25 +48,29 @@ def written_files(folder):
     """The names of RUN_FILES that the run in a folder may have written; none without a run."""
     if not (folder / "config.json").exists():
         return ()
-    try:
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data = record["flags"].get("data")
-    except (ValueError, KeyError, AttributeError):
+    record = resume.read_record(folder)
+    if record is None:
         return RUN_FILES  # of a run whose config.json is damaged
+    data = record["flags"].get("data")
     return [name for name in RUN_FILES if name != COMPARISONS or not data]
 
 
 @contextlib.contextmanager
-def start_run(args, tokenizer, *stages):
-    """While it is entered: the folders of a run's stages, each with its config.json.
+def start_run(args, tokenizer, *stages, **inputs):
+    """While it is entered: the folders of a run's stages, each with its config.json. `inputs` are
+    what the run learns from: lists of records, models (see `resume.fingerprint`).
 
     The files of an older run are removed, unless the run is resumed. InputError, before any file is
-    touched, if a folder holds a run and neither --resume nor --overwrite is given.
+    touched, if a folder holds a run and neither --resume nor --overwrite is given, or if a resumed
+    run began with other inputs.
     """
     folders = [Path(args.out) / stage for stage in stages]
     for refuse in (refuse_existing, refuse_lost_files):
         for folder in folders:
             refuse(args, folder)
+    inputs = resume.fingerprints(vocabulary=tokenizer.fingerprint(), **inputs)
+    if args.resume:
+        inputs = resume.kept_inputs(inputs, folders)
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -80,7 +84,8 @@ def start_run(args, tokenizer, *stages):
             "stage": stage,
             "flags": dataclasses.asdict(args),
             "tokenizer": tokenizer.name,
+            "inputs": inputs,
             "versions": versions,
         }
-        write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
+        write_text(folder / "config.json", resume.record_text(record))
     yield folders

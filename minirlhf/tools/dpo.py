@@ -84,7 +84,7 @@ def main(argv=None):
     path = args.data or f"{args.out}/rm/comparisons.jsonl"
     comparisons = data.informative(jsonl.read_comparisons(path, fits))
     policy = copy.deepcopy(reference)
-    with start_run(args, tokenizer, "dpo") as (folder,):
+    with start_run(args, tokenizer, "dpo", data=comparisons, sft=reference) as (folder,):
         train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
     print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
 
