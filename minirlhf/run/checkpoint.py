@@ -13,9 +13,10 @@ import torch
 
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.run import damage, resume
-from minirlhf.run.config import InputError, parse
+from minirlhf.run.config import Divergence, InputError, parse
 from minirlhf.run.files import write_atomically
-from minirlhf.run.folder import refuse_existing, refuse_lost_files
+from minirlhf.run.folder import PREVIOUS, refuse_existing, refuse_lost_files, refuse_replaced
+from minirlhf.run.metrics import samples_size
 from minirlhf.tokenizer import get_tokenizer
 
 POLICIES = ("pretrain", "sft", "ppo", "dpo")  # the stages whose checkpoints are language models
@@ -45,6 +46,7 @@ def configure(config_class, stage, argv):
         refuse_lost_files(args, Path(args.out) / stage)
         return args
     folder = Path(args.out) / stage
+    refuse_replaced(folder)
     record = resume.recorded(folder)
     flags = resume.recorded_flags(config_class, record, folder / "config.json")
     args = parse(config_class, argv, defaults=flags | {"resume": False, "overwrite": False})
@@ -55,25 +57,28 @@ def configure(config_class, stage, argv):
 # ---- checkpoints
 
 
-def save(path, stage, gpt_config, tokenizer, step, **parts):
+def save(path, stage, gpt_config, tokenizer, step, keep=0, **parts):
     """Write a checkpoint to `path`, a folder or a file named *.pt: stage, shape, step and
-    vocabulary, and the state of every part. A part is a module, an optimiser or a plain value.
-    InputError, and the old checkpoint stays, if a weight is not finite."""
+    vocabulary, how long samples.txt is, and the state of every part. A part is a module, an
+    optimiser or a plain value. With `keep` the old checkpoint stays as checkpoint.previous.pt.
+    Divergence, and the old checkpoint stays, if a weight is not finite."""
     path = Path(path) / "checkpoint.pt" if Path(path).suffix != ".pt" else Path(path)
     header = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
     header |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
     header["run"] = resume.copied_record(path.parent)
+    header["samples_bytes"] = samples_size(path.parent)
     state = {
         name: part.state_dict() if hasattr(part, "state_dict") else part
         for name, part in parts.items()
     }
     for part in state.values():
         if name := first_not_finite(part):
-            raise InputError(
+            raise Divergence(
                 f"{name} is not finite after step {step}: training diverged. The learning rate is "
                 f"the usual cause; lower --lr. {path} is as it was"
             )
-    write_atomically(path, lambda file: damage.save(header | state, file))
+    previous = path.with_name(PREVIOUS) if keep else None
+    write_atomically(path, lambda file: damage.save(header | state, file), previous)
 
 
 def first_not_finite(state):
