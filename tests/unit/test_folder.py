@@ -175,7 +175,7 @@ def test_an_overwrite_that_was_killed_never_leaves_a_mixture_of_two_runs(
         start(tmp_path, tokenizer, "--steps", "9")
         for stage in ("sft", "pretrain"):
             for name in RUN_FILES:
-                write_text(tmp_path / stage / name, "old")
+                torch.save({}, tmp_path / stage / name)
         fail_at(k)
         with contextlib.suppress(Killed):
             start(tmp_path, tokenizer, "--steps", "7", "--overwrite")
