@@ -27,8 +27,8 @@ from minirlhf.rewards import function
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
-from minirlhf.run.interrupt import Interrupt
-from minirlhf.run.metrics import Clock, Metrics
+from minirlhf.run.metrics import Clock
+from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.tools.monitor import Monitor
 from minirlhf.world import writers
@@ -188,9 +188,14 @@ def train(args, folder, models, prompts, monitor):
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
     kl_coef = state.get("kl_coef", args.kl_coef)  # it may have adapted
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
-    metrics, first = Metrics(folder, state["step"]), state["step"]
+    first = state["step"]
     bar = tqdm(range(first, args.updates), desc="ppo", initial=first, total=args.updates)
-    with Interrupt() as interrupt:
+
+    def save(updates):
+        parts["kl_coef"], shape = controller.kl_coef, (actor_critic.gpt.config, models.tokenizer)
+        checkpoint.save(folder, "ppo", *shape, updates, keep=args.keep, **parts)
+
+    with Progress(folder, state, args.updates, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -201,16 +206,11 @@ def train(args, folder, models, prompts, monitor):
             # ---- bookkeeping
             updates = step + 1
             stats["lr"], stats["episodes"] = optim.learning_rate(optimizer), stop
-            if updates % args.eval_every == 0 or updates == args.updates:
+            progress.complete(updates, stats)
+            if progress.due(args.eval_every):
                 stats |= monitor.evaluate(updates, actor_critic.gpt, folder)
-            metrics.log(step, **stats)
             bar.set_postfix({name: f"{stats[name]:.2f}" for name in ("score", "kl", "ended")})
-            if updates % args.save_every == 0 or updates == args.updates or interrupt.requested:
-                parts["kl_coef"] = controller.kl_coef
-                checkpoint.save(
-                    folder, "ppo", actor_critic.gpt.config, models.tokenizer, updates, **parts
-                )
-            interrupt.stop_if_requested(folder, updates, args.updates)
+            progress.record()
 
 
 def main(argv=None):
@@ -238,7 +238,9 @@ def main(argv=None):
     score_after_rule = partial(final_scores, score, missing_end_score)
     monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
 
-    with start_run(args, tokenizer, "ppo") as (folder,):
+    inputs = {"data": prompts + held_out, "sft": reference, "rm": reward_model}
+    inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
+    with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
         models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
         train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")

@@ -20,12 +20,12 @@ from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, simulated
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run import checkpoint, compute, config, optim, resume
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS, start_run
-from minirlhf.run.interrupt import Interrupt
 from minirlhf.run.metrics import Metrics, write_samples
+from minirlhf.run.progress import Progress
 from minirlhf.world import judge, measures, writers
 
 
@@ -67,11 +67,17 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
     optimizer = optim.adamw(reward_model, args.lr, weight_decay=args.weight_decay)
     parts = {"model": reward_model, "optimizer": optimizer}
-    first = checkpoint.restore(folder, "rm", args.resume, **parts)["step"]
+    state = checkpoint.restore(folder, "rm", args.resume, **parts)
     parts["missing_end_score"] = args.missing_end_score
-    metrics = Metrics(folder, first)
+    first = state["step"]
     bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
-    with Interrupt() as interrupt:
+
+    def save(done):
+        normalise(reward_model, tokenizer, norm)
+        shape = reward_model.gpt.config, tokenizer
+        checkpoint.save(folder, "rm", *shape, done, keep=args.keep, **parts)
+
+    with Progress(folder, state, steps, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -87,16 +93,12 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
             optimizer.zero_grad()
 
             # ---- bookkeeping
-            done = step + 1
             stats = {"loss": loss, "accuracy": accuracy, "grad_norm": grad_norm}
-            metrics.log(step, **stats, lr=optim.learning_rate(optimizer))
+            stats["lr"] = optim.learning_rate(optimizer)
+            progress.complete(step + 1, stats)
             if step % 10 == 0:
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}")
-            if done % args.save_every == 0 or done == steps or interrupt.requested:
-                normalise(reward_model, tokenizer, norm)
-                shape = reward_model.gpt.config, tokenizer
-                checkpoint.save(folder, "rm", *shape, done, **parts)
-            interrupt.stop_if_requested(folder, done, steps)
+            progress.record()
 
 
 def accumulate(reward_model, tokenizer, batch, microbatch_tokens):
@@ -148,13 +150,14 @@ def main(argv=None):
     path = args.sft or f"{args.out}/sft"
     sft, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     comparisons = load_comparisons(args, sft, tokenizer)
+    inputs = {"data": comparisons, "sft": sft}
     if args.data:
         n = max(1, min(args.held_out, len(comparisons) // 10))
         held_out, comparisons = comparisons[:n], data.informative(comparisons[n:])
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
-    with start_run(args, tokenizer, "rm") as (folder,):
+    with start_run(args, tokenizer, "rm", **inputs) as (folder,):
         if args.data:
             caption = "SFT samples that the scores are normalised on"
             norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
@@ -194,6 +197,7 @@ def collect(args, folder, sft, tokenizer):
     comparisons.jsonl."""
     comparisons = rank(args, sft, tokenizer, "train", "responses to rank")
     write_text(folder / COMPARISONS, jsonl.write_records(comparisons))
+    resume.add_inputs(folder, data=comparisons)
     return comparisons
 
 

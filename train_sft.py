@@ -19,8 +19,8 @@ from minirlhf.formats import gpt2, jsonl, text
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
-from minirlhf.run.interrupt import Interrupt
-from minirlhf.run.metrics import Metrics, write_samples
+from minirlhf.run.metrics import write_samples
+from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import measures, writers
 
@@ -80,11 +80,15 @@ def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
     held_out, examples = examples[:n], examples[n:]
     steps = -(-len(examples) * epochs // args.batch_size)
     optimizer = optim.adamw(gpt, lr, weight_decay=args.weight_decay)
-    state = checkpoint.restore(folder, stage, args.resume, model=gpt, optimizer=optimizer)
+    parts = {"model": gpt, "optimizer": optimizer}
+    state = checkpoint.restore(folder, stage, args.resume, **parts)
     first = state["step"]
-    metrics = Metrics(folder, first)
     bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps)
-    with Interrupt() as interrupt:
+
+    def save(done):
+        checkpoint.save(folder, stage, gpt.config, tokenizer, done, keep=args.keep, **parts)
+
+    with Progress(folder, state, steps, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -97,16 +101,12 @@ def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
             optimizer.zero_grad()
 
             # ---- bookkeeping
-            done = step + 1
-            stats = {"loss": loss, "held_out_loss": None, "grad_norm": grad_norm}
-            if held_out and (done % args.eval_every == 0 or done == steps):
+            stats = {"loss": loss, "grad_norm": grad_norm, "lr": optim.learning_rate(optimizer)}
+            progress.complete(step + 1, stats)
+            if held_out and progress.due(args.eval_every):
                 stats["held_out_loss"] = mean_loss(gpt, held_out, args.microbatch_tokens)
                 bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{stats['held_out_loss']:.3f}")
-            metrics.log(step, **stats, lr=optim.learning_rate(optimizer))
-            if done % args.save_every == 0 or done == steps or interrupt.requested:
-                parts = {"model": gpt, "optimizer": optimizer}
-                checkpoint.save(folder, stage, gpt.config, tokenizer, done, **parts)
-            interrupt.stop_if_requested(folder, done, steps)
+            progress.record()
 
 
 def accumulate(gpt, batch, microbatch_tokens):
@@ -156,7 +156,8 @@ def main(argv=None):
 
     stages = ("sft", "pretrain") if documents else ("sft",)
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
-    with start_run(args, tokenizer, *stages) as (folder, *pretrain_folder):
+    inputs = {"data": demonstrations, "text": documents, "init": gpt if args.init else None}
+    with start_run(args, tokenizer, *stages, **inputs) as (folder, *pretrain_folder):
         print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
         if documents:
             stage = "pretrain", *pretrain_folder

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minirlhf.data import collate, encode, microbatches
-from minirlhf.model import GPT, GPTConfig, ScalarHead
+from minirlhf.model import ScalarHead
 from minirlhf.run import checkpoint
 from minirlhf.run.compute import full_precision, pick_microbatch
 from minirlhf.run.config import InputError
@@ -143,7 +143,7 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
     train_rm.py."""
     state = checkpoint.load(path, ("rm",), device)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        model = RewardModel(GPT(GPTConfig(**state["gpt"])))
+        model = RewardModel(checkpoint.empty_gpt(state, path))
     checkpoint.load_weights(model, state["model"], path, assign=True)
     if not model.std > 0:
         raise InputError(f"{path}: the scores' standard deviation is {model.std}; train again")

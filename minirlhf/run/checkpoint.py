@@ -6,22 +6,25 @@ optimiser, step and a few numbers are the whole state.
 """
 
 import dataclasses
-import json
+import math
 from pathlib import Path
 
 import torch
 
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.run.config import InputError, parse
+from minirlhf.run import damage, resume
+from minirlhf.run.config import Divergence, InputError, parse
 from minirlhf.run.files import write_atomically
-from minirlhf.run.folder import refuse_existing, refuse_lost_files
+from minirlhf.run.folder import PREVIOUS, refuse_existing, refuse_lost_files, refuse_replaced
+from minirlhf.run.metrics import samples_size
 from minirlhf.tokenizer import get_tokenizer
 
-CHANGEABLE = {  # flags that a resumed run may change
-    *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
-    *("updates", "eval_every", "save_every"),
-}
 POLICIES = ("pretrain", "sft", "ppo", "dpo")  # the stages whose checkpoints are language models
+HEADER = {  # what every checkpoint says of itself, with its type
+    **{"stage": str, "gpt": dict, "step": int},
+    **{"tokenizer": str, "vocabulary": str, "model": dict},
+}
+NUMBERS = ("kl_coef", "missing_end_score")  # what some checkpoints hold
 SCRIPTS = {  # the script that writes a stage's folder
     "pretrain": "train_sft.py",
     "sft": "train_sft.py",
@@ -42,50 +45,40 @@ def configure(config_class, stage, argv):
         refuse_existing(args, Path(args.out) / stage)  # before anything slow
         refuse_lost_files(args, Path(args.out) / stage)
         return args
-    path = Path(args.out) / stage / "config.json"
-    if not path.exists():
-        raise InputError(f"{path} does not exist, so there is no run to resume; leave out --resume")
-    flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    folder = Path(args.out) / stage
+    refuse_replaced(folder)
+    record = resume.recorded(folder)
+    flags = resume.recorded_flags(config_class, record, folder / "config.json")
     args = parse(config_class, argv, defaults=flags | {"resume": False, "overwrite": False})
-    refuse_changed_flags(args, flags, path)
+    resume.refuse_changed_flags(dataclasses.asdict(args), record, folder / "config.json")
     return args
-
-
-def refuse_changed_flags(args, flags, path):
-    """InputError if a flag of a resumed run differs from the run's own in what its past meant. How
-    long it goes on, what it shows and saves, and where it computes may change."""
-    for name, value in dataclasses.asdict(args).items():
-        before = flags.get(name, value)
-        same = before == value or (before != before and value != value)  # NaN is not itself
-        if name not in CHANGEABLE and not same:
-            option = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{option} is {before} in {path}, and {value} now: a resumed run keeps it; leave "
-                f"{option} out, or start another run with another --out"
-            )
 
 
 # ---- checkpoints
 
 
-def save(path, stage, gpt_config, tokenizer, step, **parts):
+def save(path, stage, gpt_config, tokenizer, step, keep=0, **parts):
     """Write a checkpoint to `path`, a folder or a file named *.pt: stage, shape, step and
-    vocabulary, and the state of every part. A part is a module, an optimiser or a plain value.
-    InputError, and the old checkpoint stays, if a weight is not finite."""
+    vocabulary, how long samples.txt is, and the state of every part. A part is a module, an
+    optimiser or a plain value. With `keep` the old checkpoint stays as checkpoint.previous.pt.
+    Divergence, and the old checkpoint stays, if a weight is not finite."""
     path = Path(path) / "checkpoint.pt" if Path(path).suffix != ".pt" else Path(path)
     header = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
     header |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
+    header["run"] = resume.copied_record(path.parent)
+    header["samples_bytes"] = samples_size(path.parent)
     state = {
         name: part.state_dict() if hasattr(part, "state_dict") else part
         for name, part in parts.items()
     }
     for part in state.values():
         if name := first_not_finite(part):
-            raise InputError(
+            raise Divergence(
                 f"{name} is not finite after step {step}: training diverged. The learning rate is "
                 f"the usual cause; lower --lr. {path} is as it was"
             )
-    write_atomically(path, lambda file: torch.save(header | state, file))
+    previous = path.with_name(PREVIOUS) if keep else None
+    write_atomically(path, lambda file: damage.save(header | state, file), previous)
 
 
 def first_not_finite(state):
@@ -104,7 +97,8 @@ def restore(folder, stage, resume, **parts):
         return {"step": 0}
     state = load(folder, (stage,))
     for name, part in parts.items():
-        load_weights(part, state[name], folder)
+        load_part = load_weights if isinstance(part, torch.nn.Module) else load_optimizer
+        load_part(part, state.get(name), folder)
     return state
 
 
@@ -114,18 +108,48 @@ def stored_step(folder, stage):
     return int(load(folder, (stage,))["step"]) if exists else 0
 
 
-def load_weights(part, weights, path, **options):
-    """`part.load_state_dict(weights)`. InputError if the weights have other names or shapes, or are
-    not finite."""
+def load_weights(module, weights, path, **options):
+    """`module.load_state_dict(weights)`. InputError if the weights have other names, shapes or
+    types, or are not finite."""
     if name := first_not_finite(weights):
         raise InputError(f"{path}: {name} is not finite, from a run that diverged; train again")
     try:
-        part.load_state_dict(weights, **options)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} holds other weights than are needed here; it may be of another version of "
-            "minirlhf: train it again"
-        ) from error
+        types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+        if {name: tensor.dtype for name, tensor in weights.items()} != types:
+            raise ValueError("other types of weights")
+        module.load_state_dict(weights, **options)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise other_weights(path) from error
+
+
+def load_optimizer(optimizer, state, path):
+    """`optimizer.load_state_dict(state)`. InputError if it is the state of an optimiser with other
+    parameters or settings. The learning rate is set before each step."""
+    try:
+        before = settings(optimizer)
+        optimizer.load_state_dict(state)
+        pairs = [(p, x) for p, moments in optimizer.state.items() for x in moments.values()]
+        fits = all(x.shape in ((), p.shape) and x.isfinite().all() for p, x in pairs)
+    except Exception as error:  # torch raises many types of error for another structure
+        raise other_weights(path) from error
+    if settings(optimizer) != before or not fits or len(pairs) % 3:
+        raise other_weights(path)
+
+
+def settings(optimizer):
+    """What the groups of an optimiser's parameters say, except for the learning rate."""
+    groups = []
+    for group in optimizer.param_groups:
+        decay = {"weight_decay": type(group["weight_decay"])}  # a flag may change it
+        groups.append({k: v for k, v in group.items() if k not in ("params", "lr")} | decay)
+    return groups
+
+
+def other_weights(path):
+    return InputError(
+        f"{path} holds other weights than are needed here; it may be of another version of "
+        "minirlhf: train it again"
+    )
 
 
 def load(path, stages, device="cpu"):
@@ -138,17 +162,30 @@ def load(path, stages, device="cpu"):
         remedy = f"run {script} first" if script else "check the path"
         raise InputError(f"{path} does not exist; {remedy}")
     try:
-        state = dict(torch.load(path, map_location=device, weights_only=True))
-        stage = state["stage"]
-    except Exception as error:  # torch raises many types of error for damaged bytes
+        state = damage.load(path, device)
+        check_header(state)
+    except ValueError as error:
+        raise damage.refusal(path, error) from error
+    if state["stage"] not in stages:
         raise InputError(
-            f"{path} is not a checkpoint of minirlhf, or is damaged; train it again"
-        ) from error
-    if stage not in stages:
-        raise InputError(
-            f"{path} is a checkpoint of stage {stage}, but {' or '.join(stages)} is needed here"
+            f"{path} is a checkpoint of stage {state['stage']}, but {' or '.join(stages)} is "
+            "needed here"
         )
     return state
+
+
+def check_header(state):
+    """ValueError if what a checkpoint says of itself is not there or of the wrong type."""
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    for name, kind in HEADER.items():
+        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
+            raise ValueError(f"its {name} is {state.get(name)!r:.50}")
+    for name in NUMBERS:
+        if name in state and not (type(state[name]) is float and math.isfinite(state[name])):
+            raise ValueError(f"its {name} is {state[name]!r:.50}")
+    if state["step"] < 0:
+        raise ValueError(f"its step is {state['step']}")
 
 
 def load_tokenizer(state, path):
@@ -166,11 +203,24 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
     """(GPT, Tokenizer) from a checkpoint. Weights are float32; the trunk computes in `precision`.
     InputError as in `load` and `load_tokenizer`."""
     state = load(path, stages, device)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        gpt = GPT(GPTConfig(**state["gpt"]))
+    gpt = empty_gpt(state, path)
     load_weights(gpt, state["model"], path, assign=True)
     gpt.precision = precision
-    return gpt.to(device), load_tokenizer(state, path)
+    tokenizer = load_tokenizer(state, path)
+    return gpt.to(device), tokenizer
+
+
+def empty_gpt(state, path):
+    """A GPT of a checkpoint's shape on the device "meta", for weights to be assigned to: it takes
+    no memory and no random numbers. InputError if the shape is not that of the checkpoint's
+    weights: a billion layers would take minutes."""
+    try:
+        damage.check_shape(state["gpt"], state["model"].values())
+        shape = GPTConfig(**state["gpt"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise damage.refusal(Path(path), error) from error
+    with torch.device("meta"):
+        return GPT(shape)
 
 
 def same_vocabulary(path, tokenizer, other_path, other):

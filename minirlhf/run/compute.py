@@ -63,6 +63,7 @@ def resolve(args, device):
     A run stores these flags, so that --resume computes in the same way on any machine.
     """
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    torch.set_default_dtype(torch.float32)  # a caller may have set another one
     return dataclasses.replace(
         args,
         device=device.type,

@@ -1,33 +1,41 @@
-"""Ctrl-C stops a run after the step it is in."""
+"""A signal stops a run after the step it is in."""
 
+import contextlib
 import signal
 import sys
+import threading
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; kill and schedulers; a terminal that closes
 
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C lets the loop finish its step and save; the second
-    stops at once."""
+    """While it is entered, Ctrl-C, SIGTERM or SIGHUP lets the loop finish its step and save; a
+    second Ctrl-C stops at once. A second SIGTERM or SIGHUP does not: `timeout` and a closing
+    terminal send two. A signal that is ignored stays so (`nohup`). Signals come to the main thread
+    only: in another one this does nothing."""
 
     def __enter__(self):
-        self.requested = False
-        self.previous = signal.signal(signal.SIGINT, self.request)
+        self.number, self.previous = None, {}
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self.previous[number] = signal.signal(number, self.request)
         return self
 
-    def request(self, number, frame):
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nstopping after this step (Ctrl-C again stops at once)", file=sys.stderr)
+    @property
+    def requested(self):
+        return self.number is not None
 
-    def stop_if_requested(self, folder, step, steps):
-        """To be called after saving. KeyboardInterrupt if Ctrl-C was pressed."""
-        if self.requested:
-            print(
-                f"{folder / 'checkpoint.pt'} holds {step} of {steps} steps; "
-                "the same command with --resume goes on",
-                file=sys.stderr,
-            )
+    def request(self, number, frame):
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self.number = self.number or number
+        hint = " (Ctrl-C again stops at once)" if number == signal.SIGINT else ""
+        # A terminal may be gone, or a print be under way.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            print(f"\nstopping after this step{hint}", file=sys.stderr)
 
     def __exit__(self, *error):
-        signal.signal(signal.SIGINT, self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from minirlhf.run.config import InputError
+from minirlhf.run.config import Divergence
 
 
 def adamw(model, lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0):
@@ -38,11 +38,11 @@ def cosine(step, steps, warmup):
 
 
 def require_finite(step, **numbers):
-    """InputError if a number of a training step is NaN or infinite. Called before the optimiser
+    """Divergence if a number of a training step is NaN or infinite. Called before the optimiser
     step or before the checkpoint, so that the last checkpoint stays a good one."""
     for name, value in numbers.items():
         if not math.isfinite(value):
-            raise InputError(
+            raise Divergence(
                 f"{name} is {float(value)} at step {step}: training diverged. The learning rate is "
                 "the usual cause; lower --lr. The last checkpoint is as it was"
             )

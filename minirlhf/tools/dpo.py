@@ -16,8 +16,7 @@ from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import TrainingFlags, flag
 from minirlhf.run.folder import start_run
-from minirlhf.run.interrupt import Interrupt
-from minirlhf.run.metrics import Metrics
+from minirlhf.run.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,14 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
     optimizer = optim.adamw(policy, args.lr)
     parts = {"model": policy, "optimizer": optimizer}
-    first = checkpoint.restore(folder, "dpo", args.resume, **parts)["step"]
-    metrics = Metrics(folder, first)
+    state = checkpoint.restore(folder, "dpo", args.resume, **parts)
+    first = state["step"]
     bar = tqdm(range(first, steps), desc="dpo", initial=first, total=steps)
-    with Interrupt() as interrupt:
+
+    def save(done):
+        checkpoint.save(folder, "dpo", policy.config, tokenizer, done, keep=args.keep, **parts)
+
+    with Progress(folder, state, steps, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -64,13 +67,11 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
             optimizer.zero_grad()
 
             # ---- bookkeeping
-            done = step + 1
-            metrics.log(step, **stats, grad_norm=grad_norm, lr=optim.learning_rate(optimizer))
+            stats |= {"grad_norm": grad_norm, "lr": optim.learning_rate(optimizer)}
+            progress.complete(step + 1, stats)
             if step % 10 == 0:
                 bar.set_postfix({name: f"{stats[name]:.3f}" for name in ("loss", "accuracy")})
-            if done % args.save_every == 0 or done == steps or interrupt.requested:
-                checkpoint.save(folder, "dpo", policy.config, tokenizer, done, **parts)
-            interrupt.stop_if_requested(folder, done, steps)
+            progress.record()
 
 
 def main(argv=None):
@@ -84,7 +85,7 @@ def main(argv=None):
     path = args.data or f"{args.out}/rm/comparisons.jsonl"
     comparisons = data.informative(jsonl.read_comparisons(path, fits))
     policy = copy.deepcopy(reference)
-    with start_run(args, tokenizer, "dpo") as (folder,):
+    with start_run(args, tokenizer, "dpo", data=comparisons, sft=reference) as (folder,):
         train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
     print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
 
