@@ -163,7 +163,7 @@ def main(argv=None):
             stage = "pretrain", *pretrain_folder
             train(args, *stage, gpt, tokenizer, documents, epochs=1, lr=args.pretrain_lr)
         train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
-        show_samples(args, folder, gpt, tokenizer)
+        show_samples(args, folder, gpt, tokenizer, demonstrations)
     print(f"the policy is in {folder}; next: minirlhf rm, or python train_rm.py")
 
 
@@ -173,10 +173,12 @@ def load_model(args):
     if args.init:
         gpt = gpt2.load_gpt2(args.init)
         if gpt.config.vocab_size != tokenizer.vocab_size:
+            remedy = "GPT-2's weights go with --tokenizer gpt2"
+            if tokenizer.name == "gpt2":
+                remedy = "name the tokenizer that the weights were trained with"
             raise InputError(
                 f"--init {args.init} has {gpt.config.vocab_size} ids and "
-                f"--tokenizer {tokenizer.name} has {tokenizer.vocab_size}; "
-                "GPT-2's weights go with --tokenizer gpt2"
+                f"--tokenizer {tokenizer.name} has {tokenizer.vocab_size}; {remedy}"
             )
         return gpt, tokenizer
     with config.torch_seed(args.seed, config.GPT_WEIGHTS):
@@ -220,12 +222,15 @@ def fitting(args, gpt, examples):
 # ---- report
 
 
-def show_samples(args, folder, gpt, tokenizer):
-    """A few held-out prompts with the policy's responses, on the console and in samples.txt."""
+def show_samples(args, folder, gpt, tokenizer, demonstrations):
+    """A few prompts with the policy's responses, on the console and in samples.txt: those of the
+    demonstrations, since --data may be a pipe, or held-out ones of the world."""
     if args.data:
-        context = gpt.config.context
-        fits = data.fits_context(tokenizer, context, args.max_new_tokens, drop_long=True)
-        prompts = [prompt for prompt in jsonl.read_prompts(args.data) if fits(prompt)][:8]
+        room = gpt.config.context - args.max_new_tokens
+        examples = [example for example in demonstrations if example.prompt_length <= room][:8]
+        prompts = [
+            tokenizer.decode(example.tokens[: example.prompt_length]) for example in examples
+        ]
     else:
         prompts = writers.prompts(256, rng(args.seed, config.HELD_OUT_PROMPTS), split="test")
     uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)

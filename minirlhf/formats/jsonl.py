@@ -12,15 +12,15 @@ A file is JSON Lines, plain or gzip. A line has one of these forms:
 Any of them serves as a prompt, and a comparison of two as a demonstration (the chosen side).
 """
 
-import gzip
 import json
 import os
 import re
 import sys
-import zlib
 
 from minirlhf.data import Comparison, Demonstration
+from minirlhf.formats.lines import numbered_lines
 from minirlhf.run.config import InputError
+from minirlhf.run.metrics import shorten
 
 ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"  # HH-RLHF's marks of a turn
 
@@ -60,7 +60,7 @@ def read_records(path, convert, example, fits=None):
             else:
                 records.append(record)
         except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
+            raise InputError(f"{path}:{number}: {shorten(str(error), 300)}") from error
     if skipped:
         reason = "pairs whose dialogues differ before the last answer"
         print(f"{path}: skipped {skipped} {reason}", file=sys.stderr)
@@ -71,35 +71,20 @@ def read_records(path, convert, example, fits=None):
     return records
 
 
-def numbered_lines(path):
-    """(1, first line), ... without the blank lines. A gzip file begins with the bytes 1f 8b,
-    whatever its name."""
-    try:
-        with open(path, "rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: a damaged gzip file; fetch it again") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; check the path") from error
-
-
 # ---- a line -> a record. Each raises ValueError where the line has another form.
 
 
 def parse_line(line):
     try:
         record = json.loads(line)
+        text = json.dumps(record, ensure_ascii=False)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}); a line must be one JSON object") from error
+    except RecursionError as error:
+        raise ValueError("JSON within JSON too often; a line must be one flat object") from error
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}; a line must be one JSON object")
-    if half := re.search("[\ud800-\udfff]", json.dumps(record, ensure_ascii=False)):
+    if half := re.search("[\ud800-\udfff]", text):
         raise ValueError(
             f"holds {half[0]!r}, half of a surrogate pair, which no file or screen can show; "
             "write the whole character, or remove it"
@@ -144,7 +129,9 @@ def ranked(record):
     if not is_list(responses, lambda x: isinstance(x, str)) or len(responses) < 2:
         raise ValueError("field 'responses' must be a list of at least two texts")
     # A bool is an int to isinstance, and a negative rank stands for a missing response elsewhere.
-    if not is_list(ranks, lambda x: type(x) is int and x >= 0) or len(ranks) != len(responses):
+    if not is_list(ranks, lambda x: type(x) is int and 0 <= x < 2**31) or len(ranks) != len(
+        responses
+    ):
         problem = f"must be a list of {len(responses)} whole numbers, 0 for the best"
         raise ValueError(f"field 'ranks' {problem}")
     return Comparison(text_field(record, "prompt"), responses, ranks, record.get("ratings"))

@@ -186,13 +186,31 @@ def check_header(state):
             raise ValueError(f"its {name} is {state[name]!r:.50}")
     if state["step"] < 0:
         raise ValueError(f"its step is {state['step']}")
+    check_shape(state["gpt"], state["model"].values())
+
+
+def check_shape(shape, tensors):
+    """ValueError if there can be no GPT of this shape, {"vocab_size": ..., "layers": ...}, or if it
+    has more weights than `tensors`: a billion layers would take minutes and all memory."""
+    names = [field.name for field in dataclasses.fields(GPTConfig)]
+    if sorted(shape) != sorted(names) or not all(type(x) is int and x > 0 for x in shape.values()):
+        raise ValueError(f"its shape is {shape!r:.200}")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise ValueError("its model holds what is no tensor")
+    GPTConfig(**shape)
+    needed = shape["layers"] * 12 * shape["width"] ** 2
+    needed += (shape["vocab_size"] + shape["context"]) * shape["width"]
+    stored = sum(tensor.numel() for tensor in tensors)
+    if shape["layers"] * 12 > len(tensors) or needed > stored:
+        raise ValueError(f"its shape is {shape!r:.200}, and it holds {stored:,} weights")
 
 
 def load_tokenizer(state, path):
     """The tokenizer of a checkpoint. InputError if the tokenizer of that name has another
     vocabulary by now."""
     tokenizer = get_tokenizer(state["tokenizer"])
-    if tokenizer.fingerprint() != state["vocabulary"]:
+    size = state["gpt"]["vocab_size"]
+    if tokenizer.fingerprint() != state["vocabulary"] or tokenizer.vocab_size != size:
         raise InputError(
             f"{path} was trained with another vocabulary called {tokenizer.name}; train it again"
         )
@@ -206,21 +224,14 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
     gpt = empty_gpt(state, path)
     load_weights(gpt, state["model"], path, assign=True)
     gpt.precision = precision
-    tokenizer = load_tokenizer(state, path)
-    return gpt.to(device), tokenizer
+    return gpt.to(device), load_tokenizer(state, path)
 
 
 def empty_gpt(state, path):
     """A GPT of a checkpoint's shape on the device "meta", for weights to be assigned to: it takes
-    no memory and no random numbers. InputError if the shape is not that of the checkpoint's
-    weights: a billion layers would take minutes."""
-    try:
-        damage.check_shape(state["gpt"], state["model"].values())
-        shape = GPTConfig(**state["gpt"])
-    except (TypeError, ValueError, AttributeError) as error:
-        raise damage.refusal(Path(path), error) from error
+    no memory and no random numbers."""
     with torch.device("meta"):
-        return GPT(shape)
+        return GPT(GPTConfig(**state["gpt"]))
 
 
 def same_vocabulary(path, tokenizer, other_path, other):

@@ -67,7 +67,7 @@ def check_archive(file):
             raise ValueError("its records are compressed or overlap, which torch.save never does")
         if sealed.startswith(SEAL):
             check_seal(file, size, sealed)
-        elif sealed[-22:-18] != END_RECORD:
+        elif sealed[-22:-18] != END_RECORD or sealed[-2:] != bytes(2):
             raise ValueError("its end is damaged")
         elif record := archive.testzip():
             raise ValueError(f"its record {record} is damaged")
@@ -103,18 +103,6 @@ def check_tensors(state):
             dense = value.layout == torch.strided and not value.is_quantized
             if not dense or value.nbytes > value.untyped_storage().nbytes():
                 raise ValueError("it holds a tensor that is larger than what is stored of it")
-
-
-def check_shape(shape, tensors):
-    """ValueError if a GPT of this shape, {"vocab_size": ..., "layers": ...}, has more weights than
-    there are in `tensors`, the weights of a file. To be called before memory is taken for it."""
-    if not all(type(size) is int and size > 0 for size in shape.values()):
-        raise ValueError(f"its shape {shape} is not of positive whole numbers")
-    needed = shape["layers"] * 12 * shape["width"] ** 2
-    needed += (shape["vocab_size"] + shape["context"]) * shape["width"]
-    stored = sum(tensor.numel() for tensor in tensors)
-    if shape["layers"] * 12 > len(tensors) or needed > stored:
-        raise ValueError(f"its shape {shape} needs more than the {stored:,} weights that it holds")
 
 
 def refusal(path, problem):

@@ -176,9 +176,14 @@ def refuse_changed_flags(flags, record, path):
             continue
         option = "--" + name.replace("_", "-")
         raise InputError(
-            f"{option} is {before} in {path}, and {value} now: a resumed run keeps it; leave "
-            f"{option} out, or {ANOTHER_RUN}"
+            f"{option} is {shown(before)} in {path}, and {shown(value)} now: a resumed run keeps "
+            f"it; leave {option} out, or {ANOTHER_RUN}"
         )
+
+
+def shown(value):
+    """A flag's value as a message shows it."""
+    return "not set" if value is None or value == "" or is_nan(value) else value
 
 
 def same(before, value):
