@@ -64,7 +64,11 @@ class Config(TrainingFlags):
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )
     weight_decay: float = flag(0.1, "AdamW's decay of the weight matrices", low=0)
-    held_out: int = flag(256, "records to measure the loss on, at most a tenth of them all", low=0)
+    held_out: int = flag(
+        256,
+        "records to measure the loss on, of the tenth that is held out; 0 holds out none",
+        low=0,
+    )
     eval_every: int = flag(100, "steps between two measurements of the held-out loss", low=1)
     save_every: int = flag(200, "steps between two checkpoints", low=1)
     max_new_tokens: int = flag(
@@ -72,10 +76,10 @@ class Config(TrainingFlags):
     )
 
 
-def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
-    """Minimise the mean negative log-probability of the response tokens."""
-    n = min(args.held_out, len(examples) // 10)
-    held_out, examples = examples[:n], examples[n:]
+def train(args, stage, folder, gpt, tokenizer, splits, epochs, lr):
+    """Minimise the mean negative log-probability of the response tokens. `splits` are the examples
+    to learn on and those held out."""
+    examples, held_out = splits
     steps = -(-len(examples) * epochs // args.batch_size)
     optimizer = optim.adamw(gpt, lr, weight_decay=args.weight_decay)
     state = checkpoint.restore(folder, stage, args.resume, model=gpt, optimizer=optimizer)
@@ -182,25 +186,36 @@ def load_model(args):
 
 
 def load_documents(args, tokenizer, gpt):
-    """Examples with an empty prompt: the world's documents, or windows of a text file. Empty where
-    pretraining is skipped."""
+    """Examples with an empty prompt, to learn on and held out: the world's documents, or windows of
+    a text file. None where pretraining is skipped."""
     if args.text:
-        return text.windows(args.text, tokenizer, gpt.config.context)
+        return first_held_out(args, text.windows(args.text, tokenizer, gpt.config.context))
     if args.data or args.init:
-        return []
+        return None
     documents = writers.documents(args.documents, rng(args.seed, config.DOCUMENTS))
-    return fitting(args, gpt, [data.encode(tokenizer, "", document) for document in documents])
+    examples = fitting(args, gpt, [data.encode(tokenizer, "", document) for document in documents])
+    return first_held_out(args, examples)
 
 
 def load_demonstrations(args, tokenizer, gpt):
+    """Examples to learn on, and examples held out."""
+
+    def encoded(records):
+        return [data.encode(tokenizer, record.prompt, record.response) for record in records]
+
     if args.data:
         fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)
         records = jsonl.read_demonstrations(args.data, fits)
-    else:
-        stream = rng(args.seed, config.DEMONSTRATIONS)
-        records = writers.demonstrations(args.demonstrations, stream)
-    examples = [data.encode(tokenizer, record.prompt, record.response) for record in records]
-    return fitting(args, gpt, examples)
+        return tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
+    stream = rng(args.seed, config.DEMONSTRATIONS)
+    records = writers.demonstrations(args.demonstrations, stream)
+    return first_held_out(args, fitting(args, gpt, encoded(records)))
+
+
+def first_held_out(args, examples):
+    """(the rest, the first tenth at most): for examples in an order that means nothing."""
+    n = min(args.held_out, len(examples) // 10)
+    return examples[n:], examples[:n]
 
 
 def fitting(args, gpt, examples):
@@ -222,7 +237,9 @@ def show_samples(args, folder, gpt, tokenizer):
     if args.data:
         context = gpt.config.context
         fits = data.fits_context(tokenizer, context, args.max_new_tokens, drop_long=True)
-        prompts = [prompt for prompt in jsonl.read_prompts(args.data) if fits(prompt)][:8]
+        prompts = [prompt for prompt in jsonl.read_prompts(args.data) if fits(prompt)]
+        held_out = data.split_by_prompt(prompts, args.seed)[1] if args.held_out else []
+        prompts = (held_out or prompts)[:8]
     else:
         prompts = writers.prompts(256, rng(args.seed, config.HELD_OUT_PROMPTS), split="test")
     uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)
