@@ -81,7 +81,9 @@ class Config(TrainingFlags):
         "value head on the policy's trunk, or a network that starts as the reward model",
         choices=("shared", "separate"),
     )
-    held_out: int = flag(256, "prompts to evaluate on (at most a tenth of --data)", low=1)
+    held_out: int = flag(
+        256, "prompts to evaluate on (of --data, from the tenth that is held out)", low=1
+    )
     eval_every: int = flag(10, "updates between two evaluations on held-out prompts", low=1)
     save_every: int = flag(20, "updates between two checkpoints", low=1)
 
@@ -296,8 +298,8 @@ def load_prompts(args, tokenizer, context):
     if args.data:
         fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
         prompts = jsonl.read_prompts(args.data, fits)
-        n = max(1, min(args.held_out, len(prompts) // 10))
-        return prompts[n:] or prompts, prompts[:n]  # a single prompt serves for both
+        prompts, held_out = data.hold_out(prompts, args.held_out, args.seed)
+        return prompts, held_out or prompts[:1]  # a single prompt serves for both
     room = tokenizer, context, args.max_new_tokens, args.drop_long
     prompts = writers.prompts(args.prompts, rng(args.seed, config.PPO_PROMPTS))
     held_out = writers.prompts(args.held_out, rng(args.seed, config.HELD_OUT_PROMPTS), "test")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison
-from minirlhf.feedback import agreement, simulated
+from minirlhf.feedback import agreement, baselines, simulated
 from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, optim, resume
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
@@ -51,7 +51,9 @@ class Config(TrainingFlags):
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )
     weight_decay: float = flag(0.0, "AdamW's decay of the weight matrices", low=0)
-    held_out: int = flag(256, "prompts to measure accuracy on (at most a tenth of --data)", low=1)
+    held_out: int = flag(
+        256, "prompts to measure accuracy on (of --data, records of the tenth held out)", low=1
+    )
     norm_prompts: int = flag(
         512, "prompts whose SFT responses set the scores' mean and standard deviation", low=1
     )
@@ -152,8 +154,8 @@ def main(argv=None):
     comparisons = load_comparisons(args, sft, tokenizer)
     inputs = {"data": comparisons, "sft": sft}
     if args.data:
-        n = max(1, min(args.held_out, len(comparisons) // 10))
-        held_out, comparisons = comparisons[:n], data.informative(comparisons[n:])
+        comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)
+        comparisons = data.informative(comparisons)
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
@@ -166,7 +168,7 @@ def main(argv=None):
             held_out = rank(args, sft, tokenizer, "test", "held-out responses to rank")
             norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
         train(args, folder, reward_model, tokenizer, comparisons, norm)
-        report(args, folder, reward_model, tokenizer, held_out)
+        report(args, folder, reward_model, tokenizer, held_out, comparisons)
     print(f"the reward model is in {folder}; next: minirlhf ppo, or python train_ppo.py")
 
 
@@ -250,12 +252,15 @@ def totals(comparison):
 # ---- report
 
 
-def report(args, folder, reward_model, tokenizer, held_out):
+def report(args, folder, reward_model, tokenizer, held_out, comparisons):
     """How good it is on held-out comparisons: on the console, in samples.txt and as the last line
-    of metrics.jsonl."""
+    of metrics.jsonl. On your own comparisons, beside baselines that learned from the same ones."""
     scores = reward.score_comparisons(reward_model, tokenizer, held_out)
     truth = None if args.data else [totals(c) for c in held_out]
     numbers = agreement.ranking_numbers(held_out, scores, truth)
+    if args.data:
+        numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
+        print(baselines.baseline_line("the reward model", numbers))
     if not args.data:
         numbers |= measures.contrast_numbers(reward_model, tokenizer, args.seed)
     step = int(checkpoint.load(folder, ("rm",))["step"])

@@ -66,7 +66,11 @@ class Config(TrainingFlags):
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )
     weight_decay: float = flag(0.1, "AdamW's decay of the weight matrices", low=0)
-    held_out: int = flag(256, "records to measure the loss on, at most a tenth of them all", low=0)
+    held_out: int = flag(
+        256,
+        "records to measure the loss on, of the tenth that is held out; 0 holds out none",
+        low=0,
+    )
     eval_every: int = flag(100, "steps between two measurements of the held-out loss", low=1)
     save_every: int = flag(200, "steps between two checkpoints", low=1)
     max_new_tokens: int = flag(
@@ -74,10 +78,10 @@ class Config(TrainingFlags):
     )
 
 
-def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
-    """Minimise the mean negative log-probability of the response tokens."""
-    n = min(args.held_out, len(examples) // 10)
-    held_out, examples = examples[:n], examples[n:]
+def train(args, stage, folder, gpt, tokenizer, splits, epochs, lr):
+    """Minimise the mean negative log-probability of the response tokens. `splits` are the examples
+    to learn on and those held out."""
+    examples, held_out = splits
     steps = -(-len(examples) * epochs // args.batch_size)
     optimizer = optim.adamw(gpt, lr, weight_decay=args.weight_decay)
     parts = {"model": gpt, "optimizer": optimizer}
@@ -156,7 +160,8 @@ def main(argv=None):
 
     stages = ("sft", "pretrain") if documents else ("sft",)
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
-    inputs = {"data": demonstrations, "text": documents, "init": gpt if args.init else None}
+    inputs = {"data": both(demonstrations), "init": gpt if args.init else None}
+    inputs["text"] = documents and both(documents)
     with start_run(args, tokenizer, *stages, **inputs) as (folder, *pretrain_folder):
         print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
         if documents:
@@ -187,25 +192,41 @@ def load_model(args):
 
 
 def load_documents(args, tokenizer, gpt):
-    """Examples with an empty prompt: the world's documents, or windows of a text file. Empty where
-    pretraining is skipped."""
+    """Examples with an empty prompt, to learn on and held out: the world's documents, or windows of
+    a text file. None where pretraining is skipped."""
     if args.text:
-        return text.windows(args.text, tokenizer, gpt.config.context)
+        return first_held_out(args, text.windows(args.text, tokenizer, gpt.config.context))
     if args.data or args.init:
-        return []
+        return None
     documents = writers.documents(args.documents, rng(args.seed, config.DOCUMENTS))
-    return fitting(args, gpt, [data.encode(tokenizer, "", document) for document in documents])
+    examples = fitting(args, gpt, [data.encode(tokenizer, "", document) for document in documents])
+    return first_held_out(args, examples)
 
 
 def load_demonstrations(args, tokenizer, gpt):
+    """Examples to learn on, and examples held out."""
+
+    def encoded(records):
+        return [data.encode(tokenizer, record.prompt, record.response) for record in records]
+
     if args.data:
         fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)
         records = jsonl.read_demonstrations(args.data, fits)
-    else:
-        stream = rng(args.seed, config.DEMONSTRATIONS)
-        records = writers.demonstrations(args.demonstrations, stream)
-    examples = [data.encode(tokenizer, record.prompt, record.response) for record in records]
-    return fitting(args, gpt, examples)
+        return tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
+    stream = rng(args.seed, config.DEMONSTRATIONS)
+    records = writers.demonstrations(args.demonstrations, stream)
+    return first_held_out(args, fitting(args, gpt, encoded(records)))
+
+
+def both(splits):
+    learned, held_out = splits
+    return learned + held_out
+
+
+def first_held_out(args, examples):
+    """(the rest, the first tenth at most): for examples in an order that means nothing."""
+    n = min(args.held_out, len(examples) // 10)
+    return examples[n:], examples[:n]
 
 
 def fitting(args, gpt, examples):
@@ -223,13 +244,13 @@ def fitting(args, gpt, examples):
 
 
 def show_samples(args, folder, gpt, tokenizer, demonstrations):
-    """A few prompts with the policy's responses, on the console and in samples.txt: those of the
-    demonstrations, since --data may be a pipe, or held-out ones of the world."""
+    """A few held-out prompts with the policy's responses, on the console and in samples.txt. Those
+    of --data come from the demonstrations, since --data may be a pipe."""
     if args.data:
-        room = gpt.config.context - args.max_new_tokens
-        examples = [example for example in demonstrations if example.prompt_length <= room][:8]
+        room, (learned, held_out) = gpt.config.context - args.max_new_tokens, demonstrations
+        examples = [example for example in held_out or learned if example.prompt_length <= room]
         prompts = [
-            tokenizer.decode(example.tokens[: example.prompt_length]) for example in examples
+            tokenizer.decode(example.tokens[: example.prompt_length]) for example in examples[:8]
         ]
     else:
         prompts = writers.prompts(256, rng(args.seed, config.HELD_OUT_PROMPTS), split="test")

@@ -133,8 +133,9 @@ def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (
 
 def score_comparisons(model, tokenizer, comparisons):
     """The raw scores of all responses, one list per comparison."""
-    pairs = [(c.prompt, response) for c in comparisons for response in c.responses]
-    scores = iter(score(model, tokenizer, *zip(*pairs, strict=True), raw=True).tolist())
+    prompts = [c.prompt for c in comparisons for _ in c.responses]
+    responses = [response for c in comparisons for response in c.responses]
+    scores = iter(score(model, tokenizer, prompts, responses, raw=True).tolist())
     return [[next(scores) for _ in c.responses] for c in comparisons]
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from minirlhf import data
+from minirlhf import data, evaluate
 from minirlhf.dpo import accumulate
+from minirlhf.feedback import agreement, baselines
 from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.config import TrainingFlags, flag
 from minirlhf.run.folder import start_run
+from minirlhf.run.metrics import Metrics
 from minirlhf.run.progress import Progress
 
 
@@ -36,6 +38,9 @@ class Config(TrainingFlags):
     lr: float = flag(3e-4, "peak learning rate", above=0)
     warmup: int = flag(
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
+    )
+    held_out: int = flag(
+        256, "prompts of --data to measure accuracy on, records of the tenth held out", low=1
     )
     save_every: int = flag(200, "steps between two checkpoints", low=1)
 
@@ -74,6 +79,25 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
             progress.record()
 
 
+def report(args, folder, models, held_out, comparisons):
+    """How the implicit rewards order held-out comparisons: on the console, and as the last line of
+    metrics.jsonl, beside baselines that learned from the same comparisons."""
+    scores = implicit_rewards(*models, held_out, args.beta)
+    numbers = agreement.ranking_numbers(held_out, scores)
+    numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
+    step = int(checkpoint.load(folder, ("dpo",))["step"])
+    Metrics(folder, step).log(step, **numbers)
+    print(baselines.baseline_line("the policy's implicit reward", numbers))
+
+
+def implicit_rewards(policy, reference, tokenizer, comparisons, beta):
+    """beta x (log policy - log reference) of all responses, one list per comparison."""
+    examples = [data.encode(tokenizer, c.prompt, text) for c in comparisons for text in c.responses]
+    logprobs, ref_logprobs = (evaluate.sequence_logprobs(m, examples) for m in (policy, reference))
+    rewards = iter((beta * (logprobs - ref_logprobs)).tolist())
+    return [[next(rewards) for _ in c.responses] for c in comparisons]
+
+
 def main(argv=None):
     args = checkpoint.configure(Config, "dpo", argv)
     device = compute.pick_device(args.device)
@@ -83,10 +107,17 @@ def main(argv=None):
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     fits = data.fits_context(tokenizer, reference.config.context, drop_long=args.drop_long)
     path = args.data or f"{args.out}/rm/comparisons.jsonl"
-    comparisons = data.informative(jsonl.read_comparisons(path, fits))
+    records, held_out = jsonl.read_comparisons(path, fits), []
+    comparisons = records
+    if args.data:
+        comparisons, held_out = data.hold_out(records, args.held_out, args.seed)
+    comparisons = data.informative(comparisons)
     policy = copy.deepcopy(reference)
-    with start_run(args, tokenizer, "dpo", data=comparisons, sft=reference) as (folder,):
+    with start_run(args, tokenizer, "dpo", data=records, sft=reference) as (folder,):
         train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
+        if args.data:
+            models = policy, reference, tokenizer
+            report(args, folder, models, held_out, comparisons)
     print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
 
 
