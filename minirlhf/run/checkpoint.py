@@ -179,11 +179,15 @@ def check_header(state):
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}")
     for name, kind in HEADER.items():
-        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
-            raise ValueError(f"its {name} is {state.get(name)!r:.50}")
+        value = state.get(name)
+        whole = isinstance(value, kind) and not isinstance(value, bool)
+        if not whole or kind is str and not value.isprintable():
+            raise ValueError(f"its {name} is {value!r:.50}")
     for name in NUMBERS:
-        if name in state and not (type(state[name]) is float and math.isfinite(state[name])):
-            raise ValueError(f"its {name} is {state[name]!r:.50}")
+        needed = name in state or name == "missing_end_score" and state["stage"] == "rm"
+        value = state.get(name)
+        if needed and not (type(value) is float and math.isfinite(value)):
+            raise ValueError(f"its {name} is {value!r:.50}")
     if state["step"] < 0:
         raise ValueError(f"its step is {state['step']}")
     check_shape(state["gpt"], state["model"].values())
