@@ -184,12 +184,13 @@ def check_header(state):
         if not whole or kind is str and not value.isprintable():
             raise ValueError(f"its {name} is {value!r:.50}")
     for name in NUMBERS:
-        needed = name in state or name == "missing_end_score" and state["stage"] == "rm"
-        value = state.get(name)
-        if needed and not (type(value) is float and math.isfinite(value)):
+        value = state.get(name, 0.0)
+        if not (type(value) is float and math.isfinite(value)):
             raise ValueError(f"its {name} is {value!r:.50}")
-    if state["step"] < 0:
-        raise ValueError(f"its step is {state['step']}")
+    for name in ("step", "samples_bytes"):
+        value = state.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"its {name} is {value!r:.50}")
     check_shape(state["gpt"], state["model"].values())
 
 

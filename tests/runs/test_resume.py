@@ -333,7 +333,11 @@ OF_MODELS = {
 }
 MOMENT = "optimizer", "state", 0, "exp_avg"
 OF_RUNS = {
-    **{(name, repr(value)): put(name, value) for name in ("step", "kl_coef") for value in VALUES},
+    **{
+        (name, repr(value)): put(name, value)
+        for name in ("step", "kl_coef", "samples_bytes")
+        for value in VALUES
+    },
     **{(n, repr(x)): put(n, x) for n in ("optimizer", "value_head") for x in (None, {}, "x")},
     ("step", "1e20"): put("step", 1e20),
     ("moment", "shape"): put(*MOMENT, torch.zeros(2)),
