@@ -198,7 +198,7 @@ def check_shape(shape, tensors):
     """ValueError if there can be no GPT of this shape, {"vocab_size": ..., "layers": ...}, or if it
     has more weights than `tensors`: a billion layers would take minutes and all memory."""
     names = [field.name for field in dataclasses.fields(GPTConfig)]
-    if sorted(shape) != sorted(names) or not all(type(x) is int and x > 0 for x in shape.values()):
+    if set(shape) != set(names) or not all(type(x) is int and x > 0 for x in shape.values()):
         raise ValueError(f"its shape is {shape!r:.200}")
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise ValueError("its model holds what is no tensor")
