@@ -9,7 +9,7 @@ SEEDS = 1 2 3
 KL_COEFS = 0 0.05 0.1 0.2
 JOBS = 2
 
-.PHONY: demo results seed test test-processors check-pythons spec mutants bench trl lint format tokenizer clean
+.PHONY: demo results seed test test-processors check-pythons spec mutants fuzz bench trl lint format tokenizer clean
 
 demo: .venv/demo
 	$(BIN)/minirlhf demo --out $(OUT)
@@ -60,6 +60,11 @@ spec: .venv/test
 # How much of the code the tests hold: an hour, and not in CI. The findings are in tests/zoo/mutants.md.
 mutants: .venv/mutants
 	$(BIN)/python tests/zoo/mutants.py --jobs $(JOBS)
+
+# 100,000 damaged inputs to everything that is read, and 200 flipped bits in each kind of weight file.
+fuzz: .venv/test
+	$(BIN)/python tests/faults/fuzz.py
+	$(BIN)/python tests/faults/flips.py
 
 # How fast it is, beside transformers and TRL. NANOGPT=folder of a checkout adds nanoGPT.
 bench: .venv/bench

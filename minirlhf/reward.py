@@ -146,6 +146,8 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = RewardModel(checkpoint.empty_gpt(state, path))
     checkpoint.load_weights(model, state["model"], path, assign=True)
+    if "missing_end_score" not in state:
+        raise InputError(f"{path} holds no missing-end score, so it is damaged; train it again")
     if not model.std > 0:
         raise InputError(f"{path}: the scores' standard deviation is {model.std}; train again")
     model.gpt.precision = precision

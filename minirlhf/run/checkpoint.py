@@ -179,13 +179,18 @@ def check_header(state):
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}")
     for name, kind in HEADER.items():
-        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
-            raise ValueError(f"its {name} is {state.get(name)!r:.50}")
+        value = state.get(name)
+        whole = isinstance(value, kind) and not isinstance(value, bool)
+        if not whole or kind is str and not value.isprintable():
+            raise ValueError(f"its {name} is {value!r:.50}")
     for name in NUMBERS:
-        if name in state and not (type(state[name]) is float and math.isfinite(state[name])):
-            raise ValueError(f"its {name} is {state[name]!r:.50}")
-    if state["step"] < 0:
-        raise ValueError(f"its step is {state['step']}")
+        value = state.get(name, 0.0)
+        if not (type(value) is float and math.isfinite(value)):
+            raise ValueError(f"its {name} is {value!r:.50}")
+    for name in ("step", "samples_bytes"):
+        value = state.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"its {name} is {value!r:.50}")
     check_shape(state["gpt"], state["model"].values())
 
 
@@ -193,7 +198,7 @@ def check_shape(shape, tensors):
     """ValueError if there can be no GPT of this shape, {"vocab_size": ..., "layers": ...}, or if it
     has more weights than `tensors`: a billion layers would take minutes and all memory."""
     names = [field.name for field in dataclasses.fields(GPTConfig)]
-    if sorted(shape) != sorted(names) or not all(type(x) is int and x > 0 for x in shape.values()):
+    if set(shape) != set(names) or not all(type(x) is int and x > 0 for x in shape.values()):
         raise ValueError(f"its shape is {shape!r:.200}")
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise ValueError("its model holds what is no tensor")

@@ -132,15 +132,23 @@ def recorded_flags(config_class, record, path):
     """The flags in a record that a config class has, each of its type. InputError if one is not."""
     flags = {}
     for field in dataclasses.fields(config_class):
-        if field.name in record["flags"]:
-            value = record["flags"][field.name]
-            if field.type is float and (value is None or type(value) is int):
-                value = float("nan" if value is None else value)
-            if type(value) is not field.type:
-                name = field.name.replace("_", "-")
-                raise InputError(f"{path} is damaged: --{name} is {value!r:.50}; use --overwrite")
-            flags[field.name] = value
+        value = record["flags"].get(field.name, field.default)
+        if value is None and field.type is float:
+            value = float("nan")
+        if not may_be(field, value):
+            name = field.name.replace("_", "-")
+            raise InputError(f"{path} is damaged: --{name} is {value!r:.50}; use --overwrite")
+        flags[field.name] = value
     return flags
+
+
+def may_be(field, value):
+    """Whether a flag may have a value: its type, its choices, and no number that nothing holds."""
+    types = (int, float) if field.type is float else (field.type,)
+    choices = field.metadata["choices"] or (value,)
+    if type(value) not in types or value == value and value not in choices:
+        return False
+    return field.type not in (int, float) or not abs(value) > 1e18
 
 
 def kept_inputs(inputs, folders):

@@ -14,6 +14,7 @@ from minirlhf import data
 from minirlhf.data import Example
 from minirlhf.formats import gpt2, jsonl
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.tokenizer import get_tokenizer
 
 pytestmark = pytest.mark.usefixtures("small_models")
 # 2 + 1 + 6 response tokens
@@ -323,7 +324,22 @@ def test_weights_of_another_vocabulary_are_one_line(refused, tmp_path, make_gpt)
     gpt2.save_gpt2(make_gpt(vocab_size=600), folder)
     flags = ["--out", str(out), "--init", str(folder), "--data", demonstrations(tmp_path)]
     message = refused(train_sft.main, flags, out)
-    assert "600" in message and "1024" in message and "--tokenizer" in message
+    assert "600" in message and "1024" in message and "go with --tokenizer gpt2" in message
+
+
+def test_who_gave_the_tokenizer_gpt2_is_not_told_to_give_it(
+    refused, tmp_path, make_gpt, monkeypatch
+):
+    """The folder is of a model with a vocabulary of its own."""
+    pytest.importorskip("safetensors")
+    tokenizer = get_tokenizer()
+    tokenizer.name = "gpt2"
+    monkeypatch.setattr(train_sft, "get_tokenizer", lambda name: tokenizer)
+    folder, out = tmp_path / "gpt2", tmp_path / "out"
+    gpt2.save_gpt2(make_gpt(vocab_size=600), folder)
+    flags = ["--out", str(out), "--init", str(folder), "--data", demonstrations(tmp_path)]
+    message = refused(train_sft.main, [*flags, "--tokenizer", "gpt2"], out)
+    assert "go with" not in message and "the tokenizer that the weights were trained" in message
 
 
 def test_a_finished_run_ends_well_where_no_prompt_leaves_room_for_a_sample(tmp_path):

@@ -199,8 +199,9 @@ def test_a_vocabulary_that_changed_under_its_name_is_refused(tmp_path, gpt, toke
     assert str(tmp_path) in message and "another vocabulary called tiny" in message
 
 
-def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, gpt, monkeypatch):
+def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, make_gpt, monkeypatch):
     """A later stage needs no flag for it, so no flag can be wrong."""
+    gpt = make_gpt(vocab_size=257)
     save(tmp_path, "sft", gpt.config, bytes_only("bytes"), 1, model=gpt)
     monkeypatch.setattr(checkpoint, "get_tokenizer", bytes_only)
     assert load_tokenizer(load(tmp_path, ("sft",)), tmp_path).name == "bytes"
