@@ -36,6 +36,8 @@ import torch
 from helpers import logged, same, saved
 
 import train_ppo  # noqa: F401  (loaded once, for all children)
+import train_rm  # noqa: F401
+import train_sft  # noqa: F401
 from minirlhf import model
 from minirlhf.run import checkpoint, config, metrics
 from minirlhf.tools import dpo  # noqa: F401
@@ -410,23 +412,22 @@ def lock_cases(cases):
     """Two writers: of a run that is alive --resume and --overwrite are refused, and the run ends as
     if nobody had tried. After `kill -9` nothing is in the way."""
     for stage in STAGES:
-        out = cases.out(stage)
-        first = start(stage, stage.argv(out), cases.log, partial(at_metrics, stage.name, 2, 0))
-        os.kill(first, 0)
-        while not (out / stage.name / "lock").exists():
-            time.sleep(0.01)
-        os.kill(first, signal.SIGSTOP)
-        for flag in ("--resume", "--overwrite"):
-            other = cases.folder / "other.log"
-            other.write_bytes(b"")
-            has_config = (out / stage.name / "config.json").exists()
-            code = run(stage, stage.argv(out, flag), other)
-            good = code == 2 and (f"process {first} on" in one_line_error(other) or not has_config)
-            cases.check("two writers", "" if good else f"code {code}: {last_line(other)}")
-        os.kill(first, signal.SIGCONT)
-        code = wait(first)
-        problem = differences(out, cases.base, stage) if code == 0 else f"code {code}"
-        cases.check("two writers: the first is undisturbed", problem)
+        for end in (signal.SIGCONT, signal.SIGKILL):
+            out, other = cases.out(stage), cases.folder / "other.log"
+            fault = partial(at_metrics, stage.name, 4, signal.SIGSTOP)
+            first = start(stage, stage.argv(out), cases.log, fault)
+            os.waitpid(first, os.WUNTRACED)
+            for flag in ("--resume", "--overwrite"):
+                other.write_bytes(b"")
+                code = run(stage, stage.argv(out, flag), other)
+                good = code == 2 and f"process {first} on" in one_line_error(other)
+                cases.check("two writers", "" if good else f"code {code}: {last_line(other)}")
+            os.kill(first, end)
+            code = wait(first)
+            if end == signal.SIGKILL:
+                code = run(stage, stage.argv(out, "--resume"), cases.log)
+            problem = last_line(cases.log) if code else differences(out, cases.base, stage)
+            cases.check(f"two writers, then {end.name}: equal to the bit", problem, stage.name)
 
 
 def overwrite_cases(cases):
