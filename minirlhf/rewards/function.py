@@ -94,7 +94,7 @@ def whole(result):
     if isinstance(values, list | tuple):
         for index, value in enumerate(values):
             number = as_float32(value)
-            if number is None or not np.isfinite(number).all():
+            if number is None or number.shape or not np.isfinite(number):
                 return f"{flat(repr(value))} for response {index}: {text}"
         return f"{len(values)} of them: {text}"
     return text

@@ -62,6 +62,7 @@ class Progress:
 
     def save(self):
         if self.saved < self.done:
+            self.metrics.flush()
             self.write(self.done)
             self.saved = self.done
 
