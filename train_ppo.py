@@ -24,7 +24,7 @@ from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
 from minirlhf.rewards import function
-from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run import checkpoint, compute, config, health, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
@@ -282,6 +282,7 @@ def load_reward(args, tokenizer, device, precision):
     path = args.rm or f"{args.out}/rm"
     reward_model, other, stored = reward.load_reward_model(path, device, precision)
     checkpoint.same_vocabulary("the policy", tokenizer, "the reward model", other)
+    health.warn(health.narrow_scores([{"score_spread": float(reward_model.std)}]))
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
     return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
 

@@ -20,7 +20,7 @@ from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, baselines, simulated
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, optim, resume
+from minirlhf.run import checkpoint, compute, config, health, optim, resume
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS, start_run
@@ -67,6 +67,7 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     """Minimise the ranking loss on raw scores. Every checkpoint is normalised, so that any of them
     can be used."""
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
+    health.warn(health.short_run(steps, args.warmup))
     optimizer = optim.adamw(reward_model, args.lr, weight_decay=args.weight_decay)
     parts = {"model": reward_model, "optimizer": optimizer}
     state = checkpoint.restore(folder, "rm", args.resume, **parts)
@@ -157,6 +158,9 @@ def main(argv=None):
         comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)
         comparisons = data.informative(comparisons)
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
+        texts = [text for comparison in comparisons[:1000] for text in comparison.responses]
+        lengths = [len(tokenizer.encode(text)) + 1 for text in texts]  # and an end token
+        health.warn(health.long_answers(lengths, args.max_new_tokens))
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
     with start_run(args, tokenizer, "rm", **inputs) as (folder,):
@@ -258,15 +262,16 @@ def report(args, folder, reward_model, tokenizer, held_out, comparisons):
     scores = reward.score_comparisons(reward_model, tokenizer, held_out)
     truth = None if args.data else [totals(c) for c in held_out]
     numbers = agreement.ranking_numbers(held_out, scores, truth)
+    numbers["score_spread"] = float(reward_model.std)
     if args.data:
         numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
         print(baselines.baseline_line("the reward model", numbers))
     if not args.data:
         numbers |= measures.contrast_numbers(reward_model, tokenizer, args.seed)
     step = int(checkpoint.load(folder, ("rm",))["step"])
-    Metrics(folder, step).log(step, **numbers)
+    health.Watch().see(Metrics(folder, step).log(step, **numbers))
     rows = [
-        [name.replace("_", " "), f"{value:.3f}" if value < 2 else str(value)]
+        [name.replace("_", " "), str(value) if isinstance(value, int) else f"{value:.3f}"]
         for name, value in numbers.items()
     ]
     title = f"the reward model on {len(held_out)} held-out prompts"

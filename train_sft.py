@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minirlhf import data, evaluate, model
 from minirlhf.formats import gpt2, jsonl, text
-from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run import checkpoint, compute, config, health, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import write_samples
@@ -83,6 +83,7 @@ def train(args, stage, folder, gpt, tokenizer, splits, epochs, lr):
     to learn on and those held out."""
     examples, held_out = splits
     steps = -(-len(examples) * epochs // args.batch_size)
+    health.warn(health.short_run(steps, args.warmup))
     optimizer = optim.adamw(gpt, lr, weight_decay=args.weight_decay)
     parts = {"model": gpt, "optimizer": optimizer}
     state = checkpoint.restore(folder, stage, args.resume, **parts)
@@ -212,7 +213,10 @@ def load_demonstrations(args, tokenizer, gpt):
     if args.data:
         fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)
         records = jsonl.read_demonstrations(args.data, fits)
-        return tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
+        splits = tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
+        lengths = [len(example.tokens) - example.prompt_length for example in both(splits)]
+        health.warn(health.long_answers(lengths, args.max_new_tokens))
+        return splits
     stream = rng(args.seed, config.DEMONSTRATIONS)
     records = writers.demonstrations(args.demonstrations, stream)
     return first_held_out(args, fitting(args, gpt, encoded(records)))

@@ -182,9 +182,10 @@ def ctrl_c(monkeypatch):
 
     def interrupt_at(stage, step=None):
         def log_and_interrupt(self, number, **numbers):
-            log(self, number, **numbers)
+            record = log(self, number, **numbers)
             if (self.path.parent.name, number) == (stage, step):
                 os.kill(os.getpid(), signal.SIGINT)
+            return record
 
         monkeypatch.setattr(Metrics, "log", log_and_interrupt)
 

@@ -27,10 +27,12 @@ class Metrics:
         write_text(self.path, "".join(lines))
 
     def log(self, step, **numbers):
-        """A number may be a float, an int or a tensor of one element. What is None is left out."""
+        """A number may be a float, an int or a tensor of one element. What is None is left out.
+        Returns the record as it stands in the file."""
         record = {"step": step}
         record |= {name: number(float(x)) for name, x in numbers.items() if x is not None}
         append(self.path, json.dumps(record) + "\n")
+        return record
 
     def flush(self):
         """Have the disk hold the lines: after a power failure a checkpoint has its metrics."""

@@ -37,6 +37,14 @@ def cosine(step, steps, warmup):
     return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
 
 
+@torch.no_grad()
+def weight_rms(optimizer):
+    """The root mean square of all weights that are trained."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.get_total_norm(weights)
+    return float(norm) / math.sqrt(sum(p.numel() for p in weights))
+
+
 def require_finite(step, **numbers):
     """Divergence if a number of a training step is NaN or infinite. Called before the optimiser
     step or before the checkpoint, so that the last checkpoint stays a good one."""

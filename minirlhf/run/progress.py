@@ -3,9 +3,10 @@
 import contextlib
 import sys
 
+from minirlhf.run import health, optim
 from minirlhf.run.config import Divergence, InputError, one_line
 from minirlhf.run.interrupt import Interrupt
-from minirlhf.run.metrics import Metrics, cut_samples
+from minirlhf.run.metrics import Metrics, cut_samples, read_metrics
 
 
 class Progress:
@@ -26,6 +27,7 @@ class Progress:
         self.whole = True  # the weights are those after `done` steps
         self.pending = None  # the metrics of the last step, until they are logged
         self.metrics = Metrics(folder, self.done)
+        self.watch = health.Watch(read_metrics(folder))
         cut_samples(folder, state)
         self.interrupt = Interrupt()
 
@@ -57,8 +59,10 @@ class Progress:
 
     def log(self):
         if self.pending is not None:
-            self.metrics.log(self.done - 1, **self.pending)
+            size = optim.weight_rms(self.optimizer)
+            record = self.metrics.log(self.done - 1, **self.pending, weight_rms=size)
             self.pending = None
+            self.watch.see(record)
 
     def save(self):
         if self.saved < self.done:

@@ -14,7 +14,7 @@ from minirlhf import data, evaluate
 from minirlhf.dpo import accumulate
 from minirlhf.feedback import agreement, baselines
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run import checkpoint, compute, config, health, optim
 from minirlhf.run.config import TrainingFlags, flag
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Metrics
@@ -48,6 +48,7 @@ class Config(TrainingFlags):
 def train(args, folder, policy, reference, tokenizer, comparisons):
     """Minimise the DPO loss, its mean over the ordered pairs of a batch."""
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
+    health.warn(health.short_run(steps, args.warmup))
     optimizer = optim.adamw(policy, args.lr)
     parts = {"model": policy, "optimizer": optimizer}
     state = checkpoint.restore(folder, "dpo", args.resume, **parts)

@@ -119,7 +119,7 @@ METRICS = {  # what Ziegler et al. and N+ log, under our names
     *("approx_kl", "approx_kl_k3", "ratio_mean", "ratio_var", "ratio_min", "ratio_max"),
     *("policy_loss", "value_loss", "loss", "clip_fraction", "value_clip_fraction"),
     *("return_mean", "return_var", "value_mean", "value_var", "value_error"),
-    *("explained_variance", "advantage_mean", "advantage_std"),
+    *("explained_variance", "advantage_mean", "advantage_std", "weight_rms"),
     *("lr", "grad_norm", "critic_grad_norm", "step", "episodes"),
     *("rollout_s", "scoring_s", "update_s", "tokens_per_s"),
 }

@@ -92,7 +92,7 @@ def test_an_evaluation_that_fails_costs_its_numbers_and_no_step(tmp_path):
     with pytest.raises(InputError, match="cannot show this.*holds 3 of 6 steps"):
         loop.run()
     assert loop.saves == [(3, 3.0)]
-    assert read_metrics(tmp_path)[-1] == {"step": 2, "loss": 2.0}
+    assert read_metrics(tmp_path)[-1] == {"step": 2, "loss": 2.0, "weight_rms": 3.0}
     loop.run(first=3)
     assert loop.saves == [(3, 3.0), (4, 4.0), (6, 6.0)]
     lines = [(line["step"], "judged" in line) for line in read_metrics(tmp_path)]
@@ -131,7 +131,7 @@ def test_a_line_of_metrics_that_cannot_be_written_is_no_step_lost(tmp_path, monk
     def full(self, step, **numbers):
         if step == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
-        log(self, step, **numbers)
+        return log(self, step, **numbers)
 
     monkeypatch.setattr(Metrics, "log", full)
     loop = Loop(tmp_path)
