@@ -76,6 +76,13 @@ def test_a_single_sick_step_is_no_sign(sick):
     assert health.diagnose(records) == {}
 
 
+def test_the_mean_of_fewer_records_than_its_window_is_not_a_number():
+    """Divided by the window it would be too small, by their number too rash."""
+    records = [{"kl": 40.0}, {"kl": None}, {}, {"kl": 20.0}]
+    assert math.isnan(health.recent(records, "kl", 3)) and math.isnan(health.recent([], "kl"))
+    assert health.recent(records, "kl", 2) == 30 and health.recent(records, "kl") == 20
+
+
 def test_a_critic_has_twenty_updates_to_learn():
     """It starts at zero, which explains nothing."""
     idle = {"value_var": 0.0, "explained_variance": 0.0}
