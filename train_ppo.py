@@ -10,6 +10,7 @@ mathematics is in minirlhf/ppo.py.
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
 from minirlhf.rewards import function
-from minirlhf.run import checkpoint, compute, config, health, optim
-from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
 from minirlhf.run.progress import Progress
@@ -35,7 +36,7 @@ from minirlhf.world import writers
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(TrainingFlags, ChainFlags):
     """Stage 3: improve the SFT model by PPO against a reward model. Without --data, on the embedded
     world's prompts."""
 
@@ -222,11 +223,13 @@ def main(argv=None):
     args = compute.resolve(args, device)
     precision = compute.PRECISIONS[args.precision]
 
-    path = args.sft or f"{args.out}/sft"
+    path, reward_path = model_paths(args)
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     reference.requires_grad_(False)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     score, missing_end_score, reward_model = load_reward(args, tokenizer, device, precision)
+    chain.refuse_mixed(args, *filter(None, (path, reward_path)))
+    args = dataclasses.replace(args, missing_end_score=missing_end_score)  # config.json says it
     critic = reward_model if args.critic == "separate" else None
     policy = copy.deepcopy(reference).requires_grad_()
     actor_critic = ppo.ActorCritic(policy, critic).to(device)
@@ -237,15 +240,32 @@ def main(argv=None):
     prompts, held_out = load_prompts(args, tokenizer, context)
     # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
     # function shows before any file is written.
-    score_after_rule = partial(final_scores, score, missing_end_score)
-    monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
+    final_score = partial(evaluate.final_scores, score, missing_end_score)
+    monitor = Monitor(args, tokenizer, held_out, final_score, reference)
 
     inputs = {"data": prompts + held_out, "sft": reference, "rm": reward_model}
     inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
     with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
         models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
         train(args, folder, models, prompts, monitor)
-    print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")
+    print(f"the policy is in {folder}; compare it: {evaluation_command(args, folder)}")
+
+
+def model_paths(args):
+    """The checkpoints of SFT model and reward model, None for the latter with --reward."""
+    return args.sft or f"{args.out}/sft", None if args.reward else args.rm or f"{args.out}/rm"
+
+
+def evaluation_command(args, folder):
+    """The command that compares the policy with the SFT model, on the same data by the same
+    score."""
+    sft, reward_model = model_paths(args)
+    flags = {"policy": folder, "baseline": sft}
+    if args.reward:
+        flags |= {"reward": args.reward, "missing_end_score": args.missing_end_score}
+    else:
+        flags |= {"reward_model": reward_model}
+    return chain.command("minirlhf evaluate", args, chain.EVALUATION_FLAGS, **flags)
 
 
 def check_flags(args):
@@ -279,7 +299,7 @@ def load_reward(args, tokenizer, device, precision):
         scorer = function.load_function("--reward", args.reward)
         score = partial(function.call, args.reward, scorer)
         return score, args.missing_end_score, None
-    path = args.rm or f"{args.out}/rm"
+    _, path = model_paths(args)
     reward_model, other, stored = reward.load_reward_model(path, device, precision)
     checkpoint.same_vocabulary("the policy", tokenizer, "the reward model", other)
     health.warn(health.narrow_scores([{"score_spread": float(reward_model.std)}]))
@@ -287,18 +307,11 @@ def load_reward(args, tokenizer, device, precision):
     return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
 
 
-def final_scores(score, missing_end_score, prompts, replies):
-    """Scores after the missing-end rule, as in training: a score read in mid-sentence means
-    nothing."""
-    ended = torch.tensor([reply.ended for reply in replies])
-    return ppo.missing_end_rule(score(prompts, replies), ended, missing_end_score)
-
-
 def load_prompts(args, tokenizer, context):
     """(prompts to learn on, prompts held out)"""
     if args.data:
         fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
-        prompts = jsonl.read_prompts(args.data, fits)
+        prompts = jsonl.read_prompts(args.data, fits, args.skip_bad)
         prompts, held_out = data.hold_out(prompts, args.held_out, args.seed)
         return prompts, held_out or prompts[:1]  # a single prompt serves for both
     room = tokenizer, context, args.max_new_tokens, args.drop_long

@@ -20,8 +20,8 @@ from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, baselines, simulated
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, health, optim, resume
-from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run import chain, checkpoint, compute, config, health, optim, resume
+from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics, write_samples
@@ -30,7 +30,7 @@ from minirlhf.world import judge, measures, writers
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(TrainingFlags, ChainFlags):
     """Stage 2: train a reward model on ranked responses. Without --data, the world's labellers rank
     the SFT model's samples."""
 
@@ -152,11 +152,11 @@ def main(argv=None):
     precision = compute.PRECISIONS[args.precision]
     path = args.sft or f"{args.out}/sft"
     sft, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
+    chain.refuse_mixed(args, path)
     comparisons = load_comparisons(args, sft, tokenizer)
     inputs = {"data": comparisons, "sft": sft}
     if args.data:
         comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)
-        comparisons = data.informative(comparisons)
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
         texts = [text for comparison in comparisons[:1000] for text in comparison.responses]
         lengths = [len(tokenizer.encode(text)) + 1 for text in texts]  # and an end token
@@ -173,7 +173,8 @@ def main(argv=None):
             norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
         train(args, folder, reward_model, tokenizer, comparisons, norm)
         report(args, folder, reward_model, tokenizer, held_out, comparisons)
-    print(f"the reward model is in {folder}; next: minirlhf ppo, or python train_ppo.py")
+    command = chain.command("python train_ppo.py", args, chain.STAGE_FLAGS)
+    print(f"the reward model is in {folder}; next: {command}")
 
 
 def load_comparisons(args, sft, tokenizer):
@@ -181,11 +182,11 @@ def load_comparisons(args, sft, tokenizer):
     are yet to be made."""
     if args.data:
         fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
-        return jsonl.read_comparisons(args.data, fits)
+        return jsonl.read_comparisons(args.data, fits, args.skip_bad)
     for split in ("train", "test"):  # what does not fit is an error now, and not after hours
         draw_prompts(args, sft, tokenizer, split)
     collected = Path(args.out) / "rm" / COMPARISONS
-    return jsonl.read_comparisons(collected) if args.resume and collected.exists() else None
+    return jsonl.read_collected(collected) if args.resume and collected.exists() else None
 
 
 def draw_prompts(args, sft, tokenizer, split):

@@ -10,13 +10,14 @@ only, writes out/sft.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from minirlhf import data, evaluate, model
 from minirlhf.formats import gpt2, jsonl, text
-from minirlhf.run import checkpoint, compute, config, health, optim
+from minirlhf.run import chain, checkpoint, compute, config, health, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import write_samples
@@ -170,7 +171,17 @@ def main(argv=None):
             train(args, *stage, gpt, tokenizer, documents, epochs=1, lr=args.pretrain_lr)
         train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
         show_samples(args, folder, gpt, tokenizer, demonstrations)
-    print(f"the policy is in {folder}; next: minirlhf rm, or python train_rm.py")
+    print(f"the policy is in {folder}; next: {next_command(args)}")
+
+
+def next_command(args):
+    """The command of the reward model. Its comparisons are in the file of --data, or in one that is
+    yet to be named."""
+    if not args.data:
+        return chain.command("python train_rm.py", args, chain.STAGE_FLAGS)
+    serves = Path(args.data).is_file() and jsonl.holds_comparisons(args.data)
+    comparisons = args.data if serves else "YOUR_COMPARISONS.jsonl"
+    return chain.command("python train_rm.py", args, chain.STAGE_FLAGS, data=comparisons)
 
 
 def load_model(args):
@@ -212,7 +223,7 @@ def load_demonstrations(args, tokenizer, gpt):
 
     if args.data:
         fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)
-        records = jsonl.read_demonstrations(args.data, fits)
+        records = jsonl.read_demonstrations(args.data, fits, args.skip_bad)
         splits = tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
         lengths = [len(example.tokens) - example.prompt_length for example in both(splits)]
         health.warn(health.long_answers(lengths, args.max_new_tokens))

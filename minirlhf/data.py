@@ -89,15 +89,6 @@ def fitting_prompts(prompts, tokenizer, context, new_tokens, drop_long):
     return prompts
 
 
-def informative(comparisons):
-    """The comparisons with a better and a worse response: from a tie nothing can be learned.
-    InputError if there is none."""
-    ordered = [c for c in comparisons if len(set(c.ranks)) > 1]
-    if not ordered:
-        raise InputError("every comparison is a tie; nothing can be learned from them")
-    return ordered
-
-
 # ---- what is learned on, and what is held out
 
 SHARE = 0.1  # of the prompts that is held out

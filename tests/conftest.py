@@ -175,6 +175,22 @@ def out(colour_run, tmp_path):
 
 
 @pytest.fixture
+def my_rewards(tmp_path, monkeypatch):
+    """my_rewards(source) -> a value of --reward: a function in a new file, as a user would write
+    one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+
+    def module(source):
+        name = f"my_rewards_{tmp_path.name}_{len(names)}"
+        names.append(name)
+        (tmp_path / f"{name}.py").write_text(source)
+        return f"{name}:reward"
+
+    return module
+
+
+@pytest.fixture
 def ctrl_c(monkeypatch):
     """ctrl_c(stage, step) sends a real SIGINT when that step is logged; ctrl_c(None) stops doing
     so."""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib
+import os
 import sys
 import sysconfig
 import traceback
@@ -16,9 +17,12 @@ from minirlhf.run.metrics import printable
 
 
 def load_function(option, name):
-    """The function that "module:function", the value of `option`, names. InputError if there is
-    none."""
+    """The function that "module:function", the value of `option`, names. The module is a file of
+    the current folder, wherever the script is, or an installed one. InputError if there is none."""
     module, _, attribute = name.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         with kept_dtype():
             function = getattr(importlib.import_module(module), attribute)
@@ -27,7 +31,8 @@ def load_function(option, name):
         return function
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(
-            f"{option} {name}: {error}; write module:function, importable from this folder"
+            f"{option} {name}: {error}; write module:function, of a file in {folder} or of an "
+            "installed module"
         ) from error
 
 

@@ -48,6 +48,20 @@ class ComputeFlags:
     drop_long: bool = flag(
         False, "leave out records that do not fit the context, instead of stopping with an error"
     )
+    skip_bad: bool = flag(
+        False, "go on where more than half of a file's rows are skipped, instead of stopping"
+    )
+
+
+@dataclass(frozen=True)
+class ChainFlags(ComputeFlags):
+    """The flags of every command that builds on the stages before it."""
+
+    mix_data: bool = flag(
+        False,
+        "go on where an earlier stage was trained on the embedded world and this one has --data, "
+        "or the reverse",
+    )
 
 
 @dataclass(frozen=True)

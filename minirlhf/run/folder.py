@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minirlhf.run import resume
+from minirlhf.run import chain, resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import TEMPORARY, write_text
 from minirlhf.run.lock import lock
@@ -113,6 +113,7 @@ def record(args, tokenizer, stage, inputs):
     }
     return {
         "stage": stage,
+        "data": getattr(args, "data", "") or chain.WORLD,
         "flags": dataclasses.asdict(args),
         "tokenizer": tokenizer.name,
         "inputs": inputs,

@@ -6,6 +6,7 @@ minirlhf dpo --data comparisons.jsonl    on your own
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -14,15 +15,15 @@ from minirlhf import data, evaluate
 from minirlhf.dpo import accumulate
 from minirlhf.feedback import agreement, baselines
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, health, optim
-from minirlhf.run.config import TrainingFlags, flag
-from minirlhf.run.folder import start_run
+from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.run.config import ChainFlags, TrainingFlags, flag
+from minirlhf.run.folder import COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics
 from minirlhf.run.progress import Progress
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(TrainingFlags, ChainFlags):
     """Direct preference optimisation of the SFT model on comparisons."""
 
     out: str = flag("out", "folder of all stages; this one writes OUT/dpo")
@@ -105,21 +106,31 @@ def main(argv=None):
     args = compute.resolve(args, device)
     precision, path = compute.PRECISIONS[args.precision], args.sft or f"{args.out}/sft"
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
+    chain.refuse_mixed(args, path)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     fits = data.fits_context(tokenizer, reference.config.context, drop_long=args.drop_long)
-    path = args.data or f"{args.out}/rm/comparisons.jsonl"
-    records, held_out = jsonl.read_comparisons(path, fits), []
+    records, held_out = load_comparisons(args, fits), []
     comparisons = records
     if args.data:
         comparisons, held_out = data.hold_out(records, args.held_out, args.seed)
-    comparisons = data.informative(comparisons)
     policy = copy.deepcopy(reference)
     with start_run(args, tokenizer, "dpo", data=records, sft=reference) as (folder,):
         train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
         if args.data:
             models = policy, reference, tokenizer
             report(args, folder, models, held_out, comparisons)
-    print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
+    trained = (Path(args.out) / "rm" / "checkpoint.pt").exists()
+    models = {"policy": folder, "baseline": path}
+    models["reward_model"] = f"{args.out}/rm" if trained else "none"
+    command = chain.command("minirlhf evaluate", args, chain.EVALUATION_FLAGS, **models)
+    print(f"the policy is in {folder}; compare it: {command}")
+
+
+def load_comparisons(args, fits):
+    """Your own comparisons, or those that the reward model's run has collected."""
+    if args.data:
+        return jsonl.read_comparisons(args.data, fits, args.skip_bad)
+    return jsonl.read_collected(f"{args.out}/rm/{COMPARISONS}", fits)
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def test_bad_input_is_one_line(refused, out, tmp_path, six_steps, source):
     tied.write_text(json.dumps({"prompt": "p", "responses": ["a", "b"], "ranks": [1, 1]}) + "\n")
     sft = ["--out", str(new), "--sft", str(out / "sft")]
     assert "tie" in refused(dpo_command.main, [*sft, "--data", str(tied)], new)
-    assert "comparisons.jsonl" in refused(dpo_command.main, sft, new)
+    assert "comparisons.jsonl" in refused(dpo_command.main, [*sft, "--mix-data"], new)
     assert "train_sft.py" in refused(dpo_command.main, ["--out", str(new)], new)
     rm = ["--out", str(new), "--sft", str(out / "rm")]
     assert "stage rm" in refused(dpo_command.main, rm, new)

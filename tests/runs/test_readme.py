@@ -18,7 +18,7 @@ from minirlhf import model
 from minirlhf.__main__ import COMMANDS
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement
-from minirlhf.formats import gpt2, jsonl
+from minirlhf.formats import gpt2, rows
 from minirlhf.run import config
 from minirlhf.run.metrics import read_metrics
 from minirlhf.world import measures
@@ -363,4 +363,4 @@ def test_the_record_formats_shown_are_what_the_readers_read(page, kinds):
     """Each by the reader of its kind."""
     lines = blocks(page, "json")[0].splitlines()
     for kind, line in zip(kinds.split(), lines, strict=True):
-        assert getattr(jsonl, kind)(json.loads(line)), line
+        assert getattr(rows, kind)(json.loads(line)), line

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -33,22 +34,6 @@ ADAPTIVE = "--critic separate --kl-target 1.1 --lr 0.003".split()
 @pytest.fixture
 def prompts(colours):
     return ["--data", str(colours / "prompts.jsonl")]
-
-
-@pytest.fixture
-def my_rewards(tmp_path, monkeypatch):
-    """my_rewards(source) -> a value of --reward: a function in a new file, as a user would write
-    one."""
-    monkeypatch.syspath_prepend(tmp_path)
-    names = []
-
-    def module(source):
-        name = f"my_rewards_{tmp_path.name}_{len(names)}"
-        names.append(name)
-        (tmp_path / f"{name}.py").write_text(source)
-        return f"{name}:reward"
-
-    return module
 
 
 def ppo(out, *argv):
@@ -588,6 +573,7 @@ def test_a_prompt_without_room_for_its_response_is_one_line(refused, out, prompt
     flags = ["--out", str(out), *SMALL, "--max-new-tokens", "25"]
     message = refused(train_ppo.main, [*flags, *prompts], out)
     assert f"{colours / 'prompts.jsonl'}:1: " in message and "context of 32" in message
+    flags.append("--mix-data")
     message = refused(train_ppo.main, [*flags, "--prompts", "20"], out)
     assert "context of 32" in message
     message = refused(train_ppo.main, [*flags, "--prompts", "20", "--drop-long"], out)
@@ -633,18 +619,20 @@ def test_a_checkpoint_against_itself_wins_exactly_half(world_run, colour_run, pr
         rates, text = comparison(capsys, *folders, *flags)
         assert rates == {"baseline": (50.0, 0.0), "policy": (50.0, 0.0)}
         lines = text.splitlines()
-        kl = lines[1].split().index("kl")
+        kl = next(line for line in lines if " kl " in line).split().index("kl")
         rows = [line.split() for line in lines if line.startswith(("baseline  ", "policy  "))]
         assert [row[1 + kl] for row in rows] == ["0.00", "0.00"]
         assert rows[0][1:] == rows[1][1:]
 
 
-def test_a_policy_that_learnt_beats_the_one_it_came_from(out, prompts, capsys):
-    """Best-of-n beats it without training, at the KL of the formula: log 4 - 3/4 = 0.64."""
+def test_a_policy_that_learnt_beats_the_one_it_came_from(out, prompts, colours, tmp_path, capsys):
+    """Best-of-n beats it without training, at the KL of the formula: log 4 - 3/4 = 0.64. A copy of
+    the prompts is another file, of which no prompt counts as held out."""
     ppo(out, *prompts, *TRAINING)
     flags = models(out / "ppo", out / "sft", out / "rm")
-    flags += "--prompts 40 --best-of 4 --shown 3".split()
-    rates, text = comparison(capsys, *prompts, *flags)
+    copy = shutil.copy(colours / "prompts.jsonl", tmp_path / "test.jsonl")
+    flags += f"--data {copy} --prompts 40 --best-of 4 --shown 3".split()
+    rates, text = comparison(capsys, *flags)
     assert rates["policy"][0] > 55 and rates["best of 4"][0] > 65
     assert 0 < rates["policy"][1] < 20
     assert text.count("Pick a colour, number") == 3
@@ -671,7 +659,7 @@ def test_evaluation_refuses_what_it_cannot_compare(refused, out, prompts, tmp_pa
     assert "stage rm" in message(out / "rm", *prompts)
     assert "--judge" in message(out / "sft", *prompts, "--max-new-tokens", "6")
     assert "nowhere" in message(tmp_path / "nowhere", *prompts)
-    assert "context of 32" in message(out / "sft", "--max-new-tokens", "30")
+    assert "context of 32" in message(out / "sft", "--max-new-tokens", "30", "--mix-data")
 
 
 def test_evaluation_judges_the_worlds_held_out_prompts(world_run, capsys, monkeypatch):
@@ -686,15 +674,3 @@ def test_evaluation_judges_the_worlds_held_out_prompts(world_run, capsys, monkey
     _, text = comparison(capsys, *models(world_run / "sft", world_run / "pretrain"))
     assert splits == ["test"]
     assert text.splitlines()[1].split()[:4] == ["helpful", "honest", "harmless", "total"]
-
-
-def test_an_evaluation_pays_a_response_without_end_what_training_pays():
-    """A score in the middle of a sentence means nothing: on real data with a weak model it was 61
-    where training gave -3."""
-    replies = [evaluate.Reply("done", None, True), evaluate.Reply("cut o", None, False)]
-
-    def score(prompts, replies):
-        return torch.tensor([0.5, 61.0])
-
-    scores = train_ppo.final_scores(score, -3.0, ["a", "b"], replies)
-    assert scores.tolist() == [0.5, -3.0]

@@ -189,7 +189,7 @@ def test_hh_dialogues_train_a_reward_model(out, tmp_path, capsys):
     path = records(tmp_path, pairs)
     flags = "--overwrite --epochs 1 --batch-size 9 --max-new-tokens 4 --norm-prompts 3".split()
     rm(out, "--data", path, *flags)
-    assert f"{path}: skipped 1 pairs" in capsys.readouterr().err
+    assert f"{path}: skipped 1 of 21 rows" in capsys.readouterr().err
     assert saved(out / "rm")["step"] == 2  # 20 pairs without the 2 held out
     assert not (out / "rm" / "comparisons.jsonl").exists()
 
@@ -402,6 +402,16 @@ def test_comparisons_that_all_tie_are_refused(refused, out, tmp_path):
     assert "tie" in refused(train_rm.main, flags, new)
 
 
+def test_one_comparison_is_learned_from_and_is_not_called_a_tie(out, tmp_path, capsys):
+    """It was held out, and the message was that every comparison is a tie. A single prompt cannot
+    be split, so nothing is held out."""
+    path = records(tmp_path, [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    rm(out, "--data", path, "--overwrite", "--max-new-tokens", "4", "--batch-size", "1")
+    assert len(logged(out / "rm", "accuracy")) == 1
+    printed = capsys.readouterr()
+    assert "held out: 0 of 1 records" in printed.out and "tie" not in printed.err
+
+
 def test_without_an_sft_model_it_says_what_to_run_first(refused, tmp_path):
     """The error names the script, instead of a FileNotFoundError."""
     message = refused(train_rm.main, ["--out", str(tmp_path)], tmp_path)
@@ -431,7 +441,7 @@ def test_room_for_the_samples_is_checked_before_anything_is_written(
     world's or the user's."""
     new = tmp_path / "new"
     flags = ["--out", str(new), "--sft", str(out / "sft"), *WORLD_RM, "--max-new-tokens", "32"]
-    for source in ([], ["--data", str(colours / "comparisons.jsonl")]):
+    for source in (["--mix-data"], ["--data", str(colours / "comparisons.jsonl")]):
         message = refused(train_rm.main, [*flags, *source], new)
         assert "32" in message and "context" in message
 

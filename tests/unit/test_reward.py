@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -371,6 +372,17 @@ def test_a_function_is_found_by_module_and_name():
     """A user's own reward is a plain function, not a module that wraps one. TRL's users asked for
     that (#2273, #2518)."""
     assert function.load_function("--reward", "math:sqrt") is math.sqrt
+
+
+def test_a_function_is_found_in_the_current_folder_wherever_the_script_is(tmp_path, monkeypatch):
+    """`python /elsewhere/train_ppo.py` has the script's folder on Python's path, and not this one;
+    the message said "importable from this folder" and was wrong."""
+    (tmp_path / "my_own_rewards.py").write_text("def brevity(prompts, responses): ...")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    assert function.load_function("--reward", "my_own_rewards:brevity").__name__ == "brevity"
+    with pytest.raises(InputError, match=f"of a file in {tmp_path}"):
+        function.load_function("--reward", "my_other_rewards:brevity")
 
 
 def test_what_is_found_but_is_no_function_is_refused_as_such():
