@@ -180,17 +180,16 @@ def to_floats(stats):
     return {name: float(x) for name, x in stats.items()}
 
 
+def make_optimizer(args, actor_critic):
+    """N+'s Adam: eps 1e-5, no decay. The value head has a learning rate of its own."""
+    head = {"head": actor_critic.value_head, "head_scale": args.value_head_rate}
+    return optim.adamw(actor_critic, args.lr, betas=(0.9, 0.999), eps=1e-5, **head)
+
+
 def train(args, folder, models, prompts, monitor):
     """Iterate, from the last checkpoint on; log, evaluate and save."""
     actor_critic = models.actor_critic
-    optimizer = optim.adamw(
-        actor_critic,
-        args.lr,
-        betas=(0.9, 0.999),
-        eps=1e-5,
-        head=actor_critic.value_head,
-        head_scale=args.value_head_rate,
-    )
+    optimizer = make_optimizer(args, actor_critic)
     parts = {
         "model": actor_critic.gpt,
         "value_head": actor_critic.value_head,
