@@ -48,26 +48,30 @@ class Config(TrainingFlags, ChainFlags):
     )
     data: str = flag("", "prompts as JSON Lines (plain or gzip); HH-RLHF's dialogues will do")
     prompts: int = flag(20_480, "prompts drawn from the world", low=1)
-    updates: int = flag(80, "rollouts, each followed by an update", low=1)
+    updates: int = flag(96, "rollouts, each followed by an update", low=1)
     batch_size: int = flag(256, "responses per rollout", low=1)
-    epochs: int = flag(2, "passes over a rollout", low=1)
-    minibatches: int = flag(4, "optimiser steps per pass", low=1)
+    epochs: int = flag(1, "passes over a rollout", low=1)
+    minibatches: int = flag(8, "optimiser steps per pass", low=1)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
     temperature: float = flag(
         1.0, "sampling temperature; every log-probability and entropy uses it too", above=0
     )
     lr: float = flag(
-        2e-4,
-        "learning rate of the first update; it falls linearly, to lr / updates at the last",
+        4e-4,
+        "peak learning rate; after the warm-up it falls linearly, to lr / updates at the last",
         above=0,
     )
+    value_head_rate: float = flag(
+        10.0, "learning rate of the value head, in multiples of --lr", above=0
+    )
+    warmup: int = flag(16, "updates over which the learning rate rises", low=0)
     clip: float = flag(0.2, "how far the ratio may leave 1 before its gradient stops", above=0)
     value_clip: float = flag(
         0.2, "how far a value may leave its old one before its gradient stops", above=0
     )
     vf_coef: float = flag(0.1, "weight of the value loss", low=0)
     gamma: float = flag(1.0, "discount", low=0, high=1)
-    lam: float = flag(0.95, "lambda of generalised advantage estimation", low=0, high=1)
+    lam: float = flag(1.0, "lambda of generalised advantage estimation", low=0, high=1)
     kl_coef: float = flag(0.1, "penalty, in reward, per nat of KL from the reference", low=0)
     kl_target: float = flag(
         0.0, "KL per response, in nats, that kl_coef adapts to; 0 keeps kl_coef fixed", low=0
@@ -138,7 +142,7 @@ def iterate(args, models, optimizer, controller, prompts, step):
     stats = to_floats(ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef))
     clock.lap("scoring_s")
 
-    # Several epochs of optimiser steps on the rollout; then the KL coefficient adapts.
+    # Optimiser steps on the rollout; then the KL coefficient adapts.
     stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
@@ -177,10 +181,16 @@ def to_floats(stats):
     return {name: float(x) for name, x in stats.items()}
 
 
+def make_optimizer(args, actor_critic):
+    """N+'s Adam: eps 1e-5, no decay. The value head has a learning rate of its own."""
+    head = {"head": actor_critic.value_head, "head_scale": args.value_head_rate}
+    return optim.adamw(actor_critic, args.lr, betas=(0.9, 0.999), eps=1e-5, **head)
+
+
 def train(args, folder, models, prompts, monitor):
     """Iterate, from the last checkpoint on; log, evaluate and save."""
     actor_critic = models.actor_critic
-    optimizer = optim.adamw(actor_critic, args.lr, betas=(0.9, 0.999), eps=1e-5)
+    optimizer = make_optimizer(args, actor_critic)
     parts = {
         "model": actor_critic.gpt,
         "value_head": actor_critic.value_head,
@@ -200,7 +210,8 @@ def train(args, folder, models, prompts, monitor):
 
     with Progress(folder, state, args.updates, args.save_every, optimizer, save) as progress:
         for step in bar:
-            optim.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
+            share = optim.linear(step, args.updates, args.warmup)
+            optim.set_learning_rate(optimizer, args.lr * share)
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
             batch = [prompts[i] for i in data.stream(len(prompts), start, stop, args.seed)]
             stats = iterate(args, models, optimizer, controller, batch, step)

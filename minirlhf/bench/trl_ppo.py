@@ -81,6 +81,7 @@ def hyper_parameters(flags):
         "temperature": flags.temperature,
         "learning_rate": flags.lr,
         "lr_scheduler_type": "linear",
+        "warmup_steps": flags.warmup,
         "adam_epsilon": 1e-5,
         "kl_coef": flags.kl_coef,
         "missing_eos_penalty": 3.0,

@@ -30,7 +30,7 @@ def records(tmp_path):
 def test_a_run_shows_any_text_on_a_console_of_another_encoding(out, records):
     """A process whose console is CP1252: PPO used to end at its first evaluation, before the first
     save, so that --resume ended there too. The files are UTF-8, whatever the locale."""
-    flags = "--updates 1 --batch-size 4 --held-out 3 --max-new-tokens 3".split()
+    flags = "--updates 1 --batch-size 4 --minibatches 4 --held-out 3 --max-new-tokens 3".split()
     command = [sys.executable, str(ROOT / "train_ppo.py"), "--out", str(out), *flags]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(
