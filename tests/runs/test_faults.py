@@ -17,10 +17,11 @@ from minirlhf.run.metrics import Metrics, read_metrics
 from minirlhf.tools import dpo as dpo_command
 
 COMMON = "--max-new-tokens 4 --save-every 2".split()
+PPO = "--updates 9 --batch-size 6 --minibatches 4 --held-out 4 --eval-every 3"
 STAGES = {
     "sft": (train_sft, "demonstrations", "--context 32 --batch-size 18 --epochs 3"),
     "rm": (train_rm, "comparisons", "--batch-size 18 --epochs 3 --norm-prompts 4"),
-    "ppo": (train_ppo, "prompts", "--updates 9 --batch-size 6 --held-out 4 --eval-every 3"),
+    "ppo": (train_ppo, "prompts", PPO),
     "dpo": (dpo_command, "comparisons", "--batch-size 18 --epochs 3"),
 }
 

@@ -38,7 +38,7 @@ def chain(tmp_path_factory, colour_run, colours):
     flags = {
         "sft": ["--text", str(text), "--context", "32", "--overwrite", "--max-new-tokens", "6"],
         "rm": ["--overwrite", "--max-new-tokens", "6", "--norm-prompts", "4"],
-        "ppo": ["--updates", "2", "--max-new-tokens", "6", "--held-out", "4", "--epochs", "1"],
+        "ppo": ["--updates", "2", "--max-new-tokens", "6", "--held-out", "4", "--minibatches", "4"],
         "dpo": [],
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -209,7 +209,8 @@ def test_the_code_of_a_reward_may_be_repaired_and_that_is_said(run, tmp_path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     argv = ["--reward", "repaired_reward:score", "--missing-end-score", "-3", "--updates", "1"]
     config = json.loads((run / "ppo" / "config.json").read_text())["flags"]
-    argv += ["--data", config["data"], "--batch-size", "4", "--max-new-tokens", "6"]
+    argv += ["--data", config["data"], "--batch-size", "4", "--minibatches", "4"]
+    argv += ["--max-new-tokens", "6"]
     train_ppo.main(["--out", str(run), "--overwrite", *argv])
     train_ppo.main(["--out", str(run), "--resume"])
     assert "--reward" not in capsys.readouterr().err

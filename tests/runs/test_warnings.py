@@ -18,6 +18,7 @@ from minirlhf.tools import dpo as dpo_command
 
 pytestmark = pytest.mark.usefixtures("small_models")
 PPO = "--updates 4 --batch-size 24 --held-out 4 --lr 1e-3 --max-new-tokens 6 --overwrite".split()
+PPO += "--epochs 2 --minibatches 4 --warmup 0 --lam 0.95 --value-head-rate 1".split()
 
 
 @pytest.fixture
