@@ -9,7 +9,7 @@ SEEDS = 1 2 3
 KL_COEFS = 0 0.05 0.1 0.2
 JOBS = 2
 
-.PHONY: demo results seed test test-processors check-pythons spec mutants fuzz bench trl lint format tokenizer clean
+.PHONY: demo results seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean
 
 demo: .venv/demo
 	$(BIN)/minirlhf demo --out $(OUT)
@@ -52,6 +52,15 @@ check-pythons:
 	    && out/python$$version/bin/pip install --quiet --constraint requirements.txt --editable '.[test]' \
 	    && out/python$$version/bin/python -m pytest || exit 1; \
 	done
+
+# Kills, signals, full disks, two writers, damage, with real processes: prints the counts. Ten minutes. The full
+# disk is a real one for root, who may mount a small one.
+faults: .venv/test
+	$(BIN)/python tests/faults/faults.py
+
+# 2,000 updates of PPO: memory and open files stay level.
+soak: .venv/test
+	$(BIN)/python tests/faults/faults.py soak
 
 # docs/SPEC.md and docs/BEHAVIOUR.md: what the tests say, as text.
 spec: .venv/test

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 
+from minirlhf.fast import return_memory
 from minirlhf.run import health, optim
 from minirlhf.run.config import Divergence, InputError, one_line
 from minirlhf.run.interrupt import Interrupt
@@ -69,6 +70,7 @@ class Progress:
             self.metrics.flush()
             self.write(self.done)
             self.saved = self.done
+            return_memory()
 
     def state(self):
         """Where a run that stops can go on."""
