@@ -88,14 +88,20 @@ def test_the_split_is_said_in_a_line(capsys):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_small_files_have_something_on_both_sides(seed):
-    """Of two prompts one is held out, whatever their hashes; of one prompt nothing can be. A prompt
-    that has half of the records is learned on."""
+    """Of two prompts one is held out, whatever their hashes; of one prompt nothing can be."""
     assert sorted(map(len, split_by_prompt(["a", "b"], seed))) == [1, 1]
     assert split_by_prompt(["a", "a", "a"], seed) == (["a", "a", "a"], [])
     assert split_by_prompt([], seed) == ([], [])
-    common = ["common"] * 30 + PROMPTS[:30]
-    learned, held_out = split_by_prompt(common, seed)
-    assert learned.count("common") == 30 and held_out
+
+
+def test_a_prompt_that_has_half_of_the_records_is_learned_on():
+    """For the seeds whose hash would hold it out. At a tenth of the records it may be."""
+    seeds = [seed for seed in range(200) if data.place("common", seed) < 0.1]
+    assert len(seeds) > 5
+    for seed in seeds:
+        learned, held_out = split_by_prompt(["common"] * 30 + PROMPTS[:30], seed)
+        assert learned.count("common") == 30 and held_out
+        assert split_by_prompt(["common"] * 3 + PROMPTS[:27], seed)[1].count("common") == 3
 
 
 def test_the_hash_is_the_same_on_every_machine():
