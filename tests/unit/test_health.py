@@ -45,6 +45,7 @@ SICK = [  # a sign, its run, what just suffices for it, what does not, words of 
     ("growing_loss", "SFT", {"loss": 1.06}, {"loss": 1.04}, "from 0.3 to 1.1"),
     ("large_weights", "SFT", {"weight_rms": 1.1}, {"weight_rms": 0.9}, "mean square is 1.1"),
     ("large_weights", "PPO", {"weight_rms": 1.1}, {"weight_rms": 0.9}, "lower the learning rate"),
+    ("narrow_scores", "RM", {"score_spread": 0.009}, {"score_spread": 0.011}, "by 0.009 only"),
     ("narrow_scores", "RM", {"score_spread": 1e-6}, {"score_spread": 0.011}, "by 1e-06 only"),
 ]
 
@@ -81,6 +82,14 @@ def test_the_mean_of_fewer_records_than_its_window_is_not_a_number():
     records = [{"kl": 40.0}, {"kl": None}, {}, {"kl": 20.0}]
     assert math.isnan(health.recent(records, "kl", 3)) and math.isnan(health.recent([], "kl"))
     assert health.recent(records, "kl", 2) == 30 and health.recent(records, "kl") == 20
+
+
+def test_a_loss_is_compared_with_its_first_and_that_of_ppo_with_none():
+    """Pretraining begins at 7.3, which is no divergence. PPO's loss has no scale of its own."""
+    first, later = SFT | {"loss": 7.3}, SFT | {"loss": 7.2}
+    assert health.diagnose(run(first, later, loss=10.9)) == {}
+    assert list(health.diagnose(run(first, later, loss=11.1))) == ["growing_loss"]
+    assert health.diagnose(run(FIRST_PPO, PPO, loss=9.0)) == {}
 
 
 def test_a_critic_has_twenty_updates_to_learn():
