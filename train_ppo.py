@@ -10,7 +10,6 @@ mathematics is in minirlhf/ppo.py.
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,7 +239,6 @@ def main(argv=None):
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     score, missing_end_score, reward_model = load_reward(args, tokenizer, device, precision)
     chain.refuse_mixed(args, *filter(None, (path, reward_path)))
-    args = dataclasses.replace(args, missing_end_score=missing_end_score)  # config.json says it
     critic = reward_model if args.critic == "separate" else None
     policy = copy.deepcopy(reference).requires_grad_()
     actor_critic = ppo.ActorCritic(policy, critic).to(device)

@@ -316,7 +316,7 @@ def test_the_printed_commands_lead_through_all_stages(tmp_path, pairs, capsys, o
     small = "--prompts 8 --responses 2 --norm-prompts 4 --held-out 4".split()
     words = printed_command(capsys, train_rm.main, [*words[2:], *small])
     assert words[:2] == ["python", "train_ppo.py"]
-    small = "--prompts 8 --updates 1 --batch-size 4 --temperature 0.9".split()
+    small = "--prompts 8 --updates 1 --batch-size 4 --minibatches 2 --temperature 0.9".split()
     words = printed_command(capsys, train_ppo.main, [*words[2:], *small])
     assert words[:2] == ["minirlhf", "evaluate"]
     rows, _ = evaluated(capsys, *words[2:])
