@@ -78,10 +78,20 @@ def read_record(folder):
     """The record in FOLDER/config.json; None if it is missing or damaged."""
     try:
         record = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        whole = isinstance(record["flags"], dict) and isinstance(record.get("inputs", {}), dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if whole else None
+    return record if is_record(record) else None
+
+
+def is_record(record):
+    """Whether a value has the form of a record: flags, and inputs, whose fingerprints are lines of
+    text. A record of an older version has no inputs."""
+    if not isinstance(record, dict) or not isinstance(record.get("flags"), dict):
+        return False
+    inputs = record.get("inputs", {})
+    return isinstance(inputs, dict) and all(
+        isinstance(x, str) and x.isprintable() for item in inputs.items() for x in item
+    )
 
 
 def copied_record(folder):
@@ -102,12 +112,11 @@ def saved_record(folder):
     if not path.exists():
         return None
     try:
-        record = damage.load(path, mmap=True)["run"]
-        return record if isinstance(record["flags"], dict) else None
-    except (KeyError, TypeError):
-        return None
+        state = damage.load(path, mmap=True)
     except ValueError as error:
         raise damage.refusal(path, error) from error
+    record = state.get("run") if isinstance(state, dict) else None
+    return record if is_record(record) else None
 
 
 def recorded(folder):
@@ -190,8 +199,11 @@ def refuse_changed_flags(flags, record, path):
 
 
 def shown(value):
-    """A flag's value as a message shows it."""
-    return "not set" if value is None or value == "" or is_nan(value) else value
+    """A flag's value as a message shows it, on a line."""
+    if value is None or value == "" or is_nan(value):
+        return "not set"
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 200 else f"{text!r:.200}"
 
 
 def same(before, value):

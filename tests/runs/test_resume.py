@@ -236,6 +236,8 @@ DAMAGED = {
     "a list": "[1]",
     "no flags": "{}",
     "other flags": '{"flags": 3}',
+    "other inputs": '{"flags": {}, "inputs": {"data": Infinity}}',
+    "a command to the terminal": '{"flags": {}, "inputs": {"data": "\\u001b[2J"}}',
     "no text": b"\xff\xfe\x00",
 }
 
