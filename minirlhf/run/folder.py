@@ -1,7 +1,9 @@
-"""A run is a folder: config.json, checkpoint.pt, metrics.jsonl, samples.txt."""
+"""A run is a folder: config.json, checkpoint.pt and the one before it, metrics.jsonl, samples.txt,
+and the lock of the process that writes it."""
 
 import contextlib
 import dataclasses
+import os
 import platform
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def refuse_lost_files(args, folder):
             )
     written = written_files(folder)
     for name in RUN_FILES:
-        if (folder / name).exists() and name not in written:
+        if os.path.lexists(folder / name) and name not in written:
             raise InputError(
                 f"{folder / name} was not written by a run, as far as {folder / 'config.json'} "
                 "shows; move it away, or choose another --out"
@@ -128,7 +130,8 @@ def write_record(folder, content):
 def remove_run(folders, records):
     """Remove the files of an older run. First its config.json says so: a run that is half removed
     can be replaced and not resumed."""
-    files = [folder / name for folder in folders for name in RUN_FILES if (folder / name).exists()]
+    files = [folder / name for folder in folders for name in RUN_FILES]
+    files = [file for file in files if os.path.lexists(file)]  # a link to nowhere, too
     if not files:
         return
     for folder, content in zip(folders, records, strict=True):

@@ -132,6 +132,20 @@ def test_a_file_that_no_run_has_written_is_never_removed(tmp_path, tokenizer):
     assert (tmp_path / "sft" / "comparisons.jsonl").read_text() == "labels"
 
 
+def test_a_link_to_nowhere_is_not_written_through(tmp_path, tokenizer):
+    """samples.txt as a link that somebody put there would make a file where it points. Without a
+    run it is refused; of an old run it is removed."""
+    victim, link = tmp_path / "victim", tmp_path / "sft" / "samples.txt"
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    assert "samples.txt was not written by a run" in refusal(start, tmp_path, tokenizer)
+    link.unlink()
+    start(tmp_path, tokenizer)
+    link.symlink_to(victim)
+    start(tmp_path, tokenizer, "--overwrite")
+    assert not link.is_symlink() and not victim.exists()
+
+
 def moments(monkeypatch, names=("replace", "unlink", "link", "mkdir", "rmdir", "truncate")):
     """fail_at(k) has the k-th change that a folder would see end the process, as `kill -9` does.
     It returns a list of the changes so far."""
