@@ -9,7 +9,7 @@ SEEDS = 1 2 3
 KL_COEFS = 0 0.05 0.1 0.2
 JOBS = 2
 
-.PHONY: demo results seed test test-processors check-pythons spec mutants bench trl lint format tokenizer clean
+.PHONY: demo results seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean
 
 demo: .venv/demo
 	$(BIN)/minirlhf demo --out $(OUT)
@@ -53,6 +53,15 @@ check-pythons:
 	    && out/python$$version/bin/python -m pytest || exit 1; \
 	done
 
+# Kills, signals, full disks, two writers, damage, with real processes: prints the counts. Ten minutes. The full
+# disk is a real one for root, who may mount a small one.
+faults: .venv/test
+	$(BIN)/python tests/faults/faults.py
+
+# 2,000 updates of PPO: memory and open files stay level.
+soak: .venv/test
+	$(BIN)/python tests/faults/faults.py soak
+
 # docs/SPEC.md and docs/BEHAVIOUR.md: what the tests say, as text.
 spec: .venv/test
 	$(BIN)/python docs/spec/write.py
@@ -60,6 +69,11 @@ spec: .venv/test
 # How much of the code the tests hold: an hour, and not in CI. The findings are in tests/zoo/mutants.md.
 mutants: .venv/mutants
 	$(BIN)/python tests/zoo/mutants.py --jobs $(JOBS)
+
+# 100,000 damaged inputs to everything that is read, and 200 flipped bits in each kind of weight file.
+fuzz: .venv/test
+	$(BIN)/python tests/faults/fuzz.py
+	$(BIN)/python tests/faults/flips.py
 
 # How fast it is, beside transformers and TRL. NANOGPT=folder of a checkout adds nanoGPT.
 bench: .venv/bench

@@ -24,16 +24,18 @@ from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
 from minirlhf.rewards import function
-from minirlhf.run import checkpoint, compute, config, optim
-from minirlhf.run.config import InputError, TrainingFlags, flag, rng
-from minirlhf.run.metrics import Clock, Metrics
+from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
+from minirlhf.run.folder import start_run
+from minirlhf.run.metrics import Clock
+from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.tools.monitor import Monitor
 from minirlhf.world import writers
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(TrainingFlags, ChainFlags):
     """Stage 3: improve the SFT model by PPO against a reward model. Without --data, on the embedded
     world's prompts."""
 
@@ -45,26 +47,30 @@ class Config(TrainingFlags):
     )
     data: str = flag("", "prompts as JSON Lines (plain or gzip); HH-RLHF's dialogues will do")
     prompts: int = flag(20_480, "prompts drawn from the world", low=1)
-    updates: int = flag(80, "rollouts, each followed by an update", low=1)
+    updates: int = flag(96, "rollouts, each followed by an update", low=1)
     batch_size: int = flag(256, "responses per rollout", low=1)
-    epochs: int = flag(2, "passes over a rollout", low=1)
-    minibatches: int = flag(4, "optimiser steps per pass", low=1)
+    epochs: int = flag(1, "passes over a rollout", low=1)
+    minibatches: int = flag(8, "optimiser steps per pass", low=1)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
     temperature: float = flag(
         1.0, "sampling temperature; every log-probability and entropy uses it too", above=0
     )
     lr: float = flag(
-        2e-4,
-        "learning rate of the first update; it falls linearly, to lr / updates at the last",
+        4e-4,
+        "peak learning rate; after the warm-up it falls linearly, to lr / updates at the last",
         above=0,
     )
+    value_head_rate: float = flag(
+        10.0, "learning rate of the value head, in multiples of --lr", above=0
+    )
+    warmup: int = flag(16, "updates over which the learning rate rises", low=0)
     clip: float = flag(0.2, "how far the ratio may leave 1 before its gradient stops", above=0)
     value_clip: float = flag(
         0.2, "how far a value may leave its old one before its gradient stops", above=0
     )
     vf_coef: float = flag(0.1, "weight of the value loss", low=0)
     gamma: float = flag(1.0, "discount", low=0, high=1)
-    lam: float = flag(0.95, "lambda of generalised advantage estimation", low=0, high=1)
+    lam: float = flag(1.0, "lambda of generalised advantage estimation", low=0, high=1)
     kl_coef: float = flag(0.1, "penalty, in reward, per nat of KL from the reference", low=0)
     kl_target: float = flag(
         0.0, "KL per response, in nats, that kl_coef adapts to; 0 keeps kl_coef fixed", low=0
@@ -79,7 +85,9 @@ class Config(TrainingFlags):
         "value head on the policy's trunk, or a network that starts as the reward model",
         choices=("shared", "separate"),
     )
-    held_out: int = flag(256, "prompts to evaluate on (at most a tenth of --data)", low=1)
+    held_out: int = flag(
+        256, "prompts to evaluate on (of --data, from the tenth that is held out)", low=1
+    )
     eval_every: int = flag(10, "updates between two evaluations on held-out prompts", low=1)
     save_every: int = flag(20, "updates between two checkpoints", low=1)
 
@@ -133,7 +141,7 @@ def iterate(args, models, optimizer, controller, prompts, step):
     stats = to_floats(ppo.rollout_stats(rollout, raw_scores, scores, samples.ended, kl_coef))
     clock.lap("scoring_s")
 
-    # Several epochs of optimiser steps on the rollout; then the KL coefficient adapts.
+    # Optimiser steps on the rollout; then the KL coefficient adapts.
     stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
@@ -172,10 +180,16 @@ def to_floats(stats):
     return {name: float(x) for name, x in stats.items()}
 
 
+def make_optimizer(args, actor_critic):
+    """N+'s Adam: eps 1e-5, no decay. The value head has a learning rate of its own."""
+    head = {"head": actor_critic.value_head, "head_scale": args.value_head_rate}
+    return optim.adamw(actor_critic, args.lr, betas=(0.9, 0.999), eps=1e-5, **head)
+
+
 def train(args, folder, models, prompts, monitor):
     """Iterate, from the last checkpoint on; log, evaluate and save."""
     actor_critic = models.actor_critic
-    optimizer = optim.adamw(actor_critic, args.lr, betas=(0.9, 0.999), eps=1e-5)
+    optimizer = make_optimizer(args, actor_critic)
     parts = {
         "model": actor_critic.gpt,
         "value_head": actor_critic.value_head,
@@ -186,11 +200,17 @@ def train(args, folder, models, prompts, monitor):
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
     kl_coef = state.get("kl_coef", args.kl_coef)  # it may have adapted
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
-    metrics, first = Metrics(folder, state["step"]), state["step"]
+    first = state["step"]
     bar = tqdm(range(first, args.updates), desc="ppo", initial=first, total=args.updates)
-    with checkpoint.Interrupt() as interrupt:
+
+    def save(updates):
+        parts["kl_coef"], shape = controller.kl_coef, (actor_critic.gpt.config, models.tokenizer)
+        checkpoint.save(folder, "ppo", *shape, updates, keep=args.keep, **parts)
+
+    with Progress(folder, state, args.updates, args.save_every, optimizer, save) as progress:
         for step in bar:
-            optim.set_learning_rate(optimizer, args.lr * (1 - step / args.updates))
+            share = optim.linear(step, args.updates, args.warmup)
+            optim.set_learning_rate(optimizer, args.lr * share)
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
             batch = [prompts[i] for i in data.stream(len(prompts), start, stop, args.seed)]
             stats = iterate(args, models, optimizer, controller, batch, step)
@@ -199,16 +219,11 @@ def train(args, folder, models, prompts, monitor):
             # ---- bookkeeping
             updates = step + 1
             stats["lr"], stats["episodes"] = optim.learning_rate(optimizer), stop
-            if updates % args.eval_every == 0 or updates == args.updates:
+            progress.complete(updates, stats)
+            if progress.due(args.eval_every):
                 stats |= monitor.evaluate(updates, actor_critic.gpt, folder)
-            metrics.log(step, **stats)
             bar.set_postfix({name: f"{stats[name]:.2f}" for name in ("score", "kl", "ended")})
-            if updates % args.save_every == 0 or updates == args.updates or interrupt.requested:
-                parts["kl_coef"] = controller.kl_coef
-                checkpoint.save(
-                    folder, "ppo", actor_critic.gpt.config, models.tokenizer, updates, **parts
-                )
-            interrupt.stop_if_requested(folder, updates, args.updates)
+            progress.record()
 
 
 def main(argv=None):
@@ -218,11 +233,12 @@ def main(argv=None):
     args = compute.resolve(args, device)
     precision = compute.PRECISIONS[args.precision]
 
-    path = args.sft or f"{args.out}/sft"
+    path, reward_path = model_paths(args)
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     reference.requires_grad_(False)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     score, missing_end_score, reward_model = load_reward(args, tokenizer, device, precision)
+    chain.refuse_mixed(args, *filter(None, (path, reward_path)))
     critic = reward_model if args.critic == "separate" else None
     policy = copy.deepcopy(reference).requires_grad_()
     actor_critic = ppo.ActorCritic(policy, critic).to(device)
@@ -233,13 +249,32 @@ def main(argv=None):
     prompts, held_out = load_prompts(args, tokenizer, context)
     # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
     # function shows before any file is written.
-    score_after_rule = partial(final_scores, score, missing_end_score)
-    monitor = Monitor(args, tokenizer, held_out, score_after_rule, reference)
+    final_score = partial(evaluate.final_scores, score, missing_end_score)
+    monitor = Monitor(args, tokenizer, held_out, final_score, reference)
 
-    (folder,) = checkpoint.start_run(args, tokenizer, "ppo")
-    models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
-    train(args, folder, models, prompts, monitor)
-    print(f"the policy is in {folder}; compare it with any other: minirlhf evaluate --help")
+    inputs = {"data": prompts + held_out, "sft": reference, "rm": reward_model}
+    inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
+    with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
+        models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
+        train(args, folder, models, prompts, monitor)
+    print(f"the policy is in {folder}; compare it: {evaluation_command(args, folder)}")
+
+
+def model_paths(args):
+    """The checkpoints of SFT model and reward model, None for the latter with --reward."""
+    return args.sft or f"{args.out}/sft", None if args.reward else args.rm or f"{args.out}/rm"
+
+
+def evaluation_command(args, folder):
+    """The command that compares the policy with the SFT model, on the same data by the same
+    score."""
+    sft, reward_model = model_paths(args)
+    flags = {"policy": folder, "baseline": sft}
+    if args.reward:
+        flags |= {"reward": args.reward, "missing_end_score": args.missing_end_score}
+    else:
+        flags |= {"reward_model": reward_model}
+    return chain.command("minirlhf evaluate", args, chain.EVALUATION_FLAGS, **flags)
 
 
 def check_flags(args):
@@ -273,27 +308,21 @@ def load_reward(args, tokenizer, device, precision):
         scorer = function.load_function("--reward", args.reward)
         score = partial(function.call, args.reward, scorer)
         return score, args.missing_end_score, None
-    path = args.rm or f"{args.out}/rm"
+    _, path = model_paths(args)
     reward_model, other, stored = reward.load_reward_model(path, device, precision)
     checkpoint.same_vocabulary("the policy", tokenizer, "the reward model", other)
+    health.warn(health.narrow_scores([{"score_spread": float(reward_model.std)}]))
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
     return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
-
-
-def final_scores(score, missing_end_score, prompts, replies):
-    """Scores after the missing-end rule, as in training: a score read in mid-sentence means
-    nothing."""
-    ended = torch.tensor([reply.ended for reply in replies])
-    return ppo.missing_end_rule(score(prompts, replies), ended, missing_end_score)
 
 
 def load_prompts(args, tokenizer, context):
     """(prompts to learn on, prompts held out)"""
     if args.data:
         fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
-        prompts = jsonl.read_prompts(args.data, fits)
-        n = max(1, min(args.held_out, len(prompts) // 10))
-        return prompts[n:] or prompts, prompts[:n]  # a single prompt serves for both
+        prompts = jsonl.read_prompts(args.data, fits, args.skip_bad)
+        prompts, held_out = data.hold_out(prompts, args.held_out, args.seed)
+        return prompts, held_out or prompts[:1]  # a single prompt serves for both
     room = tokenizer, context, args.max_new_tokens, args.drop_long
     prompts = writers.prompts(args.prompts, rng(args.seed, config.PPO_PROMPTS))
     held_out = writers.prompts(args.held_out, rng(args.seed, config.HELD_OUT_PROMPTS), "validation")

@@ -18,17 +18,19 @@ from tqdm import tqdm
 
 from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison
-from minirlhf.feedback import agreement, simulated
+from minirlhf.feedback import agreement, baselines, simulated
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, optim
-from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run import chain, checkpoint, compute, config, health, optim, resume
+from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_text
+from minirlhf.run.folder import COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics, write_samples
+from minirlhf.run.progress import Progress
 from minirlhf.world import judge, measures, writers
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(TrainingFlags, ChainFlags):
     """Stage 2: train a reward model on ranked responses. Without --data, the world's labellers rank
     the SFT model's samples."""
 
@@ -49,7 +51,9 @@ class Config(TrainingFlags):
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )
     weight_decay: float = flag(0.0, "AdamW's decay of the weight matrices", low=0)
-    held_out: int = flag(256, "prompts to measure accuracy on (at most a tenth of --data)", low=1)
+    held_out: int = flag(
+        256, "prompts to measure accuracy on (of --data, records of the tenth held out)", low=1
+    )
     norm_prompts: int = flag(
         512, "prompts whose SFT responses set the scores' mean and standard deviation", low=1
     )
@@ -63,13 +67,20 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     """Minimise the ranking loss on raw scores. Every checkpoint is normalised, so that any of them
     can be used."""
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
+    health.warn(health.short_run(steps, args.warmup))
     optimizer = optim.adamw(reward_model, args.lr, weight_decay=args.weight_decay)
     parts = {"model": reward_model, "optimizer": optimizer}
-    first = checkpoint.restore(folder, "rm", args.resume, **parts)["step"]
+    state = checkpoint.restore(folder, "rm", args.resume, **parts)
     parts["missing_end_score"] = args.missing_end_score
-    metrics = Metrics(folder, first)
+    first = state["step"]
     bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
-    with checkpoint.Interrupt() as interrupt:
+
+    def save(done):
+        normalise(reward_model, tokenizer, norm)
+        shape = reward_model.gpt.config, tokenizer
+        checkpoint.save(folder, "rm", *shape, done, keep=args.keep, **parts)
+
+    with Progress(folder, state, steps, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -85,16 +96,12 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
             optimizer.zero_grad()
 
             # ---- bookkeeping
-            done = step + 1
             stats = {"loss": loss, "accuracy": accuracy, "grad_norm": grad_norm}
-            metrics.log(step, **stats, lr=optim.learning_rate(optimizer))
+            stats["lr"] = optim.learning_rate(optimizer)
+            progress.complete(step + 1, stats)
             if step % 10 == 0:
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}")
-            if done % args.save_every == 0 or done == steps or interrupt.requested:
-                normalise(reward_model, tokenizer, norm)
-                shape = reward_model.gpt.config, tokenizer
-                checkpoint.save(folder, "rm", *shape, done, **parts)
-            interrupt.stop_if_requested(folder, done, steps)
+            progress.record()
 
 
 def accumulate(reward_model, tokenizer, batch, microbatch_tokens):
@@ -145,24 +152,29 @@ def main(argv=None):
     precision = compute.PRECISIONS[args.precision]
     path = args.sft or f"{args.out}/sft"
     sft, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
+    chain.refuse_mixed(args, path)
     comparisons = load_comparisons(args, sft, tokenizer)
+    inputs = {"data": comparisons, "sft": sft}
     if args.data:
-        n = max(1, min(args.held_out, len(comparisons) // 10))
-        held_out, comparisons = comparisons[:n], data.informative(comparisons[n:])
+        comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
-    (folder,) = checkpoint.start_run(args, tokenizer, "rm")
-    if args.data:
-        caption = "SFT samples that the scores are normalised on"
-        norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
-    else:
-        comparisons = comparisons or collect(args, folder, sft, tokenizer)
-        held_out = rank(args, sft, tokenizer, "validation", "held-out responses to rank")
-        norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
+        texts = [text for comparison in comparisons[:1000] for text in comparison.responses]
+        lengths = [len(tokenizer.encode(text)) + 1 for text in texts]  # and an end token
+        health.warn(health.long_answers(lengths, args.max_new_tokens))
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
-    train(args, folder, reward_model, tokenizer, comparisons, norm)
-    report(args, folder, reward_model, tokenizer, held_out)
-    print(f"the reward model is in {folder}; next: minirlhf ppo, or python train_ppo.py")
+    with start_run(args, tokenizer, "rm", **inputs) as (folder,):
+        if args.data:
+            caption = "SFT samples that the scores are normalised on"
+            norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
+        else:
+            comparisons = comparisons or collect(args, folder, sft, tokenizer)
+            held_out = rank(args, sft, tokenizer, "validation", "held-out responses to rank")
+            norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
+        train(args, folder, reward_model, tokenizer, comparisons, norm)
+        report(args, folder, reward_model, tokenizer, held_out, comparisons)
+    command = chain.command("python train_ppo.py", args, chain.STAGE_FLAGS)
+    print(f"the reward model is in {folder}; next: {command}")
 
 
 def load_comparisons(args, sft, tokenizer):
@@ -170,11 +182,11 @@ def load_comparisons(args, sft, tokenizer):
     are yet to be made."""
     if args.data:
         fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
-        return jsonl.read_comparisons(args.data, fits)
+        return jsonl.read_comparisons(args.data, fits, args.skip_bad)
     for split in ("train", "validation"):  # what does not fit is an error now, and not after hours
         draw_prompts(args, sft, tokenizer, split)
-    collected = Path(args.out) / "rm" / checkpoint.COMPARISONS
-    return jsonl.read_comparisons(collected) if args.resume and collected.exists() else None
+    collected = Path(args.out) / "rm" / COMPARISONS
+    return jsonl.read_collected(collected) if args.resume and collected.exists() else None
 
 
 def draw_prompts(args, sft, tokenizer, split):
@@ -191,7 +203,8 @@ def collect(args, folder, sft, tokenizer):
     """Responses of the SFT model, ranked by the world's labellers; they stay in
     comparisons.jsonl."""
     comparisons = rank(args, sft, tokenizer, "train", "responses to rank")
-    write_text(folder / checkpoint.COMPARISONS, jsonl.write_records(comparisons))
+    write_text(folder / COMPARISONS, jsonl.write_records(comparisons))
+    resume.add_inputs(folder, data=comparisons)
     return comparisons
 
 
@@ -244,18 +257,22 @@ def totals(comparison):
 # ---- report
 
 
-def report(args, folder, reward_model, tokenizer, held_out):
+def report(args, folder, reward_model, tokenizer, held_out, comparisons):
     """How good it is on held-out comparisons: on the console, in samples.txt and as the last line
-    of metrics.jsonl."""
+    of metrics.jsonl. On your own comparisons, beside baselines that learned from the same ones."""
     scores = reward.score_comparisons(reward_model, tokenizer, held_out)
     truth = None if args.data else [totals(c) for c in held_out]
     numbers = agreement.ranking_numbers(held_out, scores, truth)
+    numbers["score_spread"] = float(reward_model.std)
+    if args.data:
+        numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
+        print(baselines.baseline_line("the reward model", numbers))
     if not args.data:
         numbers |= measures.contrast_numbers(reward_model, tokenizer, args.seed)
     step = int(checkpoint.load(folder, ("rm",))["step"])
-    Metrics(folder, step).log(step, **numbers)
+    health.Watch().see(Metrics(folder, step).log(step, **numbers))
     rows = [
-        [name.replace("_", " "), f"{value:.3f}" if value < 2 else str(value)]
+        [name.replace("_", " "), str(value) if isinstance(value, int) else f"{value:.3f}"]
         for name, value in numbers.items()
     ]
     title = f"the reward model on {len(held_out)} held-out prompts"

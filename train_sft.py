@@ -10,15 +10,18 @@ only, writes out/sft.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from minirlhf import data, evaluate, model
 from minirlhf.formats import gpt2, jsonl, text
-from minirlhf.run import checkpoint, compute, config, optim
+from minirlhf.run import chain, checkpoint, compute, config, health, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
-from minirlhf.run.metrics import Metrics, write_samples
+from minirlhf.run.folder import start_run
+from minirlhf.run.metrics import write_samples
+from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import measures, writers
 
@@ -64,7 +67,11 @@ class Config(TrainingFlags):
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )
     weight_decay: float = flag(0.1, "AdamW's decay of the weight matrices", low=0)
-    held_out: int = flag(256, "records to measure the loss on, at most a tenth of them all", low=0)
+    held_out: int = flag(
+        256,
+        "records to measure the loss on, of the tenth that is held out; 0 holds out none",
+        low=0,
+    )
     eval_every: int = flag(100, "steps between two measurements of the held-out loss", low=1)
     save_every: int = flag(200, "steps between two checkpoints", low=1)
     max_new_tokens: int = flag(
@@ -72,17 +79,22 @@ class Config(TrainingFlags):
     )
 
 
-def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
-    """Minimise the mean negative log-probability of the response tokens."""
-    n = min(args.held_out, len(examples) // 10)
-    held_out, examples = examples[:n], examples[n:]
+def train(args, stage, folder, gpt, tokenizer, splits, epochs, lr):
+    """Minimise the mean negative log-probability of the response tokens. `splits` are the examples
+    to learn on and those held out."""
+    examples, held_out = splits
     steps = -(-len(examples) * epochs // args.batch_size)
+    health.warn(health.short_run(steps, args.warmup))
     optimizer = optim.adamw(gpt, lr, weight_decay=args.weight_decay)
-    state = checkpoint.restore(folder, stage, args.resume, model=gpt, optimizer=optimizer)
+    parts = {"model": gpt, "optimizer": optimizer}
+    state = checkpoint.restore(folder, stage, args.resume, **parts)
     first = state["step"]
-    metrics = Metrics(folder, first)
     bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps)
-    with checkpoint.Interrupt() as interrupt:
+
+    def save(done):
+        checkpoint.save(folder, stage, gpt.config, tokenizer, done, keep=args.keep, **parts)
+
+    with Progress(folder, state, steps, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -95,16 +107,12 @@ def train(args, stage, folder, gpt, tokenizer, examples, epochs, lr):
             optimizer.zero_grad()
 
             # ---- bookkeeping
-            done = step + 1
-            stats = {"loss": loss, "held_out_loss": None, "grad_norm": grad_norm}
-            if held_out and (done % args.eval_every == 0 or done == steps):
+            stats = {"loss": loss, "grad_norm": grad_norm, "lr": optim.learning_rate(optimizer)}
+            progress.complete(step + 1, stats)
+            if held_out and progress.due(args.eval_every):
                 stats["held_out_loss"] = mean_loss(gpt, held_out, args.microbatch_tokens)
                 bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{stats['held_out_loss']:.3f}")
-            metrics.log(step, **stats, lr=optim.learning_rate(optimizer))
-            if done % args.save_every == 0 or done == steps or interrupt.requested:
-                parts = {"model": gpt, "optimizer": optimizer}
-                checkpoint.save(folder, stage, gpt.config, tokenizer, done, **parts)
-            interrupt.stop_if_requested(folder, done, steps)
+            progress.record()
 
 
 def accumulate(gpt, batch, microbatch_tokens):
@@ -153,17 +161,29 @@ def main(argv=None):
     demonstrations = load_demonstrations(args, tokenizer, gpt)
 
     stages = ("sft", "pretrain") if documents else ("sft",)
-    folders = dict(zip(stages, checkpoint.start_run(args, tokenizer, *stages), strict=True))
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
-    print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
-    if documents:
-        folder, lr = folders["pretrain"], args.pretrain_lr
-        train(args, "pretrain", folder, gpt, tokenizer, documents, epochs=1, lr=lr)
-        # Demonstrations use few of the tokens. The others would learn that they are never said.
-        gpt.token_embedding.requires_grad_(False)
-    train(args, "sft", folders["sft"], gpt, tokenizer, demonstrations, args.epochs, args.lr)
-    show_samples(args, folders["sft"], gpt, tokenizer)
-    print(f"the policy is in {folders['sft']}; next: minirlhf rm, or python train_rm.py")
+    inputs = {"data": both(demonstrations), "init": gpt if args.init else None}
+    inputs["text"] = documents and both(documents)
+    with start_run(args, tokenizer, *stages, **inputs) as (folder, *pretrain_folder):
+        print(f"{sum(p.numel() for p in gpt.parameters()):,} parameters on {device}")
+        if documents:
+            stage = "pretrain", *pretrain_folder
+            train(args, *stage, gpt, tokenizer, documents, epochs=1, lr=args.pretrain_lr)
+            # Demonstrations use few of the tokens. The others would learn that they are never said.
+            gpt.token_embedding.requires_grad_(False)
+        train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
+        show_samples(args, folder, gpt, tokenizer, demonstrations)
+    print(f"the policy is in {folder}; next: {next_command(args)}")
+
+
+def next_command(args):
+    """The command of the reward model. Its comparisons are in the file of --data, or in one that is
+    yet to be named."""
+    if not args.data:
+        return chain.command("python train_rm.py", args, chain.STAGE_FLAGS)
+    serves = Path(args.data).is_file() and jsonl.holds_comparisons(args.data)
+    comparisons = args.data if serves else "YOUR_COMPARISONS.jsonl"
+    return chain.command("python train_rm.py", args, chain.STAGE_FLAGS, data=comparisons)
 
 
 def load_model(args):
@@ -172,10 +192,12 @@ def load_model(args):
     if args.init:
         gpt = gpt2.load_gpt2(args.init)
         if gpt.config.vocab_size != tokenizer.vocab_size:
+            remedy = "GPT-2's weights go with --tokenizer gpt2"
+            if tokenizer.name == "gpt2":
+                remedy = "name the tokenizer that the weights were trained with"
             raise InputError(
                 f"--init {args.init} has {gpt.config.vocab_size} ids and "
-                f"--tokenizer {tokenizer.name} has {tokenizer.vocab_size}; "
-                "GPT-2's weights go with --tokenizer gpt2"
+                f"--tokenizer {tokenizer.name} has {tokenizer.vocab_size}; {remedy}"
             )
         return gpt, tokenizer
     with config.torch_seed(args.seed, config.GPT_WEIGHTS):
@@ -184,25 +206,44 @@ def load_model(args):
 
 
 def load_documents(args, tokenizer, gpt):
-    """Examples with an empty prompt: the world's documents, or windows of a text file. Empty where
-    pretraining is skipped."""
+    """Examples with an empty prompt, to learn on and held out: the world's documents, or windows of
+    a text file. None where pretraining is skipped."""
     if args.text:
-        return text.windows(args.text, tokenizer, gpt.config.context)
+        return first_held_out(args, text.windows(args.text, tokenizer, gpt.config.context))
     if args.data or args.init:
-        return []
+        return None
     documents = writers.documents(args.documents, rng(args.seed, config.DOCUMENTS))
-    return fitting(args, gpt, [data.encode(tokenizer, "", document) for document in documents])
+    examples = fitting(args, gpt, [data.encode(tokenizer, "", document) for document in documents])
+    return first_held_out(args, examples)
 
 
 def load_demonstrations(args, tokenizer, gpt):
+    """Examples to learn on, and examples held out."""
+
+    def encoded(records):
+        return [data.encode(tokenizer, record.prompt, record.response) for record in records]
+
     if args.data:
         fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)
-        records = jsonl.read_demonstrations(args.data, fits)
-    else:
-        stream = rng(args.seed, config.DEMONSTRATIONS)
-        records = writers.demonstrations(args.demonstrations, stream)
-    examples = [data.encode(tokenizer, record.prompt, record.response) for record in records]
-    return fitting(args, gpt, examples)
+        records = jsonl.read_demonstrations(args.data, fits, args.skip_bad)
+        splits = tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
+        lengths = [len(example.tokens) - example.prompt_length for example in both(splits)]
+        health.warn(health.long_answers(lengths, args.max_new_tokens))
+        return splits
+    stream = rng(args.seed, config.DEMONSTRATIONS)
+    records = writers.demonstrations(args.demonstrations, stream)
+    return first_held_out(args, fitting(args, gpt, encoded(records)))
+
+
+def both(splits):
+    learned, held_out = splits
+    return learned + held_out
+
+
+def first_held_out(args, examples):
+    """(the rest, the first tenth at most): for examples in an order that means nothing."""
+    n = min(args.held_out, len(examples) // 10)
+    return examples[n:], examples[:n]
 
 
 def fitting(args, gpt, examples):
@@ -219,12 +260,15 @@ def fitting(args, gpt, examples):
 # ---- report
 
 
-def show_samples(args, folder, gpt, tokenizer):
-    """A few held-out prompts with the policy's responses, on the console and in samples.txt."""
+def show_samples(args, folder, gpt, tokenizer, demonstrations):
+    """A few held-out prompts with the policy's responses, on the console and in samples.txt. Those
+    of --data come from the demonstrations, since --data may be a pipe."""
     if args.data:
-        context = gpt.config.context
-        fits = data.fits_context(tokenizer, context, args.max_new_tokens, drop_long=True)
-        prompts = [prompt for prompt in jsonl.read_prompts(args.data) if fits(prompt)][:8]
+        room, (learned, held_out) = gpt.config.context - args.max_new_tokens, demonstrations
+        examples = [example for example in held_out or learned if example.prompt_length <= room]
+        prompts = [
+            tokenizer.decode(example.tokens[: example.prompt_length]) for example in examples[:8]
+        ]
     else:
         prompts = writers.prompts(256, rng(args.seed, config.HELD_OUT_PROMPTS), split="validation")
     uniforms = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)

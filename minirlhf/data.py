@@ -3,6 +3,8 @@
 What reads them from files is in `minirlhf/formats`.
 """
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,13 +89,57 @@ def fitting_prompts(prompts, tokenizer, context, new_tokens, drop_long):
     return prompts
 
 
-def informative(comparisons):
-    """The comparisons with a better and a worse response: from a tie nothing can be learned.
-    InputError if there is none."""
-    ordered = [c for c in comparisons if len(set(c.ranks)) > 1]
-    if not ordered:
-        raise InputError("every comparison is a tie; nothing can be learned from them")
-    return ordered
+# ---- what is learned on, and what is held out
+
+SHARE = 0.1  # of the prompts that is held out
+
+
+def hold_out(records, count, seed):
+    """(records to learn on, at most `count` held-out records to measure on); prints their numbers.
+    `count` 0 holds nothing out."""
+    if not count:
+        return records, []
+    learned, held_out = split_by_prompt(records, seed)
+    prompts = len(set(map(prompt_key, held_out)))
+    numbers = f"{len(held_out):,} of {len(records):,} records ({prompts:,} prompts)"
+    measured = f"; {count:,} of them are measured" if count < len(held_out) else ""
+    print(f"held out: {numbers}, split by prompt, seed {seed}{measured}")
+    return learned, held_out[:count]
+
+
+def split_by_prompt(records, seed):
+    """(records to learn on, records held out): about a tenth of the prompts, with all that belongs
+    to them. `records` are prompts, Demonstrations or Comparisons.
+
+    A hash of seed and prompt decides, and nothing else, so that every stage holds out the same
+    prompts, in whatever file and order they stand. The held-out records come in the order of the
+    hash: any beginning of them is a random sample of prompts. Exceptions: a prompt that has more
+    than a tenth of the records is learned on; where nothing would be held out, the rarest prompt
+    is; and a single prompt cannot be split.
+    """
+    counts = Counter(map(prompt_key, records))
+    if len(counts) < 2:
+        return records, []
+    places = {key: place(key, seed) for key in counts}
+    most = max(1, SHARE * len(records))
+    chosen = {key for key, n in counts.items() if n <= most and places[key] < SHARE}
+    if not 0 < len(chosen) < len(counts):
+        chosen = {min(counts, key=lambda key: (counts[key], places[key]))}
+    held_out = [record for record in records if prompt_key(record) in chosen]
+    learned = [record for record in records if prompt_key(record) not in chosen]
+    return learned, sorted(held_out, key=lambda record: places[prompt_key(record)])
+
+
+def prompt_key(record):
+    """The text that decides: the prompt without differences in white space."""
+    prompt = record if isinstance(record, str) else record.prompt
+    return " ".join(prompt.split())
+
+
+def place(key, seed):
+    """A number in [0, 1) that depends on text and seed alone."""
+    digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48
 
 
 # ---- ids -> batches

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from minirlhf import data, model
+from minirlhf.run.compute import full_precision
 
 
+@full_precision
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):  # (N,) x 4 -> scalar, stats
     """Equation 7: the mean of
     -log sigmoid(beta ((chosen - ref_chosen) - (rejected - ref_rejected))).

@@ -1,13 +1,14 @@
 """A policy in numbers: samples under shared noise, KL, win rates, best-of-n, intervals."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, model, reward
+from minirlhf import data, model, ppo, reward
 from minirlhf.generate import generate
 from minirlhf.run import compute, config
 from minirlhf.run.config import rng
@@ -69,6 +70,19 @@ def score_replies(reward_model, prompts, replies):  # N texts, N Replies -> (N,)
     """Normalised scores of the very ids that were sampled: text that is encoded again may come out
     as other ids."""
     return reward.score_examples(reward_model, [reply.example for reply in replies])
+
+
+def final_scores(score, missing_end_score, prompts, replies):  # N texts, N Replies -> (N,)
+    """What PPO maximises, and what every evaluation calls the score: `score(prompts, replies)`, and
+    the missing-end score of a reply that was cut off. A score read in mid-sentence means
+    nothing."""
+    ended = torch.tensor([reply.ended for reply in replies])
+    return ppo.missing_end_rule(score(prompts, replies), ended, missing_end_score)
+
+
+def model_scores(reward_model, missing_end_score):
+    """`final_scores` of a reward model, as a function (prompts, replies) -> (N,)."""
+    return partial(final_scores, partial(score_replies, reward_model), missing_end_score)
 
 
 # ---- KL
@@ -155,10 +169,9 @@ def candidates(gpt, tokenizer, score, prompts, n, max_new_tokens, seed, temperat
 
 
 def best(groups, scores, n):  # N lists of Replies, (N, at least n) numpy -> N Replies
-    """Of the first n replies to each prompt the one with the highest score. One without its end
-    token is taken only if none of them has it."""
-    ended = np.array([[reply.ended for reply in group] for group in groups])
-    columns = np.where(ended, scores, -np.inf)[:, :n].argmax(1)
+    """Of the first n replies to each prompt the one with the highest score; of equal ones the
+    first."""
+    columns = scores[:, :n].argmax(1)
     return [group[column] for group, column in zip(groups, columns, strict=True)]
 
 

@@ -8,7 +8,7 @@ gradients. A first reading can skip this file.
 | packed_hidden | the blocks on every token, zeros where nothing is wanted | all work on padding |
 | token_logprobs | model.token_logprobs | two of three matrices as wide as the vocabulary |
 | gelu | F.gelu(x, approximate="tanh") | torch's slow tanh on a CPU |
-| keep_memory | nothing | pages fetched from the system anew; compiled shapes |
+| keep_memory, return_memory | nothing | pages fetched from the system anew; compiled shapes |
 """
 
 import contextlib
@@ -198,3 +198,11 @@ def keep_memory():
         mallopt(-4, 0)  # M_MMAP_MAX: no tensor in a mapping of its own
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back
         mallopt(-2, 2**26)  # M_TOP_PAD: fetch 64 MB at a time
+
+
+def return_memory():
+    """Give the memory that `keep_memory` has kept, and nothing uses, back to the system. Tensors of
+    varying sizes leave holes between those that live on. Called at a checkpoint: every time would
+    cost what keeping saves."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

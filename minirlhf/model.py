@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minirlhf import fast
+from minirlhf.run.compute import full_precision
 
 #           layers, heads, width
 SIZES = {
@@ -229,6 +230,7 @@ def logprobs_of_hidden(gpt, hidden, tokens, mask, temperature=1.0):
     return tuple(zeros.index_copy(0, place, x).view(B, T - 1) for x in (log_p, entropy))
 
 
+@full_precision
 def token_logprobs(logits, ids):  # (N, V), (N,) -> (N,), (N,)
     """The log-probability of each id, and the entropy (nats) of the distribution it comes from."""
     log_p = F.log_softmax(logits, dim=-1)  # (N, V)

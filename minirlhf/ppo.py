@@ -13,6 +13,7 @@ nothing that stands there reaches a loss, a gradient or a metric.
 import copy
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from minirlhf.fast import to_device
 from minirlhf.generate import Samples
 from minirlhf.model import ScalarHead, logprobs_of_hidden
 from minirlhf.model import logprobs as model_logprobs
+from minirlhf.run.compute import full_precision
 
 
 class ActorCritic(nn.Module):
@@ -67,6 +69,7 @@ def masked_var(x, mask):  # (...), (...) bool -> scalar, biased
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
+@full_precision
 def whiten(x, mask, shift_mean=True):  # (B, T-1), (B, T-1) -> (B, T-1)
     """Scaled to unit variance (biased, eps 1e-8) over the mask, zero outside. The mean becomes 0,
     or stays what it was if not `shift_mean`."""
@@ -85,6 +88,7 @@ def missing_end_rule(scores, ended, missing_end_score):  # (B,), (B,) bool -> (B
     return torch.where(ended, scores, missing_end_score)
 
 
+@full_precision
 def kl_k3(logprobs, ref_logprobs):  # (...) x 2 -> (...)
     """Schulman's k3 estimator of KL(policy || reference): r - 1 - log r, r = reference / policy.
 
@@ -93,9 +97,10 @@ def kl_k3(logprobs, ref_logprobs):  # (...) x 2 -> (...)
     still).
     """
     log_r = ref_logprobs - logprobs
-    return log_r.exp() - 1 - log_r
+    return log_r.expm1() - log_r  # exp() - 1 would lose the digits of a small log r
 
 
+@full_precision
 def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef):
     # (B,), (B, T-1) x 3 -> (B, T-1)
     """-kl_coef (log policy - log reference) at every response token, plus the score at the last.
@@ -111,11 +116,12 @@ def token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef):
     return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
 
 
+@full_precision
 def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     # (B, T-1) x 3 -> advantages, returns, each (B, T-1)
     """Generalised advantage estimation (Schulman et al. 2016, equation 16): sums of
     (gamma lam)^k delta_{t+k}, where delta_t = r_t + gamma V_{t+1} - V_t. The value after the last
-    response token is 0: the episode is over.
+    response token is 0: the episode is over. So is the value after a hole in the mask.
 
     Neither result is whitened: returns = advantages + values are the value function's targets.
     """
@@ -133,6 +139,7 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
 # ---- losses
 
 
+@full_precision
 def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None):
     # (B, T-1) x 4 -> scalar, stats
     """The clipped surrogate (Schulman et al. 2017, equation 7): the sum over the mask of
@@ -145,15 +152,16 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None)
     tokens = mask.sum() if tokens is None else tokens
     # Masked before exp: what is outside must not overflow.
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
-    ratio = log_ratio.exp()
     advantages = torch.where(mask, advantages, 0.0)
+    # exp overflows at 88.7. Where A >= 0, a ratio is cut at 1 + clip anyway, and e^80 will do.
+    ratio = torch.where(advantages < 0, log_ratio, log_ratio.clamp(max=80)).exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
     loss = torch.maximum(unclipped, clipped).sum() / tokens
     with torch.no_grad():
         stats = {
             "approx_kl": masked_mean(log_ratio**2 / 2, mask),
-            "approx_kl_k3": masked_mean(ratio - 1 - log_ratio, mask),
+            "approx_kl_k3": masked_mean(log_ratio.expm1() - log_ratio, mask),
             "clip_fraction": masked_mean((clipped > unclipped).float(), mask),
             "ratio_mean": masked_mean(ratio, mask),
             "ratio_var": masked_var(ratio, mask),
@@ -163,6 +171,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip=0.2, tokens=None)
     return loss, stats
 
 
+@full_precision
 def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
     # (B, T-1) x 4 -> scalar, stats
     """Half the larger of two squared errors: that of the value, and that of the value clipped to
@@ -186,8 +195,9 @@ def value_loss(values, old_values, returns, mask, clip=0.2, tokens=None):
 
 class AdaptiveKL:
     """Moves kl_coef so that the KL (nats per response) comes to `target` (Ziegler et al. 2019,
-    section 2.2): kl_coef *= 1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon. A target of
-    0 leaves kl_coef unchanged."""
+    section 2.2): kl_coef *= 1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon. More
+    episodes than the horizon count as the horizon: kl_coef stays positive. A target of 0 leaves it
+    unchanged, and so does a KL that is NaN."""
 
     def __init__(self, kl_coef, target, horizon):
         self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
@@ -195,9 +205,9 @@ class AdaptiveKL:
     def update(self, kl, episodes):
         """Once a rollout, after the update, with its mean KL and number of responses. Returns the
         new kl_coef."""
-        if self.target:
+        if self.target and not math.isnan(kl):
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            self.kl_coef *= 1 + error * episodes / self.horizon
+            self.kl_coef *= 1 + error * min(episodes, self.horizon) / self.horizon
         return self.kl_coef
 
 
@@ -370,6 +380,15 @@ def merge(parts, token_counts):  # n dictionaries, n numbers -> dictionary
     return merged
 
 
+def explained_variance(values, returns, mask):  # (B, T-1) x 3 -> scalar
+    """1 - var(returns - values) / var(returns); 0 where the returns are constant up to rounding, as
+    there is nothing to explain."""
+    variance = masked_var(returns, mask)
+    explained = 1 - masked_var(returns - values, mask) / variance
+    rounding = 1e-11 * masked_mean(returns**2 + values**2, mask)
+    return torch.where(variance <= rounding, 0.0, explained)
+
+
 @torch.no_grad()
 def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
     """What was sampled, before learning from it. KL, its k3 and the sampled entropy are sums over a
@@ -379,8 +398,6 @@ def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
     kl = torch.where(mask, rollout.logprobs - rollout.ref_logprobs, 0.0).sum(1)  # (B,)
     k3 = torch.where(mask, kl_k3(rollout.logprobs, rollout.ref_logprobs), 0.0).sum(1)  # (B,)
     length = mask.sum(1).float()
-    returns_var = masked_var(rollout.returns, mask)
-    error_var = masked_var(rollout.returns - rollout.values, mask)
     return {
         "score": scores.mean(),
         "raw_score": raw_scores.mean(),
@@ -400,8 +417,8 @@ def rollout_stats(rollout, raw_scores, scores, ended, kl_coef):
         "value_mean": masked_mean(rollout.values, mask),
         "value_var": masked_var(rollout.values, mask),
         "return_mean": masked_mean(rollout.returns, mask),
-        "return_var": returns_var,
-        "explained_variance": 1 - error_var / returns_var,
+        "return_var": masked_var(rollout.returns, mask),
+        "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
         "advantage_mean": masked_mean(rollout.raw_advantages, mask),
         "advantage_std": masked_var(rollout.raw_advantages, mask).sqrt(),
     }

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from minirlhf.data import collate, encode, microbatches
-from minirlhf.model import GPT, GPTConfig, ScalarHead
+from minirlhf.model import ScalarHead
 from minirlhf.run import checkpoint
-from minirlhf.run.compute import pick_microbatch
+from minirlhf.run.compute import full_precision, pick_microbatch
 from minirlhf.run.config import InputError
 
 
@@ -55,12 +55,14 @@ class RewardModel(nn.Module):
 # ---- losses
 
 
+@full_precision
 def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
     """Bradley-Terry: the mean of -log sigmoid(chosen - rejected - margin) on raw scores. `margin`,
     a number or (N,), is Llama 2's. For K = 2, `ranking_loss` equals it; training uses that."""
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
+@full_precision
 def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
     """InstructGPT's equation 1: the mean over prompts of the mean preference loss over a prompt's
     strictly ordered pairs.
@@ -131,8 +133,9 @@ def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (
 
 def score_comparisons(model, tokenizer, comparisons):
     """The raw scores of all responses, one list per comparison."""
-    pairs = [(c.prompt, response) for c in comparisons for response in c.responses]
-    scores = iter(score(model, tokenizer, *zip(*pairs, strict=True), raw=True).tolist())
+    prompts = [c.prompt for c in comparisons for _ in c.responses]
+    responses = [response for c in comparisons for response in c.responses]
+    scores = iter(score(model, tokenizer, prompts, responses, raw=True).tolist())
     return [[next(scores) for _ in c.responses] for c in comparisons]
 
 
@@ -141,8 +144,10 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
     train_rm.py."""
     state = checkpoint.load(path, ("rm",), device)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        model = RewardModel(GPT(GPTConfig(**state["gpt"])))
+        model = RewardModel(checkpoint.empty_gpt(state, path))
     checkpoint.load_weights(model, state["model"], path, assign=True)
+    if "missing_end_score" not in state:
+        raise InputError(f"{path} holds no missing-end score, so it is damaged; train it again")
     if not model.std > 0:
         raise InputError(f"{path}: the scores' standard deviation is {model.std}; train again")
     model.gpt.precision = precision

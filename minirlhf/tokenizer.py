@@ -7,6 +7,7 @@ the end token.
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 
 import tiktoken
@@ -19,6 +20,9 @@ END = "<|endoftext|>"
 # It follows GPT-2's pattern, but Python's `re` (training, in world/bpe.py) and tiktoken's engine
 # (everything else) both accept it.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d| ?[^\s\w]+|_+|\s+(?!\S)|\s"
+
+LONGEST_SPACE = 999_998  # characters of white space in a row; beyond them tiktoken panics
+SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"  # tiktoken's \s+
 
 
 class Tokenizer:
@@ -35,6 +39,8 @@ class Tokenizer:
 
     def encode(self, text):
         """text -> list of ids. "<|endoftext|>" in a text is thirteen characters like any others."""
+        if len(text) > LONGEST_SPACE:
+            return [i for part in parts(text) for i in self.encoding.encode_ordinary(part)]
         return self.encoding.encode_ordinary(text)
 
     def decode(self, ids):
@@ -48,6 +54,17 @@ class Tokenizer:
         pieces = sorted(self.pieces.items())
         vocabulary = repr((pieces, self.end_token, self.encoding._pat_str))
         return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+
+
+def parts(text):
+    """The text in parts without more than LONGEST_SPACE characters of white space in a row. A text
+    that has no more of them is one part, so that its ids are tiktoken's."""
+    start = 0
+    for run in re.finditer(SPACE, text):
+        for stop in range(run.start() + LONGEST_SPACE, run.end(), LONGEST_SPACE):
+            yield text[start:stop]
+            start = stop
+    yield text[start:]
 
 
 def get_tokenizer(name="tiny"):

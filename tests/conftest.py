@@ -44,6 +44,8 @@ def pytest_configure(config):
             return answer == "yes"
 
         torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = supported
+    # In the background of a shell script Ctrl-C is ignored, and a run leaves that so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +175,22 @@ def out(colour_run, tmp_path):
 
 
 @pytest.fixture
+def my_rewards(tmp_path, monkeypatch):
+    """my_rewards(source) -> a value of --reward: a function in a new file, as a user would write
+    one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+
+    def module(source):
+        name = f"my_rewards_{tmp_path.name}_{len(names)}"
+        names.append(name)
+        (tmp_path / f"{name}.py").write_text(source)
+        return f"{name}:reward"
+
+    return module
+
+
+@pytest.fixture
 def ctrl_c(monkeypatch):
     """ctrl_c(stage, step) sends a real SIGINT when that step is logged; ctrl_c(None) stops doing
     so."""
@@ -180,9 +198,10 @@ def ctrl_c(monkeypatch):
 
     def interrupt_at(stage, step=None):
         def log_and_interrupt(self, number, **numbers):
-            log(self, number, **numbers)
+            record = log(self, number, **numbers)
             if (self.path.parent.name, number) == (stage, step):
                 os.kill(os.getpid(), signal.SIGINT)
+            return record
 
         monkeypatch.setattr(Metrics, "log", log_and_interrupt)
 

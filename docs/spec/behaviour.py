@@ -6,8 +6,8 @@ import re
 from sources import PORTABLE, ROOT, all_test_files, one_line, read_tests, tree
 
 READING_ORDER = (  # a file that is not listed comes after these, by its name
-    *("config", "tokenizer", "model", "fast", "generate", "data", "reward", "ppo", "invariances"),
-    *("dpo", "grpo", "evaluate", "checkpoint", "metrics", "gpt2", "world"),
+    *("config", "tokenizer", "model", "fast", "generate", "data", "rows", "reward", "ppo"),
+    *("invariances", "dpo", "grpo", "evaluate", "checkpoint", "metrics", "gpt2", "world"),
     *("train_sft", "train_rm", "train_ppo"),
 )
 WORDS = {

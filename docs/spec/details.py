@@ -477,8 +477,8 @@ DETAILS = {  # by topic, as in tests/spec/sentences.py
             "Rewards are not discounted, and λ is below 1: less variance for some of the bias of "
             "the critic.",
             ("test_gamma_is_one_and_lambda_is_point_95_by_default",),
-            "γ = 1 and λ = 0.95, as in Ziegler et al.; AlpacaFarm and OpenRLHF have λ = 1. The "
-            "defaults of the flags are not pinned.",
+            "γ = 1 and λ = 0.95 in `gae`, as in Ziegler et al. train_ppo.py has λ = 1, as has "
+            "AlpacaFarm: its critic is too weak to bootstrap from.",
         ),
     ],
     "LOSS": [
@@ -631,10 +631,9 @@ DETAILS = {  # by topic, as in tests/spec/sentences.py
         ),
         Detail(
             65,
-            "The learning rate falls linearly, from its full value at the first update to more "
-            "than 0 at the last.",
-            ("test_the_learning_rate_falls_linearly_and_never_to_zero",),
-            "No warm-up in PPO.",
+            "The learning rate warms up and falls linearly, to more than 0 at the last update.",
+            ("test_the_learning_rate_warms_up_and_falls_linearly_and_never_to_zero",),
+            "16 updates of 96 warm up, as 10 do in InstructGPT.",
         ),
         Detail(
             66,
@@ -644,7 +643,8 @@ DETAILS = {  # by topic, as in tests/spec/sentences.py
                 "test_reference_and_reward_model_stay_as_they_were",
                 "test_the_reward_model_and_the_reference_are_what_they_were",
             ),
-            "One optimiser and one learning rate for policy and critic, and no critic-only start.",
+            "One optimiser for policy and critic, the value head at 10 times the rate, and no "
+            "critic-only start.",
         ),
         Detail(
             67,

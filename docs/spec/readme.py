@@ -1,11 +1,11 @@
-"""The README with the lines of code of its reading order as they are now."""
+"""The README with its numbers as they are now: lines of code, sentences, verdicts on libraries."""
 
 import ast
 import io
 import re
 import tokenize
 
-from sources import ROOT, tree
+from sources import ROOT, libraries, portable_tests, tree, verdict_counts
 
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 ROW = re.compile(r"^(\| \[`[\w.]+`\]\(([\w./]+)\) \| .* \| )([\d,]+)( \|)$", re.M)
@@ -28,4 +28,16 @@ def with_counts(text):
     """The README's text with the lines of code of each file of its table, and their sum."""
     counts = {path: code_lines(ROOT / path) for _, path, _, _ in ROW.findall(text)}
     text = ROW.sub(lambda row: f"{row[1]}{counts[row[2]]:,}{row[4]}", text)
-    return re.sub(r"[\d,]+( in these twelve files)", rf"{sum(counts.values()):,}\1", text)
+    text = re.sub(r"[\d,]+( in these twelve files)", rf"{sum(counts.values()):,}\1", text)
+    return with_verdicts(re.sub(r"\d+( sentences,)", rf"{len(portable_tests())}\1", text))
+
+
+def with_verdicts(text):
+    """The README's text with the table of the libraries, and the date of the measurement."""
+    record = libraries()
+    text = re.sub(r"(Three libraries \()[\d-]+", rf"\g<1>{record['date']}", text)
+    for name, library in record["libraries"].items():
+        head = f"| {name} {library['version']} |"
+        row = " ".join([head, *(f"{n} |" for n in verdict_counts(library))])
+        text = re.sub(rf"^{re.escape(head)} \d+ \| \d+ \| \d+ \|$", row, text, flags=re.M)
+    return text

@@ -100,10 +100,15 @@ def case_tables(test, constants):
             continue
         names, values = call.args
         constant = constants.pop(ast.unparse(values), None)
-        if constant is not None and isinstance(names, ast.Tuple):
+        if constant is not None and isinstance(names, ast.Tuple) and is_literal(constant):
             cases = ast.literal_eval(constant)
             names = ast.literal_eval(names)
             yield table(names, [[str(x) for x in case] for case in cases])
+
+
+def is_literal(node):
+    """Whether a value is written out; a case that a function makes has no short text."""
+    return not any(isinstance(part, ast.Call | ast.Name | ast.BinOp) for part in ast.walk(node))
 
 
 def table(header, rows):
@@ -177,3 +182,10 @@ def zoo():
 def libraries():
     """The contents of libraries.json, which measure.py writes."""
     return json.loads((HERE / "libraries.json").read_text(encoding="utf-8"))
+
+
+def verdict_counts(library):
+    """How many sentences hold in a library, do not hold, and are not offered."""
+    verdicts = [library["verdicts"].get(test.sentence.id, "") for test in portable_tests()]
+    kinds = ("holds", "does not hold", "not offered")
+    return [sum(verdict.startswith(kind) for verdict in verdicts) for kind in kinds]

@@ -6,7 +6,17 @@ from functools import cache
 
 from bibliography import PAPERS, PROJECTS
 from details import DETAILS
-from sources import TOPICS, libraries, one_line, portable_tests, table, tests_by_name, topic_of, zoo
+from sources import (
+    TOPICS,
+    libraries,
+    one_line,
+    portable_tests,
+    table,
+    tests_by_name,
+    topic_of,
+    verdict_counts,
+    zoo,
+)
 
 GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "PROMPTS_AND_PADDING": ["MASK"],
@@ -45,8 +55,10 @@ python -m pytest tests/spec --impl my_adapter.py
 
 DIFFERENCES = """\
 A sentence that does not hold is a difference and not always a bug. Some sentences are conventions \
-of this specification: the default λ (ADV-02), the biased variance (ADV-11), an error for a \
-response without a token (REWARD-05), a missing-end score that replaces the score (REWARD-11)."""
+of this specification: the default λ (ADV-02), the biased variance (ADV-11), an episode that ends \
+at a hole in the mask (ADV-26), means and losses of nothing that are NaN (MASK-04, LOSS-14), an \
+error for a response without a token (REWARD-05), a missing-end score that replaces the score \
+(REWARD-11)."""
 
 NOTATION = """\
 - A per-token tensor has shape (B, T − 1). Column t is about choosing token t + 1 after the tokens \
@@ -105,12 +117,7 @@ def overview():
     record = libraries()
     rows, notes = [], []
     for name, library in record["libraries"].items():
-        verdicts = [library["verdicts"].get(test.sentence.id) for test in portable_tests()]
-        counts = [
-            sum(1 for x in verdicts if x and x.startswith(verdict))
-            for verdict in ("holds", "does not hold", "not offered")
-        ]
-        rows.append([f"{name} {library['version']}", *map(str, counts)])
+        rows.append([f"{name} {library['version']}", *map(str, verdict_counts(library))])
         if library["summary"]:
             adapter = f"[adapter](../tests/spec/adapters/{library['adapter']})"
             notes.append(f"- **{name}** ({adapter}). {library['summary']}")

@@ -23,7 +23,7 @@ from minirlhf.bench import speed
 from minirlhf.bench.ours import ppo_iteration
 from minirlhf.bench.workload import WORKLOADS, random_gpt, sized_workload, write_record
 from minirlhf.formats import gpt2
-from minirlhf.run import checkpoint, compute, config
+from minirlhf.run import compute, config, files
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.metrics import table
 
@@ -155,7 +155,7 @@ def main(argv=None):
     device, shapes = compute.pick_device(args.device), shapes_of(args)
     if args.workload == "gpt2" and device.type == "cpu":
         raise InputError("--workload gpt2 takes hours without a GPU; choose small")
-    checkpoint.writable("--json", args.json)
+    files.writable("--json", args.json)
     date = time.strftime("%Y-%m-%d %H:%M:%S")
     measurements = measure(args, device, shapes)
     header = [*HEADER, *(f"% {kind}" for kind in KINDS)]

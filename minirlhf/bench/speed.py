@@ -40,7 +40,7 @@ from minirlhf.bench.workload import (
     write_record,
 )
 from minirlhf.formats import gpt2
-from minirlhf.run import checkpoint, compute, config
+from minirlhf.run import compute, config, files
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.metrics import table
 
@@ -275,7 +275,7 @@ def check(args, tasks, device):
     if args.nanogpt and not (Path(args.nanogpt) / "model.py").exists():
         problem = f"--nanogpt {args.nanogpt}: holds no model.py"
         raise InputError(f"{problem}; give the folder of a checkout of nanoGPT")
-    checkpoint.writable("--json", args.json)
+    files.writable("--json", args.json)
 
 
 def main(argv=None):

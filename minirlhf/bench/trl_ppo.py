@@ -27,7 +27,7 @@ from tqdm import tqdm
 from minirlhf import data, evaluate, reward
 from minirlhf.bench import peers
 from minirlhf.formats import gpt2
-from minirlhf.run import checkpoint, config
+from minirlhf.run import chain, checkpoint, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import table
@@ -81,6 +81,7 @@ def hyper_parameters(flags):
         "temperature": flags.temperature,
         "learning_rate": flags.lr,
         "lr_scheduler_type": "linear",
+        "warmup_steps": flags.warmup,
         "adam_epsilon": 1e-5,
         "kl_coef": flags.kl_coef,
         "missing_eos_penalty": 3.0,
@@ -140,7 +141,7 @@ def advance(bar, numbers):
     bar.set_postfix(score=f"{numbers['objective/scores']:.2f}", kl=f"{numbers['objective/kl']:.2f}")
 
 
-def compare(args, flags, policies, tokenizer, reward_model):
+def compare(args, flags, policies, tokenizer, score):
     """{name: numbers}, in the same way and under the same noise as `minirlhf report`."""
     prompts = writers.prompts(args.prompts, rng(flags.seed, config.HELD_OUT_PROMPTS), "test")
     uniforms = evaluate.noise(flags.seed, len(prompts), flags.max_new_tokens)
@@ -150,7 +151,7 @@ def compare(args, flags, policies, tokenizer, reward_model):
         values = report.measured_values(prompts, replies)
         numbers = {axis: float(np.nanmean(values[axis])) for axis in measures.AXES}
         numbers["total_half"] = evaluate.interval(values["total"])[1]
-        numbers["score"] = float(evaluate.score_replies(reward_model, prompts, replies).mean())
+        numbers["score"] = float(score(prompts, replies).mean())
         numbers["kl"] = float(evaluate.kl(gpt, policies["SFT"], replies).mean())
         numbers["length"] = float(np.mean([reply.length for reply in replies]))
         rows[name] = numbers
@@ -161,7 +162,7 @@ def main(argv=None):
     args = config.parse(Config, argv)
     flags = flags_of(f"{args.out}/ppo")
     sft, tokenizer = checkpoint.load_gpt(flags.sft or f"{args.out}/sft")
-    reward_model, _, _ = reward.load_reward_model(flags.rm or f"{args.out}/rm")
+    reward_model, _, stored = reward.load_reward_model(flags.rm or f"{args.out}/rm")
     ours, _ = checkpoint.load_gpt(f"{args.out}/ppo")
     prompts, _ = script("train_ppo").load_prompts(flags, tokenizer, sft.config.context)
     try:
@@ -170,7 +171,9 @@ def main(argv=None):
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; pip install -e '.[bench]'") from error
     policies = {"SFT": sft, "TRL's PPO": policy, "our PPO": ours}
-    rows = compare(args, flags, policies, tokenizer, reward_model)
+    models = f"{args.out}/ppo", flags.rm or f"{args.out}/rm"
+    score = evaluate.model_scores(reward_model, chain.missing_end_score(*models, "", stored))
+    rows = compare(args, flags, policies, tokenizer, score)
     columns = [*measures.AXES, "score", "kl", "length"]
     lines = [[name, *(numbers[c] for c in columns)] for name, numbers in rows.items()]
     print("\n".join(["", *table(["", *columns], lines)]))

@@ -5,12 +5,16 @@ the folder asks for and model.py does not compute is refused: weights that load 
 other logits would be worse than none.
 """
 
+import dataclasses
+import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import torch
 
 from minirlhf.model import GPT, GPTConfig
+from minirlhf.run import damage
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_atomically, write_text
 
@@ -44,6 +48,8 @@ NAMES = {  # ours: theirs
     "norm.": "ln_f.",
 }
 CAUSAL_MASKS = (".attn.bias", ".attn.masked_bias")  # old versions stored them with the weights
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CHECKSUM = "minirlhf_sha256"  # in the metadata of a safetensors file
 END_TOKEN = 50256  # of GPT-2's vocabulary of 50,257 ids
 SAVE_AGAIN = "save the model again with GPT2LMHeadModel.save_pretrained"
 
@@ -71,31 +77,43 @@ def load_gpt2(folder):
     """The GPT of a Hugging Face GPT-2 folder, float32 on the CPU. InputError where the folder holds
     what would not be reproduced exactly."""
     config = read_config(Path(folder) / "config.json")
-    path, tensors = read_tensors(Path(folder))
+    path, tensors = read_tensors(Path(folder), config)
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if config.layers > len(tensors) or max(dataclasses.astuple(config)) > stored:
+        problem = f"holds {stored:,} numbers, and config.json says {config}"
+        raise InputError(f"{path}: {problem}; the two files must come from the same model")
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         gpt = GPT(config)
+    check_tensors(path, tensors, their_view(gpt))  # before memory is taken
     gpt.to_empty(device="cpu")
-    head = tensors.pop("lm_head.weight", None)  # some writers store the tied head a second time
-    embedding = tensors.get("wte.weight")
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
-        problem = "lm_head.weight differs from wte.weight"
-        raise InputError(f"{path}: {problem}; only GPT-2 with a tied head can be loaded")
     for name, view in their_view(gpt).items():
-        if name not in tensors:
-            raise InputError(f"{path}: {name} is missing; {SAVE_AGAIN}")
-        tensor = tensors.pop(name)
-        if tensor.shape != view.shape:
-            problem = f"{name} has shape {tuple(tensor.shape)} where config.json says"
-            remedy = "the two files must come from the same model"
-            raise InputError(f"{path}: {problem} {tuple(view.shape)}; {remedy}")
-        view.copy_(tensor)
-    if tensors:
-        problem = f"{min(tensors)} is no part of GPT-2"
-        raise InputError(f"{path}: {problem}; give a folder saved by GPT2LMHeadModel")
+        view.copy_(tensors[name])
     # The rows beyond the vocabulary must be finite: the gradient multiplies them by zero, and zero
     # times NaN is NaN.
     gpt.token_embedding.weight.detach()[config.vocab_size :] = 0
     return gpt
+
+
+def check_tensors(path, tensors, views):
+    """InputError if `tensors`, those of the file `path`, are not what `views` are: each name with
+    its shape, finite, and nothing else. The tied head may be there a second time."""
+    head, embedding = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        problem = "lm_head.weight differs from wte.weight"
+        raise InputError(f"{path}: {problem}; only GPT-2 with a tied head can be loaded")
+    for name, view in views.items():
+        if name not in tensors:
+            raise InputError(f"{path}: {name} is missing; {SAVE_AGAIN}")
+        tensor = tensors[name]
+        if tensor.shape != view.shape:
+            problem = f"{name} has shape {tuple(tensor.shape)} where config.json says"
+            remedy = "the two files must come from the same model"
+            raise InputError(f"{path}: {problem} {tuple(view.shape)}; {remedy}")
+        if tensor.dtype not in FLOATS or not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} is not of finite numbers; {SAVE_AGAIN}")
+    if rest := tensors.keys() - views.keys():
+        problem = f"{min(rest)} is no part of GPT-2"
+        raise InputError(f"{path}: {problem}; give a folder saved by GPT2LMHeadModel")
 
 
 def read_config(path):
@@ -105,7 +123,7 @@ def read_config(path):
     except OSError as error:
         remedy = "give a folder saved by GPT2LMHeadModel.save_pretrained"
         raise InputError(f"{path}: cannot be read; {remedy}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON; {SAVE_AGAIN}") from error
     if not isinstance(settings, dict) or settings.get("model_type") != "gpt2":
         raise InputError(f'{path}: model_type is not "gpt2"; only GPT-2 can be loaded')
@@ -118,22 +136,23 @@ def check_settings(path, settings):
     for name, value in SETTINGS.items():
         if settings.get(name, value) != value:
             remedy = f"only GPT-2 with {value!r} can be loaded"
-            raise InputError(f"{path}: {name} is {settings[name]!r}; {remedy}")
+            raise InputError(f"{path}: {name} is {settings[name]!r:.50}; {remedy}")
     for name in SIZES.values():
-        if not isinstance(settings.get(name), int) or settings[name] < 1:
-            problem = f"{name} must be a positive whole number, got {settings.get(name)!r}"
+        if type(settings.get(name)) is not int or settings[name] < 1:
+            problem = f"{name} must be a positive whole number, got {settings.get(name)!r:.50}"
             raise InputError(f"{path}: {problem}; {SAVE_AGAIN}")
     width, heads = settings["n_embd"], settings["n_head"]
     if settings.get("n_inner") not in (None, 4 * width):
         remedy = "only GPT-2 with 4 x n_embd can be loaded"
-        raise InputError(f"{path}: n_inner is {settings['n_inner']!r}; {remedy}")
+        raise InputError(f"{path}: n_inner is {settings['n_inner']!r:.50}; {remedy}")
     if width % heads:
         raise InputError(f"{path}: n_embd {width} is no multiple of n_head {heads}; {SAVE_AGAIN}")
 
 
-def read_tensors(folder):
+def read_tensors(folder, config):
     """(path of the folder's weight file, its tensors by name). The prefix "transformer.", which
-    some writers use, is removed. InputError where there is no such file or it cannot be read."""
+    some writers use, is removed. InputError where there is no such file, or it cannot be read, or
+    it has a checksum that is not that of its tensors and of `config`."""
     path = folder / "model.safetensors"
     if not path.exists():
         path = folder / "pytorch_model.bin"
@@ -141,7 +160,7 @@ def read_tensors(folder):
         problem = "holds neither model.safetensors nor pytorch_model.bin in one piece"
         raise InputError(f"{folder}: {problem}; download one")
     try:
-        tensors = load_file(path)
+        tensors, checksum = load_file(path)
     except ImportError as error:
         remedy = "pip install minirlhf[hf]"
         raise InputError(f"{path}: reading it takes another package; {remedy}") from error
@@ -150,6 +169,9 @@ def read_tensors(folder):
         raise InputError(f"{path}: cannot be read; {remedy}") from error
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"{path}: holds no weights by name; {SAVE_AGAIN}")
+    if checksum and checksum != checksum_of(tensors, config):
+        problem = "damaged: its checksum is not that of its weights and of config.json"
+        raise InputError(f"{path}: {problem}; {SAVE_AGAIN}")
     return path, {
         name.removeprefix("transformer."): tensor
         for name, tensor in tensors.items()
@@ -158,12 +180,29 @@ def read_tensors(folder):
 
 
 def load_file(path):
-    """What a weight file holds. ImportError if safetensors is needed and not installed."""
+    """(What a weight file holds, its checksum or None). ImportError if safetensors is needed and
+    not installed. The zip archive that newer .bin files are has checksums of its own; safetensors
+    has none, but `save_gpt2` writes one."""
     if path.suffix == ".bin":
-        return torch.load(path, map_location="cpu", weights_only=True)
-    from safetensors import torch as safetensors  # the [hf] extra
+        if zipfile.is_zipfile(path):
+            return damage.load(path), None
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        damage.check_tensors(tensors)
+        return tensors, None
+    import safetensors.torch  # the [hf] extra
 
-    return safetensors.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return safetensors.torch.load_file(path), metadata.get(CHECKSUM)
+
+
+def checksum_of(tensors, config):
+    """The SHA-256 of named tensors and of the sizes in `config`: what the logits depend on."""
+    digest = hashlib.sha256(repr(config).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 # ---- out
@@ -179,6 +218,7 @@ def save_gpt2(gpt, folder):
         f"transformer.{name}": view.cpu().clone(memory_format=torch.contiguous_format)
         for name, view in their_view(gpt).items()
     }
+    metadata = {"format": "pt", CHECKSUM: checksum_of(tensors, gpt.config)}
     try:
         from safetensors import torch as safetensors
     except ImportError:
@@ -188,7 +228,7 @@ def save_gpt2(gpt, folder):
     else:
         write_atomically(
             folder / "model.safetensors",
-            lambda file: safetensors.save_file(tensors, file.name, metadata={"format": "pt"}),
+            lambda file: safetensors.save_file(tensors, file.name, metadata=metadata),
         )
     write_text(folder / "config.json", json.dumps(their_settings(gpt.config), indent=2) + "\n")
 

@@ -9,174 +9,148 @@ A file is JSON Lines, plain or gzip. A line has one of these forms:
     {"chosen": ..., "rejected": ...}                      two whole dialogues (Anthropic's HH-RLHF)
     {"prompt": ...}                                       a prompt
 
-Any of them serves as a prompt, and a comparison of two as a demonstration (the chosen side).
+Any of them serves as a prompt, and a comparison of two as a demonstration (the chosen side). What a
+row means, and which rows are skipped, is in formats/rows.py.
 """
 
-import gzip
 import json
-import os
 import re
 import sys
-import zlib
 
-from minirlhf.data import Comparison, Demonstration
+from minirlhf.formats import rows
+from minirlhf.formats.lines import numbered_lines
 from minirlhf.run.config import InputError
+from minirlhf.run.metrics import shorten
 
-ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"  # HH-RLHF's marks of a turn
 
-
-def read_demonstrations(path, fits=None):
+def read_demonstrations(path, fits=None, skip_bad=False):
     """list of Demonstration; see `read_records`."""
-    return read_records(path, demonstration, '{"prompt": "...", "response": "..."}', fits)
+    example = '{"prompt": "...", "response": "..."}'
+    return read_records(path, rows.demonstration, example, fits, skip_bad)
 
 
-def read_comparisons(path, fits=None):
+def read_comparisons(path, fits=None, skip_bad=False):
     """list of Comparison; see `read_records`."""
     example = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
-    return read_records(path, comparison, example, fits)
+    return read_records(path, rows.comparison, example, fits, skip_bad)
 
 
-def read_prompts(path, fits=None):
+def read_collected(path, fits=None):
+    """list of Comparison: those that a run has collected, all of them, as it wrote them."""
+    numbered, _ = read_rows(path, rows.ranking)
+    return fitting(path, numbered, fits)
+
+
+def read_prompts(path, fits=None, skip_bad=False):
     """list of texts; see `read_records`."""
-    return read_records(path, prompt, '{"prompt": "..."}', fits)
+    return read_records(path, rows.prompt, '{"prompt": "..."}', fits, skip_bad)
 
 
-def read_records(path, convert, example, fits=None):
+def holds_comparisons(path):
+    """Whether the first line of a file is a comparison."""
+    _, line = next(numbered_lines(path))
+    return bool({"chosen", "responses"} & set(parse_line(line)))
+
+
+def read_records(path, convert, example, fits=None, skip_bad=False):
     """The records of a file.
 
-    `convert` makes a record of a line's dictionary, or None where the line has to be skipped. A
-    record with `fits(record)` False is left out. How many were skipped and left out is printed on
-    stderr. A ValueError of either function becomes an InputError that names file and line. So does
-    a file without a record, whose message shows `example`.
+    `convert` makes a record of a line's dictionary. A row that it finds `Unusable` is skipped, and
+    a record with `fits(record)` False is left out; how many, and why, is printed on stderr.
+    InputError where a line has a wrong form, by file and line; where more than half of the rows are
+    skipped, unless `skip_bad`; and for a file without a record, with `example` in the message.
     """
-    records, skipped, too_long = [], 0, 0
+    numbered, skipped = read_rows(path, convert)
+    total = len(numbered) + sum(map(len, skipped.values()))
+    reasons = [
+        f"skipped {count(path, lines, total)}: {reason}" for reason, lines in skipped.items()
+    ]
+    if not numbered:
+        problem = "; ".join(["no usable record", *reasons])
+        raise InputError(f"{path}: {problem}; a line is a JSON object such as {example}")
+    if len(numbered) < total / 2 and not skip_bad:
+        problem = f"more than half of the rows cannot be used; {'; '.join(reasons)}"
+        raise InputError(f"{path}: {problem}; mend the file, or go on with --skip-bad")
+    for reason in reasons:
+        print(f"{path}: {reason}", file=sys.stderr)
+    return fitting(path, without_prompts(path, numbered), fits)
+
+
+def read_rows(path, convert):
+    """[(line number, record)] of a file, and {reason: line numbers} of what is skipped."""
+    numbered, skipped = [], {}
     for number, line in numbered_lines(path):
         try:
-            record = convert(parse_line(line))
-            if record is None:
-                skipped += 1
-            elif fits and not fits(record):
-                too_long += 1
+            numbered.append((number, convert(parse_line(line))))
+        except rows.Unusable as reason:
+            skipped.setdefault(str(reason), []).append(number)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: {shorten(str(error), 300)}") from error
+    return numbered, skipped
+
+
+def count(path, lines, total):
+    """ "2 of 9 rows (first: file:3)" """
+    return f"{len(lines)} of {total} rows (first: {path}:{lines[0]})"
+
+
+def without_prompts(path, numbered):
+    """The (line number, record) of a file. Where in most of its rows all responses begin with the
+    prompt, that beginning is removed from them: each stage puts the prompt before the response. In
+    fewer rows it may be chance."""
+    lines = [number for number, record in numbered if rows.repeats_prompt(record)]
+    if not lines:
+        return numbered
+    rows_repeating = count(path, lines, len(numbered))
+    if len(lines) <= len(numbered) / 2:
+        problem = "the responses begin with the prompt, and stay so: most rows are not like that"
+        print(f"{path}: in {rows_repeating} {problem}", file=sys.stderr)
+        return numbered
+    remedy = "the responses repeated the prompt, which was removed from them"
+    print(f"{path}: in {rows_repeating} {remedy}", file=sys.stderr)
+    return [
+        (number, rows.without_prompt(record) if rows.repeats_prompt(record) else record)
+        for number, record in numbered
+    ]
+
+
+def fitting(path, numbered, fits):
+    """The records that fit; `fits` is a function (see `data.fits_context`), or None: all do."""
+    records, too_long = [], []
+    for number, record in numbered:
+        try:
+            if fits and not fits(record):
+                too_long.append(number)
             else:
                 records.append(record)
         except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-    if skipped:
-        reason = "pairs whose dialogues differ before the last answer"
-        print(f"{path}: skipped {skipped} {reason}", file=sys.stderr)
-    if too_long:
-        print(f"{path}: left out {too_long} records that do not fit the context", file=sys.stderr)
+            raise InputError(f"{path}:{number}: {shorten(str(error), 300)}") from error
     if not records:
-        raise InputError(f"{path}: no usable record; a line is a JSON object such as {example}")
+        problem = f"none of its {len(numbered)} records fits the context"
+        raise InputError(f"{path}: {problem}; train_sft.py --context sets it")
+    if too_long:
+        left_out = count(path, too_long, len(numbered))
+        print(f"{path}: left out {left_out}: too long for the context", file=sys.stderr)
     return records
 
 
-def numbered_lines(path):
-    """(1, first line), ... without the blank lines. A gzip file begins with the bytes 1f 8b,
-    whatever its name."""
-    try:
-        with open(path, "rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: a damaged gzip file; fetch it again") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; check the path") from error
-
-
-# ---- a line -> a record. Each raises ValueError where the line has another form.
-
-
 def parse_line(line):
+    """line -> dictionary. ValueError if it is none."""
     try:
         record = json.loads(line)
+        text = json.dumps(record, ensure_ascii=False)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}); a line must be one JSON object") from error
+    except RecursionError as error:
+        raise ValueError("JSON within JSON too often; a line must be one flat object") from error
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}; a line must be one JSON object")
-    if half := re.search("[\ud800-\udfff]", json.dumps(record, ensure_ascii=False)):
+    if half := re.search("[\ud800-\udfff]", text):
         raise ValueError(
             f"holds {half[0]!r}, half of a surrogate pair, which no file or screen can show; "
             "write the whole character, or remove it"
         )
     return record
-
-
-def text_field(record, *names):
-    """The first of the fields `names` that the record has, which must be text."""
-    for name in names:
-        if name in record:
-            if not isinstance(record[name], str):
-                problem = f"must be text, it is {type(record[name]).__name__}"
-                raise ValueError(f"field {name!r} {problem}")
-            return record[name]
-    problem = f"no field {' or '.join(map(repr, names))}"
-    raise ValueError(f"{problem}; it has {', '.join(record) or 'none'}")
-
-
-def demonstration(record):
-    """dictionary -> Demonstration, or None if it has two dialogues that cannot be split."""
-    if "chosen" in record:
-        pair = comparison(record)
-        return pair and Demonstration(pair.prompt, pair.responses[0])
-    response = "response", "completion"
-    return Demonstration(text_field(record, "prompt"), text_field(record, *response))
-
-
-def comparison(record):
-    """dictionary -> Comparison, or None if it has two dialogues that cannot be split."""
-    if "responses" in record:
-        return ranked(record)
-    chosen, rejected = text_field(record, "chosen"), text_field(record, "rejected")
-    if "prompt" in record:
-        return Comparison(text_field(record, "prompt"), [chosen, rejected], [0, 1])
-    return split_dialogues(chosen, rejected)
-
-
-def ranked(record):
-    """A dictionary with responses and ranks -> Comparison."""
-    responses, ranks = record["responses"], record.get("ranks")
-    if not is_list(responses, lambda x: isinstance(x, str)) or len(responses) < 2:
-        raise ValueError("field 'responses' must be a list of at least two texts")
-    # A bool is an int to isinstance, and a negative rank stands for a missing response elsewhere.
-    if not is_list(ranks, lambda x: type(x) is int and x >= 0) or len(ranks) != len(responses):
-        problem = f"must be a list of {len(responses)} whole numbers, 0 for the best"
-        raise ValueError(f"field 'ranks' {problem}")
-    return Comparison(text_field(record, "prompt"), responses, ranks, record.get("ratings"))
-
-
-def is_list(value, is_item):
-    return isinstance(value, list) and all(map(is_item, value))
-
-
-def prompt(record):
-    """dictionary -> text, or None if it has two dialogues that cannot be split."""
-    if "prompt" in record or "chosen" not in record:
-        return text_field(record, "prompt")
-    pair = comparison(record)
-    return pair and pair.prompt
-
-
-def split_dialogues(chosen, rejected):
-    """Two dialogues -> Comparison. The prompt is their common beginning, up to and including its
-    last "Assistant:".
-
-    None where there is no such prompt, where both responses are the same, or where a response holds
-    another turn: then the dialogues differ before the last answer.
-    """
-    shared = os.path.commonprefix([chosen, rejected])
-    if ASSISTANT not in shared or chosen == rejected:
-        return None
-    length = shared.rfind(ASSISTANT) + len(ASSISTANT)
-    responses = [chosen[length:], rejected[length:]]
-    if any(mark in response for response in responses for mark in (HUMAN, ASSISTANT)):
-        return None
-    return Comparison(shared[:length], responses, [0, 1])
 
 
 # ---- records -> lines

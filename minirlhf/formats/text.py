@@ -1,6 +1,7 @@
 """Plain text -> examples for language modelling."""
 
 from minirlhf.data import Example
+from minirlhf.formats import lines
 from minirlhf.run.config import InputError
 
 
@@ -8,16 +9,9 @@ def windows(path, tokenizer, context):
     """A plain text file -> Examples for language modelling. An Example is an end token, as prompt,
     and the next `context` - 1 ids of the text. InputError if the file is missing, empty or not
     UTF-8."""
-    remedy = "give a plain text file"
-    try:
-        with open(path, encoding="utf-8") as file:
-            ids = tokenizer.encode(file.read())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; {remedy}") from error
+    ids = tokenizer.encode(lines.read_text(path))
     if not ids:
-        raise InputError(f"{path}: empty; {remedy}")
+        raise InputError(f"{path}: empty; give a plain text file")
     size = context - 1
     parts = [ids[start : start + size] for start in range(0, len(ids), size)]
     return [Example([tokenizer.end_token, *part], 1) for part in parts]

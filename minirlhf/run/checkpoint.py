@@ -1,33 +1,30 @@
-"""A run is a folder: config.json, checkpoint.pt, metrics.jsonl, samples.txt.
+"""The checkpoint of a run, and the flags that a resumed run goes on with.
 
-Files are written atomically, and a run that is resumed ends with the same bits as one that was
-never interrupted. Randomness is a function of (seed, stream, step), see `config.rng`, so a
-checkpoint holds no generator: weights, optimiser, step and a few numbers are the whole state.
+A run that is resumed ends with the same bits as one that was never interrupted. Randomness is a
+function of (seed, stream, step), see `config.rng`, so a checkpoint holds no generator: weights,
+optimiser, step and a few numbers are the whole state.
 """
 
 import dataclasses
-import json
-import platform
-import signal
-import sys
+import math
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.run.config import InputError, parse
-from minirlhf.run.files import write_atomically, write_text
+from minirlhf.run import damage, resume
+from minirlhf.run.config import Divergence, InputError, parse
+from minirlhf.run.files import write_atomically
+from minirlhf.run.folder import PREVIOUS, refuse_existing, refuse_lost_files, refuse_replaced
+from minirlhf.run.metrics import samples_size
 from minirlhf.tokenizer import get_tokenizer
 
-COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
-RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "samples.txt", COMPARISONS)
-INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
-CHANGEABLE = {  # flags that a resumed run may change
-    *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
-    *("updates", "eval_every", "save_every"),
-}
 POLICIES = ("pretrain", "sft", "ppo", "dpo")  # the stages whose checkpoints are language models
+HEADER = {  # what every checkpoint says of itself, with its type
+    **{"stage": str, "gpt": dict, "step": int},
+    **{"tokenizer": str, "vocabulary": str, "model": dict},
+}
+NUMBERS = ("kl_coef", "missing_end_score")  # what some checkpoints hold
 SCRIPTS = {  # the script that writes a stage's folder
     "pretrain": "train_sft.py",
     "sft": "train_sft.py",
@@ -36,19 +33,7 @@ SCRIPTS = {  # the script that writes a stage's folder
 }
 
 
-# ---- the folder of a run
-
-
-def writable(flag, path):
-    """InputError if the file that `flag` names cannot be written. To be called before the
-    computation whose result goes there."""
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        open(path, "a", encoding="utf-8").close()
-    except OSError as error:
-        raise InputError(
-            f"{flag} {path}: {error.strerror}; name a file that can be written"
-        ) from error
+# ---- flags
 
 
 def configure(config_class, stage, argv):
@@ -60,118 +45,40 @@ def configure(config_class, stage, argv):
         refuse_existing(args, Path(args.out) / stage)  # before anything slow
         refuse_lost_files(args, Path(args.out) / stage)
         return args
-    path = Path(args.out) / stage / "config.json"
-    if not path.exists():
-        raise InputError(f"{path} does not exist, so there is no run to resume; leave out --resume")
-    flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    folder = Path(args.out) / stage
+    refuse_replaced(folder)
+    record = resume.recorded(folder)
+    flags = resume.recorded_flags(config_class, record, folder / "config.json")
     args = parse(config_class, argv, defaults=flags | {"resume": False, "overwrite": False})
-    refuse_changed_flags(args, flags, path)
+    resume.refuse_changed_flags(dataclasses.asdict(args), record, folder / "config.json")
     return args
-
-
-def refuse_changed_flags(args, flags, path):
-    """InputError if a flag of a resumed run differs from the run's own in what its past meant. How
-    long it goes on, what it shows and saves, and where it computes may change."""
-    for name, value in dataclasses.asdict(args).items():
-        before = flags.get(name, value)
-        same = before == value or (before != before and value != value)  # NaN is not itself
-        if name not in CHANGEABLE and not same:
-            option = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{option} is {before} in {path}, and {value} now: a resumed run keeps it; leave "
-                f"{option} out, or start another run with another --out"
-            )
-
-
-def refuse_existing(args, folder):
-    if (folder / "config.json").exists() and not (args.resume or args.overwrite):
-        raise InputError(
-            f"{folder} already holds a run; continue it with --resume, replace it with --overwrite"
-        )
-
-
-def refuse_lost_files(args, folder):
-    """InputError if a run would replace a file that it reads, or one that no run has written."""
-    files = {(folder / name).resolve() for name in ("config.json", *RUN_FILES)}
-    for flag in INPUTS:
-        path = getattr(args, flag, "")
-        inputs = {Path(path).resolve(), (Path(path) / "checkpoint.pt").resolve()} if path else set()
-        if inputs & files:
-            raise InputError(
-                f"--{flag} {path} lies where this run writes, in {folder}; it would be replaced: "
-                "move it, or choose another --out"
-            )
-    written = written_files(folder)
-    for name in RUN_FILES:
-        if (folder / name).exists() and name not in written:
-            raise InputError(
-                f"{folder / name} was not written by a run, as far as {folder / 'config.json'} "
-                "shows; move it away, or choose another --out"
-            )
-
-
-def written_files(folder):
-    """The names of RUN_FILES that the run in a folder may have written; none without a run."""
-    if not (folder / "config.json").exists():
-        return ()
-    try:
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data = record["flags"].get("data")
-    except (ValueError, KeyError, AttributeError):
-        return RUN_FILES  # of a run whose config.json is damaged
-    return [name for name in RUN_FILES if name != COMPARISONS or not data]
-
-
-def start_run(args, tokenizer, *stages):
-    """The folders of a run's stages, each with its config.json.
-
-    The files of an older run are removed, unless the run is resumed. InputError, before any file is
-    touched, if a folder holds a run and neither --resume nor --overwrite is given.
-    """
-    folders = [Path(args.out) / stage for stage in stages]
-    for refuse in (refuse_existing, refuse_lost_files):
-        for folder in folders:
-            refuse(args, folder)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-    for stage, folder in zip(stages, folders, strict=True):
-        if not args.resume:
-            for name in RUN_FILES:
-                (folder / name).unlink(missing_ok=True)
-        record = {
-            "stage": stage,
-            "flags": dataclasses.asdict(args),
-            "tokenizer": tokenizer.name,
-            "versions": versions,
-        }
-        write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
-    return folders
 
 
 # ---- checkpoints
 
 
-def save(path, stage, gpt_config, tokenizer, step, **parts):
+def save(path, stage, gpt_config, tokenizer, step, keep=0, **parts):
     """Write a checkpoint to `path`, a folder or a file named *.pt: stage, shape, step and
-    vocabulary, and the state of every part. A part is a module, an optimiser or a plain value.
-    InputError, and the old checkpoint stays, if a weight is not finite."""
+    vocabulary, how long samples.txt is, and the state of every part. A part is a module, an
+    optimiser or a plain value. With `keep` the old checkpoint stays as checkpoint.previous.pt.
+    Divergence, and the old checkpoint stays, if a weight is not finite."""
     path = Path(path) / "checkpoint.pt" if Path(path).suffix != ".pt" else Path(path)
     header = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
     header |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
+    header["run"] = resume.copied_record(path.parent)
+    header["samples_bytes"] = samples_size(path.parent)
     state = {
         name: part.state_dict() if hasattr(part, "state_dict") else part
         for name, part in parts.items()
     }
     for part in state.values():
         if name := first_not_finite(part):
-            raise InputError(
+            raise Divergence(
                 f"{name} is not finite after step {step}: training diverged. The learning rate is "
                 f"the usual cause; lower --lr. {path} is as it was"
             )
-    write_atomically(path, lambda file: torch.save(header | state, file))
+    previous = path.with_name(PREVIOUS) if keep else None
+    write_atomically(path, lambda file: damage.save(header | state, file), previous)
 
 
 def first_not_finite(state):
@@ -190,7 +97,8 @@ def restore(folder, stage, resume, **parts):
         return {"step": 0}
     state = load(folder, (stage,))
     for name, part in parts.items():
-        load_weights(part, state[name], folder)
+        load_part = load_weights if isinstance(part, torch.nn.Module) else load_optimizer
+        load_part(part, state.get(name), folder)
     return state
 
 
@@ -200,18 +108,48 @@ def stored_step(folder, stage):
     return int(load(folder, (stage,))["step"]) if exists else 0
 
 
-def load_weights(part, weights, path, **options):
-    """`part.load_state_dict(weights)`. InputError if the weights have other names or shapes, or are
-    not finite."""
+def load_weights(module, weights, path, **options):
+    """`module.load_state_dict(weights)`. InputError if the weights have other names, shapes or
+    types, or are not finite."""
     if name := first_not_finite(weights):
         raise InputError(f"{path}: {name} is not finite, from a run that diverged; train again")
     try:
-        part.load_state_dict(weights, **options)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} holds other weights than are needed here; it may be of another version of "
-            "minirlhf: train it again"
-        ) from error
+        types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+        if {name: tensor.dtype for name, tensor in weights.items()} != types:
+            raise ValueError("other types of weights")
+        module.load_state_dict(weights, **options)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise other_weights(path) from error
+
+
+def load_optimizer(optimizer, state, path):
+    """`optimizer.load_state_dict(state)`. InputError if it is the state of an optimiser with other
+    parameters or settings. The learning rate is set before each step."""
+    try:
+        before = settings(optimizer)
+        optimizer.load_state_dict(state)
+        pairs = [(p, x) for p, moments in optimizer.state.items() for x in moments.values()]
+        fits = all(x.shape in ((), p.shape) and x.isfinite().all() for p, x in pairs)
+    except Exception as error:  # torch raises many types of error for another structure
+        raise other_weights(path) from error
+    if settings(optimizer) != before or not fits or len(pairs) % 3:
+        raise other_weights(path)
+
+
+def settings(optimizer):
+    """What the groups of an optimiser's parameters say, except for the learning rate."""
+    groups = []
+    for group in optimizer.param_groups:
+        decay = {"weight_decay": type(group["weight_decay"])}  # a flag may change it
+        groups.append({k: v for k, v in group.items() if k not in ("params", "lr")} | decay)
+    return groups
+
+
+def other_weights(path):
+    return InputError(
+        f"{path} holds other weights than are needed here; it may be of another version of "
+        "minirlhf: train it again"
+    )
 
 
 def load(path, stages, device="cpu"):
@@ -224,24 +162,60 @@ def load(path, stages, device="cpu"):
         remedy = f"run {script} first" if script else "check the path"
         raise InputError(f"{path} does not exist; {remedy}")
     try:
-        state = dict(torch.load(path, map_location=device, weights_only=True))
-        stage = state["stage"]
-    except Exception as error:  # torch raises many types of error for damaged bytes
+        state = damage.load(path, device)
+        check_header(state)
+    except ValueError as error:
+        raise damage.refusal(path, error) from error
+    if state["stage"] not in stages:
         raise InputError(
-            f"{path} is not a checkpoint of minirlhf, or is damaged; train it again"
-        ) from error
-    if stage not in stages:
-        raise InputError(
-            f"{path} is a checkpoint of stage {stage}, but {' or '.join(stages)} is needed here"
+            f"{path} is a checkpoint of stage {state['stage']}, but {' or '.join(stages)} is "
+            "needed here"
         )
     return state
+
+
+def check_header(state):
+    """ValueError if what a checkpoint says of itself is not there or of the wrong type."""
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    for name, kind in HEADER.items():
+        value = state.get(name)
+        whole = isinstance(value, kind) and not isinstance(value, bool)
+        if not whole or kind is str and not value.isprintable():
+            raise ValueError(f"its {name} is {value!r:.50}")
+    for name in NUMBERS:
+        value = state.get(name, 0.0)
+        if not (type(value) is float and math.isfinite(value)):
+            raise ValueError(f"its {name} is {value!r:.50}")
+    for name in ("step", "samples_bytes"):
+        value = state.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"its {name} is {value!r:.50}")
+    check_shape(state["gpt"], state["model"].values())
+
+
+def check_shape(shape, tensors):
+    """ValueError if there can be no GPT of this shape, {"vocab_size": ..., "layers": ...}, or if it
+    has more weights than `tensors`: a billion layers would take minutes and all memory."""
+    names = [field.name for field in dataclasses.fields(GPTConfig)]
+    if set(shape) != set(names) or not all(type(x) is int and x > 0 for x in shape.values()):
+        raise ValueError(f"its shape is {shape!r:.200}")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise ValueError("its model holds what is no tensor")
+    GPTConfig(**shape)
+    needed = shape["layers"] * 12 * shape["width"] ** 2
+    needed += (shape["vocab_size"] + shape["context"]) * shape["width"]
+    stored = sum(tensor.numel() for tensor in tensors)
+    if shape["layers"] * 12 > len(tensors) or needed > stored:
+        raise ValueError(f"its shape is {shape!r:.200}, and it holds {stored:,} weights")
 
 
 def load_tokenizer(state, path):
     """The tokenizer of a checkpoint. InputError if the tokenizer of that name has another
     vocabulary by now."""
     tokenizer = get_tokenizer(state["tokenizer"])
-    if tokenizer.fingerprint() != state["vocabulary"]:
+    size = state["gpt"]["vocab_size"]
+    if tokenizer.fingerprint() != state["vocabulary"] or tokenizer.vocab_size != size:
         raise InputError(
             f"{path} was trained with another vocabulary called {tokenizer.name}; train it again"
         )
@@ -252,11 +226,17 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
     """(GPT, Tokenizer) from a checkpoint. Weights are float32; the trunk computes in `precision`.
     InputError as in `load` and `load_tokenizer`."""
     state = load(path, stages, device)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        gpt = GPT(GPTConfig(**state["gpt"]))
+    gpt = empty_gpt(state, path)
     load_weights(gpt, state["model"], path, assign=True)
     gpt.precision = precision
     return gpt.to(device), load_tokenizer(state, path)
+
+
+def empty_gpt(state, path):
+    """A GPT of a checkpoint's shape on the device "meta", for weights to be assigned to: it takes
+    no memory and no random numbers."""
+    with torch.device("meta"):
+        return GPT(GPTConfig(**state["gpt"]))
 
 
 def same_vocabulary(path, tokenizer, other_path, other):
@@ -266,35 +246,3 @@ def same_vocabulary(path, tokenizer, other_path, other):
             f"{path} uses the tokenizer {tokenizer.name}, {other_path} uses {other.name}; "
             "they must be the same"
         )
-
-
-# ---- Ctrl-C
-
-
-class Interrupt:
-    """While it is entered, the first Ctrl-C lets the loop finish its step and save; the second
-    stops at once."""
-
-    def __enter__(self):
-        self.requested = False
-        self.previous = signal.signal(signal.SIGINT, self.request)
-        return self
-
-    def request(self, number, frame):
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nstopping after this step (Ctrl-C again stops at once)", file=sys.stderr)
-
-    def stop_if_requested(self, folder, step, steps):
-        """To be called after saving. KeyboardInterrupt if Ctrl-C was pressed."""
-        if self.requested:
-            print(
-                f"{folder / 'checkpoint.pt'} holds {step} of {steps} steps; "
-                "the same command with --resume goes on",
-                file=sys.stderr,
-            )
-            raise KeyboardInterrupt
-
-    def __exit__(self, *error):
-        signal.signal(signal.SIGINT, self.previous)

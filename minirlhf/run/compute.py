@@ -1,6 +1,7 @@
 """Where and how a run computes: device, precision, threads, tokens of a microbatch."""
 
 import dataclasses
+import functools
 
 import torch
 
@@ -32,6 +33,21 @@ def pick_precision(name, device):
     return "bf16" if native else "float32"
 
 
+def full_precision(function):
+    """Makes a function refuse half-precision tensors, with a TypeError. bf16 has 8 bits: a score of
+    1000.1 would become 1000, and an advantage of 9.9 would be wrong by 0.1."""
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        for x in (*args, *kwargs.values()):
+            if torch.is_tensor(x) and x.is_floating_point() and x.dtype.itemsize < 4:
+                problem = f"{function.__name__} computes in float32, and got a tensor of {x.dtype}"
+                raise TypeError(f"{problem}; convert it with .float()")
+        return function(*args, **kwargs)
+
+    return checked
+
+
 def pick_microbatch(tokens, device, vocab_size=1):
     """`--microbatch-tokens`, or for 0 a fast number: on a CPU 2,048 tokens, which stay in its
     cache, on a GPU 16,384, which keep it busy; but no more than 50 million logits (0.2 GB) on a CPU
@@ -47,6 +63,7 @@ def resolve(args, device):
     A run stores these flags, so that --resume computes in the same way on any machine.
     """
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    torch.set_default_dtype(torch.float32)  # a caller may have set another one
     return dataclasses.replace(
         args,
         device=device.type,

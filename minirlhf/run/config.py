@@ -4,7 +4,9 @@ its --help. And the named streams of random numbers."""
 import argparse
 import contextlib
 import dataclasses
+import errno
 import math
+import signal
 import sys
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +16,10 @@ import numpy as np
 
 class InputError(ValueError):
     """A mistake of the user's: one line that says where it is and what to do about it."""
+
+
+class Divergence(InputError):
+    """A number that is not finite. The model is then worse than that of the last checkpoint."""
 
 
 def flag(default, help, choices=None, low=None, above=None, high=None):
@@ -42,6 +48,20 @@ class ComputeFlags:
     drop_long: bool = flag(
         False, "leave out records that do not fit the context, instead of stopping with an error"
     )
+    skip_bad: bool = flag(
+        False, "go on where more than half of a file's rows are skipped, instead of stopping"
+    )
+
+
+@dataclass(frozen=True)
+class ChainFlags(ComputeFlags):
+    """The flags of every command that builds on the stages before it."""
+
+    mix_data: bool = flag(
+        False,
+        "go on where an earlier stage was trained on the embedded world and this one has --data, "
+        "or the reverse",
+    )
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,13 @@ class TrainingFlags(ComputeFlags):
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
     resume: bool = flag(False, "continue the run in the output folder with its flags")
     overwrite: bool = flag(False, "replace the run that is already there")
+    keep: int = flag(
+        1,
+        "checkpoints that stay beside the last, 0 or 1: checkpoint.previous.pt, which doubles the "
+        "space on the disk",
+        low=0,
+        high=1,
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,8 +143,9 @@ def out_of_range(value, limits):
 
 
 def run(main):
-    """The footer of every script: a user's mistake is one line and exit code 2, Ctrl-C is exit code
-    130. A character that the console's encoding lacks is shown as a question mark."""
+    """The footer of every script: a user's mistake and an error of the system are one line and exit
+    code 2; Ctrl-C is exit code 130, another signal 128 and its number. A character that the
+    console's encoding lacks is shown as a question mark."""
     for console in (sys.stdout, sys.stderr):
         if hasattr(console, "reconfigure"):  # a notebook's and a test's have none
             console.reconfigure(errors="replace")
@@ -126,12 +154,28 @@ def run(main):
 
         keep_memory()
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+    except (InputError, OSError) as error:
+        message, code = f"error: {one_line(error)}", 2
+    except KeyboardInterrupt as error:
+        message, code = "\nstopped", 128 + (error.args[0] if error.args else signal.SIGINT)
+    else:
+        return
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def one_line(error):
+    """An error as one line: for one of the operating system file, reason and remedy."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "; free some space on its disk"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        remedy = "; make it writable"
+    return (f"{error.filename}: " if error.filename else "") + reason + remedy
 
 
 # ---- random numbers

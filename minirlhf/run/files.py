@@ -1,31 +1,103 @@
 """Files that are written as a whole or not at all."""
 
+import errno
 import os
+import re
 import secrets
+import shutil
 from pathlib import Path
 
+from minirlhf.run.config import InputError
 
-def write_atomically(path, write):
+TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{16}\.tmp")  # the name of a file until it is complete
+
+
+def write_atomically(path, write, previous=None):
     """Call `write(file)` on a new binary file, flush it to the disk, and give it the name `path`.
 
     A reader of `path` sees the old file or the new one, never a part of either; the same holds
     after a crash and after a power failure. Until it is complete the file has a temporary name,
-    which no other writer uses: of two that write at once one wins, as a whole. Where `write` fails,
-    its exception is raised and the old file stays. A missing folder is made.
+    which no other writer uses and which is new: a link that somebody put there is not followed.
+    Where `write` fails, the old file stays; an error of the system is an OSError with the path,
+    even where torch hides it behind one of its own. A missing folder is made. `previous` is a path
+    for the old file, which is otherwise gone.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if previous and path.exists():
+            keep_as(path, Path(previous))
         os.replace(temporary, path)
+        flush_folder(path.parent)
+    except Exception as error:
+        if cause := system_error(error):
+            raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def write_text(path, text):
     """`write_atomically`, of a text in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def keep_as(path, previous):
+    """Give a file a second name, which another file may have had. At every moment the file has its
+    first name."""
+    link = previous.with_name(f"{previous.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        os.link(path, link)
+        os.replace(link, previous)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, link)
+        os.replace(link, previous)
+    finally:
+        remove(link)
+
+
+def flush_folder(folder):
+    """Have the disk hold the names in a folder, too: after a power failure a file that was renamed
+    may have its old name otherwise. Where folders cannot be flushed this does nothing."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
+
+
+def system_error(error):
+    """The error of the operating system that an error is, or that was raised before it."""
+    while error and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def remove(path):
+    """Remove a temporary file, if it is there and can be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # a folder that is read-only by now: the error that led here is the one to show
+
+
+def writable(flag, path):
+    """InputError if the file that `flag` names cannot be written. To be called before the
+    computation whose result goes there."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        open(path, "a", encoding="utf-8").close()
+    except OSError as error:
+        raise InputError(
+            f"{flag} {path}: {error.strerror}; name a file that can be written"
+        ) from error

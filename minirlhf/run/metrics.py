@@ -1,8 +1,11 @@
 """metrics.jsonl, one line per step, which plots, tests and resumed runs read; and tables on the
 console and in samples.txt."""
 
+import contextlib
 import json
 import math
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -15,20 +18,29 @@ class Metrics:
     """`log(step, name=number, ...)` appends a line to FOLDER/metrics.jsonl.
 
     Opening cuts the file back to the steps before `step`, so that a resumed run does not log a step
-    twice.
+    twice. Lines that cannot be read are dropped, which is said.
     """
 
     def __init__(self, folder, step=0):
         self.path = Path(folder) / "metrics.jsonl"
-        lines = [line for line in read_lines(self.path) if json.loads(line)["step"] < step]
+        lines = [line for line, record in read_records(self.path) if record["step"] < step]
         write_text(self.path, "".join(lines))
 
     def log(self, step, **numbers):
-        """A number may be a float, an int or a tensor of one element. What is None is left out."""
+        """A number may be a float, an int or a tensor of one element. What is None is left out.
+        Returns the record as it stands in the file."""
         record = {"step": step}
         record |= {name: number(float(x)) for name, x in numbers.items() if x is not None}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self.path, json.dumps(record) + "\n")
+        return record
+
+    def flush(self):
+        """Have the disk hold the lines: after a power failure a checkpoint has its metrics."""
+        with open(self.path, "rb") as file:
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 class Clock:
@@ -46,18 +58,47 @@ class Clock:
         return sum(self.seconds.values())
 
 
-def read_lines(path):
-    """The complete lines of a file, [] if there is none. A last line without its newline was cut
-    short by an interruption and is left out."""
+def append(path, text):
+    """Append to a text file. Where that fails (a full disk), no part of the text stays."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        content = memoryview(text.encode())
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_records(path):
+    """Pairs (line, dictionary) of a file of metrics, [] if there is none. A last line without its
+    newline was cut short by an interruption and is left out. So is what cannot be read (a power
+    failure may leave a row of NULs): stderr says how many lines, and which is the first."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    pairs, dropped = [], []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for place, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+            valid = isinstance(record["step"], int)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            valid = False
+        if valid:
+            pairs.append((line + "\n", record))
+        else:
+            dropped.append(place)
+    if dropped:
+        problem = f"{len(dropped)} unreadable lines left out, the first is line {dropped[0]}"
+        print(f"warning: {path}: {problem}", file=sys.stderr)
+    return pairs
 
 
 def read_metrics(folder):
     """FOLDER/metrics.jsonl -> list of dictionaries, one per step."""
-    return [json.loads(line) for line in read_lines(Path(folder) / "metrics.jsonl")]
+    return [record for _, record in read_records(Path(folder) / "metrics.jsonl")]
 
 
 def number(x):
@@ -109,6 +150,20 @@ def printable(text):
 
 def write_samples(folder, title, header, rows):
     """Append a table to FOLDER/samples.txt, uncut, and print it, cut to fit a screen."""
-    with open(Path(folder) / "samples.txt", "a", encoding="utf-8") as file:
-        file.write("\n".join([title, *table(header, rows, width=10_000)]) + "\n\n")
+    text = "\n".join([title, *table(header, rows, width=10_000)]) + "\n\n"
+    append(Path(folder) / "samples.txt", text)
     tqdm.write("\n".join(["", title, *table(header, rows)]) + "\n")
+
+
+def samples_size(folder):
+    """The bytes of FOLDER/samples.txt, which a checkpoint stores."""
+    path = Path(folder) / "samples.txt"
+    return path.stat().st_size if path.exists() else 0
+
+
+def cut_samples(folder, state):
+    """Cut FOLDER/samples.txt back to what it held when the checkpoint `state` was saved: a run that
+    is resumed appends the rest again."""
+    size = state.get("samples_bytes", 0 if state["step"] == 0 else math.inf)
+    if samples_size(folder) > size:
+        os.truncate(Path(folder) / "samples.txt", size)

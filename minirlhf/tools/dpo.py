@@ -6,20 +6,24 @@ minirlhf dpo --data comparisons.jsonl    on your own
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from minirlhf import data
+from minirlhf import data, evaluate
 from minirlhf.dpo import accumulate
+from minirlhf.feedback import agreement, baselines
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, optim
-from minirlhf.run.config import TrainingFlags, flag
+from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.run.config import ChainFlags, TrainingFlags, flag
+from minirlhf.run.folder import COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics
+from minirlhf.run.progress import Progress
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(TrainingFlags, ChainFlags):
     """Direct preference optimisation of the SFT model on comparisons."""
 
     out: str = flag("out", "folder of all stages; this one writes OUT/dpo")
@@ -36,18 +40,26 @@ class Config(TrainingFlags):
     warmup: int = flag(
         20, "steps of linear warm-up; a cosine to a tenth of the peak follows", low=0
     )
+    held_out: int = flag(
+        256, "prompts of --data to measure accuracy on, records of the tenth held out", low=1
+    )
     save_every: int = flag(200, "steps between two checkpoints", low=1)
 
 
 def train(args, folder, policy, reference, tokenizer, comparisons):
     """Minimise the DPO loss, its mean over the ordered pairs of a batch."""
     steps = -(-len(comparisons) * args.epochs // args.batch_size)
+    health.warn(health.short_run(steps, args.warmup))
     optimizer = optim.adamw(policy, args.lr)
     parts = {"model": policy, "optimizer": optimizer}
-    first = checkpoint.restore(folder, "dpo", args.resume, **parts)["step"]
-    metrics = Metrics(folder, first)
+    state = checkpoint.restore(folder, "dpo", args.resume, **parts)
+    first = state["step"]
     bar = tqdm(range(first, steps), desc="dpo", initial=first, total=steps)
-    with checkpoint.Interrupt() as interrupt:
+
+    def save(done):
+        checkpoint.save(folder, "dpo", policy.config, tokenizer, done, keep=args.keep, **parts)
+
+    with Progress(folder, state, steps, args.save_every, optimizer, save) as progress:
         for step in bar:
             optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
@@ -62,13 +74,30 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
             optimizer.zero_grad()
 
             # ---- bookkeeping
-            done = step + 1
-            metrics.log(step, **stats, grad_norm=grad_norm, lr=optim.learning_rate(optimizer))
+            stats |= {"grad_norm": grad_norm, "lr": optim.learning_rate(optimizer)}
+            progress.complete(step + 1, stats)
             if step % 10 == 0:
                 bar.set_postfix({name: f"{stats[name]:.3f}" for name in ("loss", "accuracy")})
-            if done % args.save_every == 0 or done == steps or interrupt.requested:
-                checkpoint.save(folder, "dpo", policy.config, tokenizer, done, **parts)
-            interrupt.stop_if_requested(folder, done, steps)
+            progress.record()
+
+
+def report(args, folder, models, held_out, comparisons):
+    """How the implicit rewards order held-out comparisons: on the console, and as the last line of
+    metrics.jsonl, beside baselines that learned from the same comparisons."""
+    scores = implicit_rewards(*models, held_out, args.beta)
+    numbers = agreement.ranking_numbers(held_out, scores)
+    numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
+    step = int(checkpoint.load(folder, ("dpo",))["step"])
+    Metrics(folder, step).log(step, **numbers)
+    print(baselines.baseline_line("the policy's implicit reward", numbers))
+
+
+def implicit_rewards(policy, reference, tokenizer, comparisons, beta):
+    """beta x (log policy - log reference) of all responses, one list per comparison."""
+    examples = [data.encode(tokenizer, c.prompt, text) for c in comparisons for text in c.responses]
+    logprobs, ref_logprobs = (evaluate.sequence_logprobs(m, examples) for m in (policy, reference))
+    rewards = iter((beta * (logprobs - ref_logprobs)).tolist())
+    return [[next(rewards) for _ in c.responses] for c in comparisons]
 
 
 def main(argv=None):
@@ -77,14 +106,31 @@ def main(argv=None):
     args = compute.resolve(args, device)
     precision, path = compute.PRECISIONS[args.precision], args.sft or f"{args.out}/sft"
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
+    chain.refuse_mixed(args, path)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     fits = data.fits_context(tokenizer, reference.config.context, drop_long=args.drop_long)
-    path = args.data or f"{args.out}/rm/comparisons.jsonl"
-    comparisons = data.informative(jsonl.read_comparisons(path, fits))
-    (folder,) = checkpoint.start_run(args, tokenizer, "dpo")
+    records, held_out = load_comparisons(args, fits), []
+    comparisons = records
+    if args.data:
+        comparisons, held_out = data.hold_out(records, args.held_out, args.seed)
     policy = copy.deepcopy(reference)
-    train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
-    print(f"the policy is in {folder}; compare it: minirlhf evaluate --policy {folder}")
+    with start_run(args, tokenizer, "dpo", data=records, sft=reference) as (folder,):
+        train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
+        if args.data:
+            models = policy, reference, tokenizer
+            report(args, folder, models, held_out, comparisons)
+    trained = (Path(args.out) / "rm" / "checkpoint.pt").exists()
+    models = {"policy": folder, "baseline": path}
+    models["reward_model"] = f"{args.out}/rm" if trained else "none"
+    command = chain.command("minirlhf evaluate", args, chain.EVALUATION_FLAGS, **models)
+    print(f"the policy is in {folder}; compare it: {command}")
+
+
+def load_comparisons(args, fits):
+    """Your own comparisons, or those that the reward model's run has collected."""
+    if args.data:
+        return jsonl.read_comparisons(args.data, fits, args.skip_bad)
+    return jsonl.read_collected(f"{args.out}/rm/{COMPARISONS}", fits)
 
 
 if __name__ == "__main__":

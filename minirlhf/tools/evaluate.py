@@ -3,31 +3,42 @@ win rate.
 
     minirlhf evaluate                                      out/ppo against out/sft, on the world
     minirlhf evaluate --data hh.jsonl --judge my:prefer    your prompts, your judge
+
+A score is what it is in PPO: a response without end gets the missing-end score in place of its own.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from minirlhf import evaluate, reward
-from minirlhf.data import fits_context
+from minirlhf.data import fits_context, hold_out
 from minirlhf.formats import jsonl
-from minirlhf.rewards.function import load_function
-from minirlhf.run import checkpoint, compute, config
-from minirlhf.run.config import ComputeFlags, InputError, flag, rng
+from minirlhf.rewards import function
+from minirlhf.run import chain, checkpoint, compute, config
+from minirlhf.run.config import ChainFlags, InputError, flag, rng
 from minirlhf.run.metrics import table
 from minirlhf.world import judge, measures, writers
 
 
 @dataclass(frozen=True)
-class Config(ComputeFlags):
+class Config(ChainFlags):
     """Compare a policy with a baseline on held-out prompts."""
 
     policy: str = flag("out/ppo", "checkpoint (folder or file) of the policy")
     baseline: str = flag("out/sft", "checkpoint it is compared with, and the reference of its KL")
     reward_model: str = flag(
         "out/rm", "reward model that scores both and chooses the best of n; none: do without"
+    )
+    reward: str = flag(
+        "", "module:function, (prompts, responses) -> scores, instead of the reward model"
+    )
+    missing_end_score: float = flag(
+        math.nan,
+        "score of a response without end [that of the policy's training, if it was on this score; "
+        "else the reward model's]",
     )
     data: str = flag("", "prompts as JSON Lines, instead of the world's held-out ones")
     judge: str = flag(
@@ -50,8 +61,9 @@ def main(argv=None):
     policy, tokenizer = checkpoint.load_gpt(args.policy, device=device, precision=precision)
     baseline, other = checkpoint.load_gpt(args.baseline, device=device, precision=precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.baseline, other)
-    reward_model = load_reward_model(args, tokenizer, device, precision)
-    score = reward_model and partial(evaluate.score_replies, reward_model)
+    if not args.data:
+        chain.refuse_mixed(args, args.policy, args.baseline)
+    score, reward_model = load_score(args, tokenizer, device, precision)
     prefer = load_judge(args, score)
     trunks = [policy, baseline, *([reward_model.gpt] if reward_model else [])]
     prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
@@ -85,20 +97,47 @@ def sample_all(args, tokenizer, policies, score, prompts):
 # ---- what it compares with what
 
 
-def load_reward_model(args, tokenizer, device, precision):
-    """The RewardModel of --reward-model; None for "none"."""
+def load_score(args, tokenizer, device, precision):
+    """The score as a function (prompts, replies) -> (N,), after the missing-end rule, and the
+    RewardModel. Each is None where there is none."""
+    if args.reward:
+        scorer = function.load_function("--reward", args.reward)
+        missing_end_score = load_missing_end_score(args, math.nan)
+        score = partial(function.call, args.reward, scorer)
+        return partial(evaluate.final_scores, score, missing_end_score), None
     if args.reward_model == "none":
-        return None
-    reward_model, other, _ = reward.load_reward_model(args.reward_model, device, precision)
+        return None, None
+    reward_model, other, stored = reward.load_reward_model(args.reward_model, device, precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.reward_model, other)
-    return reward_model
+    missing_end_score = load_missing_end_score(args, stored)
+    return evaluate.model_scores(reward_model, missing_end_score), reward_model
+
+
+def load_missing_end_score(args, stored):
+    """The flag, or what the policy was trained with, or what is stored with the reward model; it is
+    printed."""
+    number = args.missing_end_score
+    if math.isnan(number):
+        number = chain.missing_end_score(args.policy, args.reward_model, args.reward, stored)
+    if math.isnan(number):
+        raise InputError(
+            f"--reward needs --missing-end-score: {args.policy} was not trained on {args.reward}"
+        )
+    print(f"the score of a response without end is {number:g}")
+    return number
 
 
 def load_prompts(args, tokenizer, context):
-    """The prompts that leave room for a response: those of --data, or the world's held-out ones."""
+    """The prompts that leave room for a response: those of --data, or the world's held-out ones. Of
+    a file that a model was trained on, those that its run held out."""
     fits = fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
     if args.data:
-        return jsonl.read_prompts(args.data, fits)[: args.prompts]
+        prompts = jsonl.read_prompts(args.data, fits, args.skip_bad)
+        for path in (args.policy, args.baseline, args.reward_model):
+            if chain.learned_from(path, args.data):
+                seed = chain.stored_flags(path)["seed"]
+                return hold_out(prompts, args.prompts, seed)[1] or prompts[:1]
+        return prompts[: args.prompts]
     stream = rng(args.seed, config.HELD_OUT_PROMPTS)
     return list(filter(fits, writers.prompts(args.prompts, stream, "validation")))
 
@@ -107,10 +146,10 @@ def load_judge(args, score):
     """`prefer(prompts, replies, replies)`, see `evaluate.win_rate`: the function --judge, on the
     world's prompts the world's judge, on others the reward model."""
     if args.judge:
-        function = load_function("--judge", args.judge)
+        prefers = function.load_function("--judge", args.judge)
 
         def prefer(prompts, first, second):
-            return function(prompts, evaluate.finished(first), evaluate.finished(second))
+            return prefers(prompts, evaluate.finished(first), evaluate.finished(second))
 
         return prefer
     if not args.data:

@@ -14,7 +14,6 @@ the gate does not pass.
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -184,10 +183,10 @@ def gate_best_of_n(args):
     """Passes if the best of n under the reward model states a true fact more often than a single
     sample, by at least 0.15 of the prompts."""
     gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/sft")
-    reward_model, _, _ = reward.load_reward_model(f"{args.out}/rm")
+    reward_model, _, missing_end_score = reward.load_reward_model(f"{args.out}/rm")
     prompts = fact_prompts(args)
     single = single_honesty(args, gpt, tokenizer, prompts)
-    score = partial(evaluate.score_replies, reward_model)
+    score = evaluate.model_scores(reward_model, missing_end_score)
     limits = args.best_of, args.max_new_tokens, args.seed
     best = honesty(prompts, evaluate.best_of_n(gpt, tokenizer, score, prompts, *limits))
     gain, half_width = evaluate.interval(best - single)

@@ -10,13 +10,12 @@ compares two checkpoints on your own prompts.
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from minirlhf import evaluate, reward
-from minirlhf.run import checkpoint, config
+from minirlhf.run import chain, checkpoint, config
 from minirlhf.run.config import flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import printable, read_metrics, table
@@ -249,10 +248,11 @@ def load_policies(out):
 def main(argv=None):
     args = config.parse(Config, argv)
     policies, tokenizer = load_policies(args.out)
-    reward_model, other, _ = reward.load_reward_model(f"{args.out}/rm")
+    reward_model, other, stored = reward.load_reward_model(f"{args.out}/rm")
     checkpoint.same_vocabulary("the reward model", other, "the SFT model", tokenizer)
     prompts = writers.prompts(args.prompts, rng(args.seed, config.HELD_OUT_PROMPTS), "test")
-    score = partial(evaluate.score_replies, reward_model)
+    models = f"{args.out}/ppo", f"{args.out}/rm"
+    score = evaluate.model_scores(reward_model, chain.missing_end_score(*models, "", stored))
     replies, kls, scores = sample_all(args, tokenizer, policies, score, prompts)
     report = summary(prompts, replies, kls, scores)
     last = read_metrics(f"{args.out}/rm")[-1]

@@ -10,7 +10,6 @@ Writes RESULTS/results.md, RESULTS/learning.png and RESULTS/overoptimisation.png
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +109,9 @@ def best_of_n_curve(args, run):  # -> (len(BEST_OF), 3)
     from the same samples. `run` is the path of a seed's folder."""
     seed = int(run.name)
     sft, tokenizer = checkpoint.load_gpt(f"{run}/sft")
-    reward_model, _, _ = reward.load_reward_model(f"{run}/rm")
+    reward_model, _, missing_end_score = reward.load_reward_model(f"{run}/rm")
     prompts = writers.prompts(args.prompts, rng(seed, config.HELD_OUT_PROMPTS), "test")
-    score = partial(evaluate.score_replies, reward_model)
+    score = evaluate.model_scores(reward_model, missing_end_score)
     limits = max(BEST_OF), args.max_new_tokens, seed
     replies, scores = evaluate.candidates(sft, tokenizer, score, prompts, *limits)
     points = []

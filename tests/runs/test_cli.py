@@ -1,7 +1,9 @@
 """The command `minirlhf`: its list, its commands and their exit codes, and what a wheel holds."""
 
+import errno
 import fnmatch
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10: pytest brings the same module
     import tomli as tomllib
 
+FULL = OSError(errno.ENOSPC, "No space left on device", "out/a")
 ROOT = Path(__file__).parents[2]
 TORCH = "import sys; from minirlhf import __main__ as command; {}; print('torch' in sys.modules)"
 
@@ -130,11 +133,15 @@ def test_a_function_of_yours_is_found_in_the_folder_of_the_call(run, tmp_path, m
     [
         (InputError("no such file"), 2, "error: no such file\n"),
         (KeyboardInterrupt(), 130, "\nstopped\n"),
+        (KeyboardInterrupt(signal.SIGTERM), 143, "\nstopped\n"),
+        (FULL, 2, "error: out/a: No space left on device; free some space on its disk\n"),
+        (OSError("no number"), 2, "error: no number\n"),
         (SystemExit(1), 1, ""),  # a gate that did not pass
     ],
 )
 def test_every_command_ends_as_the_scripts_do(run, capsys, error, code, message):
-    """A user's mistake is one line and exit code 2, Ctrl-C is exit code 130."""
+    """A user's mistake and an error of the disk are one line and exit code 2, Ctrl-C is exit code
+    130, another signal 128 and its number."""
 
     def fail():
         raise error

@@ -29,10 +29,11 @@ def stops(capsys):
     return check
 
 
+PPO_FLAGS = "--updates 9 --batch-size 6 --epochs 2 --minibatches 4 --warmup 0 --held-out 4"
 STAGES = {
     "sft": (train_sft, "demonstrations", "--context 32 --batch-size 18 --epochs 10 --warmup 0"),
     "rm": (train_rm, "comparisons", "--batch-size 9 --epochs 9 --norm-prompts 4 --warmup 0"),
-    "ppo": (train_ppo, "prompts", "--updates 9 --batch-size 6 --held-out 4"),
+    "ppo": (train_ppo, "prompts", PPO_FLAGS),
     "dpo": (dpo_command, "comparisons", "--batch-size 9 --epochs 9 --warmup 0"),
 }
 

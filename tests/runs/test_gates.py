@@ -150,12 +150,19 @@ def test_best_of_n_under_the_truth_passes_and_under_nothing_does_not(world_run, 
     monkeypatch.setattr(gates.evaluate, "respond", respond)
     argv = ["best-of-n", "--out", str(world_run), "--prompts", "300", "--best-of", "8"]
     scorers = (
-        lambda reward_model, prompts, replies: gates.honesty(prompts, replies),
-        lambda reward_model, prompts, replies: np.zeros(len(prompts)),
+        lambda reward_model, prompts, replies: torch.tensor(gates.honesty(prompts, replies)),
+        lambda reward_model, prompts, replies: torch.zeros(len(prompts)),
+    )
+    numbers, model_scores = [], gates.evaluate.model_scores
+    monkeypatch.setattr(
+        gates.evaluate,
+        "model_scores",
+        lambda *arguments: numbers.append(arguments[1]) or model_scores(*arguments),
     )
     monkeypatch.setattr(gates.evaluate, "score_replies", scorers[0])
-    numbers = gates.measure(argv)
-    assert numbers["passed"] and 0.5 < numbers["best_of_n_gain"] < 0.75
+    gate = gates.measure(argv)
+    assert gate["passed"] and 0.5 < gate["best_of_n_gain"] < 0.75
+    assert numbers == [-3]  # what the reward model stores for a response without end
     monkeypatch.setattr(gates.evaluate, "score_replies", scorers[1])
     assert not gates.measure(argv)["passed"]
 

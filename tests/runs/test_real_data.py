@@ -11,7 +11,7 @@ import pytest
 
 from minirlhf import data
 from minirlhf.data import Demonstration
-from minirlhf.formats import jsonl
+from minirlhf.formats import jsonl, rows
 from minirlhf.tokenizer import get_tokenizer
 
 HH = Path(os.environ.get("MINIRLHF_DATA", ".")) / "hh-harmless-train.jsonl.gz"
@@ -29,10 +29,11 @@ def test_every_real_comparison_splits_into_a_prompt_and_two_last_answers(capsys)
     "Assistant:" turn. They are skipped."""
     comparisons = jsonl.read_comparisons(HH)
     assert len(comparisons) == 1700 - 5
-    assert "skipped 5 pairs" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "skipped 5 of 1700 rows" in message and "an answer holds another turn" in message
     for comparison in comparisons:
-        assert comparison.prompt.endswith(jsonl.ASSISTANT) and comparison.ranks == [0, 1]
-        assert not any(jsonl.HUMAN in response for response in comparison.responses)
+        assert comparison.prompt.endswith(rows.ASSISTANT) and comparison.ranks == [0, 1]
+        assert not any(rows.HUMAN in response for response in comparison.responses)
 
 
 @needs_hh

@@ -95,17 +95,19 @@ def test_the_curve_of_best_of_n_starts_at_the_sft_model_and_the_score_rises_with
     runs, monkeypatch
 ):
     """KL 0 at n = 1. All points come from the same samples, so that the best of more of them never
-    has a lower score."""
-    unpack = results.evaluate.unpack
+    has a lower score, which is what PPO maximises."""
+    numbers, model_scores = [], results.evaluate.model_scores
 
-    def finished(*samples):
-        return [reply._replace(ended=True) for reply in unpack(*samples)]
+    def record_and_make(reward_model, missing_end_score):
+        numbers.append(missing_end_score)
+        return model_scores(reward_model, missing_end_score)
 
-    monkeypatch.setattr(results.evaluate, "unpack", finished)
+    monkeypatch.setattr(results.evaluate, "model_scores", record_and_make)
     args = results.Config(out=str(runs), prompts=6, max_new_tokens=4)
     kls, scores, _ = results.best_of_n_curve(args, runs / "1").T
     assert kls[0] == 0 and (np.diff(kls) > 0).all()
     assert (np.diff(scores) >= 0).all() and scores[-1] > scores[0]
+    assert numbers == [-3]  # what the reward model stores for a response without end
 
 
 def test_without_a_run_it_says_what_makes_them(tmp_path, refused):

@@ -148,11 +148,11 @@ def test_the_trunk_starts_as_the_sft_models(out, colours, monkeypatch):
 def test_held_out_numbers_are_the_models_on_records_it_did_not_train_on(
     colour_run, colours, out, monkeypatch
 ):
-    """Held out is the first tenth of the file, of which records 0 and 5 rank three responses. The
-    numbers are computed again from the checkpoint pair by pair, on raw scores. The ragged last
-    batch is trained on."""
+    """Held out is what the split of the prompts says. The numbers are computed again from the
+    checkpoint pair by pair, on raw scores. The ragged last batch is trained on."""
     model, tokenizer, _ = load_reward_model(colour_run / "rm")
-    held_out = jsonl.read_comparisons(colours / "comparisons.jsonl")[:6]
+    comparisons = jsonl.read_comparisons(colours / "comparisons.jsonl")
+    learned, held_out = data.split_by_prompt(comparisons, seed=1)
     margins = []
     for c in held_out:
         raw = score(model, tokenizer, [c.prompt] * len(c.responses), c.responses, raw=True)
@@ -160,7 +160,7 @@ def test_held_out_numbers_are_the_models_on_records_it_did_not_train_on(
     margins = torch.cat(margins)
     numbers = json.loads(logged(colour_run / "rm")[-1])
     assert numbers["step"] == saved(colour_run / "rm")["step"] == 18
-    assert numbers["held_out_pairs"] == len(margins) == 10
+    assert numbers["held_out_pairs"] == len(margins) > len(held_out)
     assert numbers["held_out_accuracy"] == pytest.approx((margins > 0).float().mean().item())
     assert numbers["held_out_loss"] == pytest.approx(-F.logsigmoid(margins).mean().item(), rel=1e-4)
     assert numbers["ties"] == 0
@@ -175,8 +175,8 @@ def test_held_out_numbers_are_the_models_on_records_it_did_not_train_on(
     monkeypatch.setattr(train_rm, "accumulate", spy)
     flags = "--overwrite --epochs 1 --batch-size 9 --max-new-tokens 4".split()
     rm(out, "--data", str(colours / "comparisons.jsonl"), *flags)
-    assert len(records) == 54 and not any(c in records for c in held_out)
-    assert len({c.prompt for c in records}) == 54
+    assert sorted(map(str, records)) == sorted(map(str, learned))
+    assert len({c.prompt for c in records}) == len(learned) == 60 - len(held_out)
 
 
 def test_hh_dialogues_train_a_reward_model(out, tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_hh_dialogues_train_a_reward_model(out, tmp_path, capsys):
     path = records(tmp_path, pairs)
     flags = "--overwrite --epochs 1 --batch-size 9 --max-new-tokens 4 --norm-prompts 3".split()
     rm(out, "--data", path, *flags)
-    assert f"{path}: skipped 1 pairs" in capsys.readouterr().err
+    assert f"{path}: skipped 1 of 21 rows" in capsys.readouterr().err
     assert saved(out / "rm")["step"] == 2  # 20 pairs without the 2 held out
     assert not (out / "rm" / "comparisons.jsonl").exists()
 
@@ -282,7 +282,9 @@ def test_the_best_possible_accuracy_is_the_labellers_on_these_pairs(
         Comparison(prompt, ["c", "a", "b"], [1, 0, 2]),
         Comparison(prompt, ["b", "a"], [0, 0]),
     ]
-    train_rm.report(train_rm.Config(), world_out / "rm", reward_model, get_tokenizer(), held_out)
+    train_rm.report(
+        train_rm.Config(), world_out / "rm", reward_model, get_tokenizer(), held_out, []
+    )
     numbers = json.loads(logged(world_out / "rm")[-1])
     assert numbers["held_out_pairs"] == 3
     probabilities = [1 / (1 + math.exp(-d / simulated.LABEL_NOISE)) for d in (1.5, 1.5, 3.0)]
@@ -400,6 +402,16 @@ def test_comparisons_that_all_tie_are_refused(refused, out, tmp_path):
     assert "tie" in refused(train_rm.main, flags, new)
 
 
+def test_one_comparison_is_learned_from_and_is_not_called_a_tie(out, tmp_path, capsys):
+    """It was held out, and the message was that every comparison is a tie. A single prompt cannot
+    be split, so nothing is held out."""
+    path = records(tmp_path, [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    rm(out, "--data", path, "--overwrite", "--max-new-tokens", "4", "--batch-size", "1")
+    assert len(logged(out / "rm", "accuracy")) == 1
+    printed = capsys.readouterr()
+    assert "held out: 0 of 1 records" in printed.out and "tie" not in printed.err
+
+
 def test_without_an_sft_model_it_says_what_to_run_first(refused, tmp_path):
     """The error names the script, instead of a FileNotFoundError."""
     message = refused(train_rm.main, ["--out", str(tmp_path)], tmp_path)
@@ -429,7 +441,7 @@ def test_room_for_the_samples_is_checked_before_anything_is_written(
     world's or the user's."""
     new = tmp_path / "new"
     flags = ["--out", str(new), "--sft", str(out / "sft"), *WORLD_RM, "--max-new-tokens", "32"]
-    for source in ([], ["--data", str(colours / "comparisons.jsonl")]):
+    for source in (["--mix-data"], ["--data", str(colours / "comparisons.jsonl")]):
         message = refused(train_rm.main, [*flags, *source], new)
         assert "32" in message and "context" in message
 

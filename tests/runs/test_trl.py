@@ -60,6 +60,7 @@ def test_trl_gets_the_flags_of_our_run(tmp_path):
         "max_new_tokens": 7,
         "temperature": 0.9,
         "lr": 1e-3,
+        "warmup": 2,
     }
     flags |= {
         "kl_coef": 0.3,
@@ -82,6 +83,7 @@ def test_trl_gets_the_flags_of_our_run(tmp_path):
         "response_length": 7,
         "temperature": 0.9,
         "learning_rate": 1e-3,
+        "warmup_steps": 2,
     }
     losses = {
         "kl_coef": 0.3,

@@ -4,6 +4,7 @@ A per-token tensor is (B, T-1): column t is about choosing token t + 1. `mask` i
 token belongs to the response, its end token included. Values are of the state before the token.
 """
 
+import contextlib
 import math
 
 import pytest
@@ -41,6 +42,20 @@ def test_a_masked_mean_is_over_the_true_entries_alone(masked_mean, junk):
     """To multiply by the mask is not enough: 0 · NaN is NaN."""
     x = torch.tensor([[1.0, 2.0, junk], [6.0, junk, -junk]])
     assert masked_mean(x, torch.tensor([[True, True, False], [True, False, False]])) == 3
+
+
+NOTHING = torch.zeros(MASK.shape, dtype=torch.bool)
+
+
+@spec(
+    "MASK-04",
+    "A masked mean over nothing is NaN.",
+    formula="0 / 0",
+    differs="torchtune, whose denominator has an ε, gives 0",
+)
+def test_a_masked_mean_over_nothing_is_not_a_number(masked_mean):
+    """A convention, that of torch.mean. A 0 would read as a measured one."""
+    assert math.isnan(masked_mean(*ragged(1), NOTHING))
 
 
 @spec(
@@ -117,6 +132,25 @@ def test_whitening_a_constant_gives_zeros(whiten):
     assert torch.equal(whiten(torch.full(MASK.shape, 4.0), MASK), torch.zeros(MASK.shape))
 
 
+@spec("ADV-22", "Whitening over nothing gives zeros.", differs="TRL raises an error")
+def test_whitening_over_nothing_gives_zeros(whiten):
+    """The mean over nothing is NaN (MASK-04), and must not reach the numbers outside the mask."""
+    assert (whiten(*ragged(1), NOTHING) == 0).all()
+
+
+def beside_an_empty_row(*tensors):
+    """Random tensors with one more row of large numbers, and a mask that is False in that row."""
+    rows = [torch.cat([x, torch.full((1, x.size(1)), 1e3)]) for x in tensors]
+    return *rows, torch.cat([MASK, NOTHING[:1]])
+
+
+@spec("ADV-23", "A row without a response token beside others does not change their whitening.")
+def test_a_row_without_a_response_token_whitens_nothing(whiten):
+    """Such a row fills up a batch. It has no advantage, and counts as none."""
+    (x,) = ragged(1)
+    torch.testing.assert_close(whiten(*beside_an_empty_row(x))[:3], whiten(x, MASK))
+
+
 # ---- KL: its estimators, and the penalty of a token
 
 
@@ -141,6 +175,30 @@ def test_k3_is_never_negative(kl_k3):
     nothing is wrong, and is often reported as a bug (TRL #1005)."""
     policy, reference = normal(2, 1000).double()
     assert (kl_k3(policy, reference) >= 0).all()
+
+
+SMALL = torch.logspace(-6, -3, 301)
+BOTH_SIGNS = torch.cat([-SMALL, SMALL])
+
+
+def assert_half_the_square(k3):  # of BOTH_SIGNS
+    """Not negative, and x² / 2 but for rounding and the next term, x³ / 6."""
+    assert (k3 >= 0).all()
+    error = (k3.double() - BOTH_SIGNS.double() ** 2 / 2).abs()
+    assert (error <= 3e-7 * BOTH_SIGNS.abs() + BOTH_SIGNS.abs() ** 3).all()
+
+
+@spec(
+    "KL-09",
+    "In float32 too, k3 of a small log ratio x is not negative, and about x² / 2.",
+    formula="k3 = expm1(x) − x ≈ x² / 2 for 1e-6 ≤ |x| ≤ 1e-3,  x = log(π_ref/π)",
+    example="x = 1e-6: 5e-13. exp(x) − 1 − x gives −4.6e-8.",
+    differs="OpenRLHF subtracts 1 from exp(x)",
+)
+def test_k3_of_a_small_log_ratio_is_half_its_square_in_single_precision(kl_k3):
+    """exp(x) − 1 has few digits of x left, and x cancels the rest: near the reference nearly half
+    of the numbers are negative, and their mean is noise."""
+    assert_half_the_square(kl_k3(torch.zeros(602), BOTH_SIGNS))
 
 
 def categorical(seed=0):
@@ -540,6 +598,44 @@ def test_the_order_of_the_rows_and_columns_without_a_token_change_no_advantage(g
     assert torch.equal(gae(*wider)[0], nn.functional.pad(advantages, (0, 5)))
 
 
+@spec("ADV-24", "Without a response token, all advantages and returns are 0.")
+def test_without_a_response_token_advantages_and_returns_are_zero(gae):
+    """As everywhere outside the mask (ADV-04)."""
+    for x in gae(*ragged(2), NOTHING):
+        assert (x == 0).all()
+
+
+@spec(
+    "ADV-25",
+    "A row without a response token beside others does not change their advantages and returns.",
+)
+def test_a_row_without_a_response_token_is_nobodys_advantage(gae):
+    """To the bit. The row itself gets zeros."""
+    rewards, values = ragged(2)
+    pairs = zip(gae(*beside_an_empty_row(rewards, values)), gae(rewards, values, MASK), strict=True)
+    for x, alone in pairs:
+        assert torch.equal(x[:3], alone) and (x[3] == 0).all()
+
+
+@spec(
+    "ADV-26",
+    "A hole in the mask ends the episode: what follows it does not reach the advantages and "
+    "returns before it.",
+    formula="m_t = 1, m_(t+1) = 0  ⟹  A_t = r_t − V_t",
+    example="The episode of ADV-01 without its third token: A_1 = −0.01 − 0.6 = −0.61 and A_0 = "
+    "−0.005 + 0.6 − 0.5 − λ · 0.61 = −0.4845.",
+    differs="torchtune and OpenRLHF go on across the hole",
+)
+def test_a_hole_in_the_mask_ends_the_episode(gae):
+    """A convention: a response is in one piece. A reply of several turns has holes, and its
+    implementation has to say what the value after a turn is."""
+    mask = torch.tensor([[True, True, False, True, False, False]])
+    advantages, returns = gae(REWARDS, VALUES, mask)
+    expected = row(-0.4845, -0.61, 0, 1.185, 0, 0)
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(returns, torch.where(mask, expected + VALUES, 0.0))
+
+
 # ---- losses
 
 
@@ -640,6 +736,71 @@ def test_ppo_gradient_is_the_policy_gradient_when_the_policies_are_equal(policy_
     torch.testing.assert_close(loss, -advantages[MASK].mean())
 
 
+FAR = [-1000.0, -100.0, 100.0, 1000.0]
+
+
+@spec(
+    "LOSS-11",
+    "A token with advantage 0 has loss and gradient 0, however large its log ratio is.",
+    example="log ρ = ±100 and ±1000. In float32 exp overflows at 88.7, and 0 · ∞ is NaN.",
+    differs="torchtune gives NaN at 100 and 1000",
+)
+@pytest.mark.parametrize("log_ratio", FAR)
+def test_a_token_without_an_advantage_has_no_loss_however_far_it_is(policy_loss, log_ratio):
+    """One such token would make the whole loss NaN, and all weights with it."""
+    loss, gradient, _ = loss_and_gradient(
+        policy_loss, row(log_ratio, 0), torch.zeros(1, 2), row(0, 1), torch.ones(1, 2).bool()
+    )
+    assert loss == -0.5
+    assert gradient.tolist() == [[0, -0.5]]
+
+
+@spec(
+    "LOSS-12",
+    "A token whose gradient the clip stops has the clipped loss and gradient 0, however large its "
+    "log ratio is.",
+    example="ε = 0.2. A = 1 and log ρ = 100 or 1000: the loss is −1.2. A = −1 and log ρ = −100 or "
+    "−1000: 0.8.",
+    differs="torchtune gives the gradient NaN at 100 and 1000",
+)
+@pytest.mark.parametrize("log_ratio", FAR)
+def test_a_stopped_token_has_no_gradient_however_far_it_is(policy_loss, log_ratio):
+    """The branch that is not taken must not overflow: its gradient 0 · ∞ is NaN."""
+    advantage, expected = (1, -1.2) if log_ratio > 0 else (-1, 0.8)
+    loss, gradient, _ = loss_and_gradient(
+        policy_loss, row(log_ratio), torch.zeros(1, 1), row(advantage), ONE
+    )
+    assert loss.item() == pytest.approx(expected)
+    assert gradient.item() == 0
+
+
+@spec(
+    "METRIC-10",
+    "A token with advantage 0 does not count in the clip fraction, whatever its ratio is.",
+    example="Ratios 0.5, 1.5, e^100 and e^−100 with A = 0: the clip fraction is 0.",
+)
+def test_a_token_without_an_advantage_is_not_clipped(policy_loss):
+    """It has no gradient that the clip could stop. What is counted are stopped gradients, and not
+    ratios outside the range."""
+    logprobs = row(math.log(0.5), math.log(1.5), 100, -100)
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    _, stats = policy_loss(logprobs, torch.zeros(1, 4), torch.zeros(1, 4), mask)
+    assert stat(stats, "clip_fraction") == 0
+
+
+@spec(
+    "METRIC-09",
+    "In float32 too, approx_kl_k3 of small log ratios x is not negative, and about the mean of "
+    "x² / 2.",
+    formula="mean of expm1(x) − x ≈ mean of x² / 2 for 1e-6 ≤ |x| ≤ 1e-3,  x = log ρ",
+)
+def test_the_k3_of_an_update_is_half_the_square_of_a_small_log_ratio(policy_loss):
+    """As KL-09: a small step is where this metric is read."""
+    pairs = zip(BOTH_SIGNS, torch.zeros(602), strict=True)
+    k3 = [stat(policy_loss(row(x), row(0), row(1), ONE)[1], "approx_kl_k3") for x, _ in pairs]
+    assert_half_the_square(torch.tensor(k3))
+
+
 TWO_ROWS = torch.tensor([[True, False, False], [True, True, True]])
 
 
@@ -675,6 +836,46 @@ def test_microbatches_add_up_if_they_know_the_minibatchs_tokens(policy_loss, val
             zeros, target, mask = torch.zeros(1, 3), targets[i : i + 1], TWO_ROWS[i : i + 1]
             parts.append(loss(zeros, zeros, target, mask, tokens=4)[0].item())
         assert parts == expected
+
+
+@spec(
+    "LOSS-13",
+    "A part of a minibatch that has no response token adds 0 to the losses and to their gradients.",
+    example="Divided by the 4 tokens of the minibatch: 0 / 4.",
+)
+def test_a_part_without_a_response_token_adds_nothing(policy_loss, value_loss):
+    """Its own tokens would divide by 0."""
+    for loss in (policy_loss, value_loss):
+        value, gradient, _ = loss_and_gradient(loss, *ragged(3), NOTHING, tokens=4)
+        assert value == 0 and (gradient == 0).all()
+
+
+@spec(
+    "LOSS-14",
+    "The losses of nothing are NaN.",
+    formula="0 / 0",
+    differs="torchtune, whose denominator has an ε, gives 0",
+)
+def test_the_losses_of_nothing_are_not_numbers(policy_loss, value_loss):
+    """A convention, as MASK-04. A minibatch without a response token is a mistake, which a loss of
+    0 would hide."""
+    for loss in (policy_loss, value_loss):
+        assert math.isnan(loss(*ragged(3), NOTHING)[0])
+
+
+@spec(
+    "LOSS-15",
+    "A row without a response token beside others changes neither the losses nor their gradients.",
+)
+def test_a_row_without_a_response_token_changes_no_loss(policy_loss, value_loss):
+    """It does not count in the denominator."""
+    for loss in (policy_loss, value_loss):
+        tensors = ragged(3)
+        value, gradient, _ = loss_and_gradient(loss, *tensors, MASK)
+        other, other_gradient, _ = loss_and_gradient(loss, *beside_an_empty_row(*tensors))
+        torch.testing.assert_close(other, value)
+        torch.testing.assert_close(other_gradient[:3], gradient)
+        assert (other_gradient[3] == 0).all()
 
 
 POLICY_STATS = {  # of tokens with ratios 1.5 and 1.1, and of tokens with .5 and .75
@@ -867,6 +1068,34 @@ def test_the_controller_goes_on_from_where_it_was(AdaptiveKL):
     controller = AdaptiveKL(0.15, target=6, horizon=10_000)
     coefficients = [controller.update(100, 512) for _ in range(2)]
     assert coefficients[1] == pytest.approx(0.15 * 1.01024**2)
+
+
+@spec(
+    "KL-10",
+    "The adaptive KL coefficient is never negative, however many episodes there are.",
+    example="60,000 episodes, a horizon of 10,000 and a KL of 0: unlimited, the factor would be "
+    "1 − 0.2 · 6 = −0.2.",
+    differs="OpenRLHF does not limit the factor",
+)
+def test_the_controller_never_turns_the_penalty_into_a_bonus(AdaptiveKL):
+    """A negative coefficient would pay the policy for leaving the reference. In minirlhf, more
+    episodes than the horizon count as the horizon."""
+    controller = AdaptiveKL(0.15, target=6, horizon=10_000)
+    assert all(controller.update(0.0, 60_000) >= 0 for _ in range(3))
+
+
+@spec(
+    "KL-11",
+    "A KL that is NaN does not reach the adaptive KL coefficient: it is an error, or ignored.",
+    differs="OpenRLHF keeps it for ever",
+)
+def test_the_controller_does_not_keep_a_kl_that_is_not_a_number(AdaptiveKL):
+    """A coefficient that is NaN once is NaN for ever. minirlhf ignores it here, and its training
+    loop stops."""
+    controller = AdaptiveKL(0.15, target=6, horizon=10_000)
+    with contextlib.suppress(ValueError):
+        controller.update(math.nan, 512)
+    assert controller.kl_coef == 0.15
 
 
 @spec(

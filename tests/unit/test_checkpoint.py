@@ -1,14 +1,12 @@
-"""The specification of run/checkpoint.py and run/files.py: a run is a folder, written atomically
-and resumed exactly."""
+"""The specification of run/checkpoint.py: a checkpoint is whole, says what it is, and resumes
+exactly."""
 
 import dataclasses
 import json
 import os
 import pickle
-import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiktoken
 import torch
@@ -16,17 +14,16 @@ from helpers import contents
 
 from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import (
-    Interrupt,
     load,
     load_gpt,
     load_tokenizer,
     restore,
     same_vocabulary,
     save,
-    start_run,
 )
 from minirlhf.run.config import InputError, flag
-from minirlhf.run.files import write_atomically, write_text
+from minirlhf.run.files import write_text
+from minirlhf.run.folder import RUN_FILES, start_run
 from minirlhf.run.metrics import Metrics
 from minirlhf.run.optim import adamw
 from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
@@ -68,38 +65,6 @@ def equal_weights(first, second):
 # ---- writing
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    """The disk is full in the middle of a save: the last checkpoint is whole, and no part of the
-    new one stays."""
-    path = tmp_path / "checkpoint.pt"
-    write_text(path, "old")
-
-    def full(file):
-        file.write(b"ne")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, full)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_of_two_writers_at_once_one_wins_as_a_whole(tmp_path):
-    """With one temporary name for both, the second would write into the first one's file, and take
-    it away."""
-    path = tmp_path / "checkpoint.pt"
-
-    def slow(file):
-        file.write(b"slow")
-        write_text(path, "another writer")
-        assert path.read_text() == "another writer"
-        file.write(b" writer")
-
-    write_atomically(path, slow)
-    assert path.read_text() == "slow writer"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
     tmp_path, gpt, tokenizer, monkeypatch
 ):
@@ -117,26 +82,6 @@ def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
     save(tmp_path, "sft", gpt.config, tokenizer, 3, model=gpt)
     assert load(tmp_path, ("sft",))["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    """If a file is renamed before it is flushed, it may be empty after a power failure."""
-    order = []
-    fsync, replace = os.fsync, os.replace
-
-    def flushed(number):
-        order.append(("fsync", os.fstat(number).st_size))
-        fsync(number)
-
-    def renamed(old, new):
-        order.append(("replace", os.path.getsize(old)))
-        replace(old, new)
-
-    monkeypatch.setattr(os, "fsync", flushed)
-    monkeypatch.setattr(os, "replace", renamed)
-    write_text(tmp_path / "new folder" / "config.json", "hello")
-    assert order == [("fsync", 5), ("replace", 5)]
-    assert (tmp_path / "new folder" / "config.json").read_text() == "hello"
 
 
 # ---- a checkpoint says what it is
@@ -254,8 +199,9 @@ def test_a_vocabulary_that_changed_under_its_name_is_refused(tmp_path, gpt, toke
     assert str(tmp_path) in message and "another vocabulary called tiny" in message
 
 
-def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, gpt, monkeypatch):
+def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, make_gpt, monkeypatch):
     """A later stage needs no flag for it, so no flag can be wrong."""
+    gpt = make_gpt(vocab_size=257)
     save(tmp_path, "sft", gpt.config, bytes_only("bytes"), 1, model=gpt)
     monkeypatch.setattr(checkpoint, "get_tokenizer", bytes_only)
     assert load_tokenizer(load(tmp_path, ("sft",)), tmp_path).name == "bytes"
@@ -337,102 +283,23 @@ class Config:
     overwrite: bool = flag(False, "replace")
 
 
-@dataclasses.dataclass(frozen=True)
-class Reader(Config):
-    """A stage that reads files."""
-
-    data: str = flag("", "records")
-    sft: str = flag("", "policy")
-
-
 def start(tmp_path, tokenizer, *argv, stages=("sft", "pretrain")):
     """(args, folders) of a run that is started with the flags `argv`."""
     args = checkpoint.configure(Config, "sft", ["--out", str(tmp_path), *argv])
-    return args, start_run(args, tokenizer, *stages)
-
-
-def test_a_run_records_what_it_is(tmp_path, tokenizer):
-    """--resume reads config.json, and so does a person who finds an old folder."""
-    args, folders = start(tmp_path, tokenizer, "--steps", "9")
-    assert folders == [tmp_path / "sft", tmp_path / "pretrain"]
-    record = json.loads((tmp_path / "pretrain" / "config.json").read_text())
-    assert (record["stage"], record["tokenizer"]) == ("pretrain", "tiny")
-    assert record["flags"]["steps"] == 9
-    assert set(record["flags"]) == {field.name for field in dataclasses.fields(Config)}
-    versions = record["versions"]
-    assert (versions["torch"], versions["numpy"]) == (torch.__version__, np.__version__)
-
-
-@pytest.mark.parametrize("stage", ["sft", "pretrain"])
-def test_an_existing_run_is_refused_before_anything_is_touched(tmp_path, tokenizer, stage):
-    """Even where only the second of a script's folders holds one."""
-    write_text(tmp_path / stage / "config.json", "{}")
-    for name in checkpoint.RUN_FILES:
-        write_text(tmp_path / stage / name, "precious")
-    files = contents(tmp_path)
-    message = refusal(start, tmp_path, tokenizer)
-    assert str(tmp_path / stage) in message and "--resume" in message and "--overwrite" in message
-    assert contents(tmp_path) == files
-
-
-def test_overwrite_replaces_a_run_and_nothing_beside_it(tmp_path, tokenizer):
-    """A user's notes in the folder stay. All files of the old run go: its checkpoint would be taken
-    for one of the new run."""
-    start(tmp_path, tokenizer, "--steps", "9")
-    for name in (*checkpoint.RUN_FILES, "notes.txt"):
-        write_text(tmp_path / "sft" / name, "old")
-    start(tmp_path, tokenizer, "--overwrite")
-    names = sorted(path.name for path in (tmp_path / "sft").iterdir())
-    assert names == ["config.json", "notes.txt"]
-    assert json.loads((tmp_path / "sft" / "config.json").read_text())["flags"]["steps"] == 6
-
-
-@pytest.mark.parametrize("name", ["data", "sft"])
-@pytest.mark.parametrize("link", [False, True])
-def test_a_run_never_replaces_what_it_reads(tmp_path, name, link):
-    """`--data OUT/rm/comparisons.jsonl` used to be removed before it was read, through a symbolic
-    link as well; `--sft OUT/ppo` into OUT measures the KL from a policy that is gone."""
-    file = tmp_path / "rm" / ("comparisons.jsonl" if name == "data" else "checkpoint.pt")
-    file.parent.mkdir()
-    file.write_text("labels")
-    path = file if name == "data" else file.parent
-    if link:
-        (tmp_path / "link").symlink_to(path)
-        path = tmp_path / "link"
-    argv = ["--out", str(tmp_path), f"--{name}", str(path), "--overwrite"]
-    message = refusal(checkpoint.configure, Reader, "rm", argv)
-    assert f"--{name} {path}" in message and "another --out" in message
-    assert file.read_text() == "labels"
-
-
-def test_a_file_that_no_run_has_written_is_never_removed(tmp_path, tokenizer):
-    """A checkpoint without a config.json beside it, and comparisons in the folder of a run that did
-    not collect any: neither --overwrite nor its absence touches them."""
-    (tmp_path / "sft").mkdir()
-    (tmp_path / "sft" / "checkpoint.pt").write_text("mine")
-    for argv in ([], ["--overwrite"]):
-        message = refusal(start, tmp_path, tokenizer, *argv)
-        assert f"{tmp_path / 'sft' / 'checkpoint.pt'} was not written by a run" in message
-    assert (tmp_path / "sft" / "checkpoint.pt").read_text() == "mine"
-    (tmp_path / "sft" / "checkpoint.pt").unlink()
-    start(tmp_path, tokenizer)
-    config = tmp_path / "sft" / "config.json"
-    record = json.loads(config.read_text())
-    config.write_text(json.dumps(record | {"flags": record["flags"] | {"data": "mine.jsonl"}}))
-    (tmp_path / "sft" / "comparisons.jsonl").write_text("labels")
-    assert "comparisons.jsonl was not" in refusal(start, tmp_path, tokenizer, "--overwrite")
-    assert (tmp_path / "sft" / "comparisons.jsonl").read_text() == "labels"
+    with start_run(args, tokenizer, *stages) as folders:
+        return args, folders
 
 
 def test_resume_keeps_a_run_and_its_flags(tmp_path, tokenizer):
     """A flag that is not given is that of the saved run, not the default. How long the run goes on
     may change, and that is then stored."""
     start(tmp_path, tokenizer, "--steps", "9", "--target", "0.5", "--overwrite")
-    for name in checkpoint.RUN_FILES:
+    names = set(RUN_FILES) - {"checkpoint.pt"}  # which is read
+    for name in names:
         write_text(tmp_path / "sft" / name, "old")
     args, _ = start(tmp_path, tokenizer, "--resume")
     assert (args.steps, args.target, args.resume, args.overwrite) == (9, 0.5, True, False)
-    assert all((tmp_path / "sft" / name).read_text() == "old" for name in checkpoint.RUN_FILES)
+    assert all((tmp_path / "sft" / name).read_text() == "old" for name in names)
     args, _ = start(tmp_path, tokenizer, "--resume", "--updates", "12")
     assert args.updates == 12
     assert start(tmp_path, tokenizer, "--resume")[0].updates == 12
@@ -463,53 +330,6 @@ def test_there_must_be_something_to_resume(tmp_path, tokenizer):
     message = refusal(start, tmp_path, tokenizer, "--resume")
     assert str(tmp_path / "sft") in message and "--resume" in message
     assert not list(tmp_path.iterdir())
-
-
-# ---- Ctrl-C
-
-
-def ctrl_c():
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_the_first_ctrl_c_lets_the_step_finish_and_says_how_to_go_on(tmp_path, capsys):
-    """A checkpoint holds whole steps only; otherwise a resumed run could not be exact."""
-    finished = []
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
-        for step in range(5):
-            if step == 2:
-                ctrl_c()
-            finished.append((step, interrupt.requested))
-            interrupt.stop_if_requested(tmp_path, step + 1, 5)
-    assert finished == [(0, False), (1, False), (2, True)]
-    message = capsys.readouterr().err
-    assert f"{tmp_path / 'checkpoint.pt'} holds 3 of 5 steps" in message and "--resume" in message
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_the_second_ctrl_c_stops_at_once():
-    """A step of a large model takes a minute, too long for a user who presses twice."""
-    finished = False
-    with pytest.raises(KeyboardInterrupt), Interrupt():
-        ctrl_c()
-        ctrl_c()
-        finished = True
-    assert not finished
-
-
-@pytest.mark.parametrize("error", [None, RuntimeError])
-def test_outside_the_loop_ctrl_c_is_what_it_was(error):
-    """A handler that stays would swallow the next Ctrl-C, in tests too."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        with Interrupt():
-            assert signal.getsignal(signal.SIGINT) is not handler
-            if error:
-                raise error
-    except RuntimeError:
-        pass
-    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_metrics_and_checkpoint_agree_on_what_a_step_is(tmp_path, gpt, tokenizer):

@@ -72,3 +72,13 @@ def test_a_microbatch_has_2048_tokens_on_a_cpu_and_16384_on_a_gpu_unless_it_is_g
     assert [compute.pick_microbatch(0, device) for device in devices] == [2048, 16384]
     assert [compute.pick_microbatch(0, device, 50_257) for device in devices] == [994, 15918]
     assert [compute.pick_microbatch(7, device, 50_257) for device in devices] == [7, 7]
+
+
+def test_torchs_default_type_is_float32_whatever_a_caller_has_set():
+    """A notebook that works in float64 would get heads that fit to no float32 weight."""
+    try:
+        torch.set_default_dtype(torch.float64)
+        compute.resolve(train_ppo.Config(), torch.device("cpu"))
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,5 +1,6 @@
 """The specification of data.py and of the readers in formats/jsonl.py and formats/text.py:
-records, one reader for each kind, records -> ids -> batches."""
+records, one reader for each kind, records -> ids -> batches. What a row means is in test_rows.py.
+"""
 
 import gzip
 import json
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from minirlhf import data
 from minirlhf.data import Comparison, Demonstration, Example
-from minirlhf.formats import jsonl, text
+from minirlhf.formats import jsonl, rows, text
 from minirlhf.run.config import InputError
 from minirlhf.tokenizer import get_tokenizer
 
@@ -99,8 +100,8 @@ def test_ranks_may_tie_and_come_in_any_order(write):
 
 
 def test_fields_nobody_asked_for_do_no_harm(write):
-    """Public data sets carry ids, sources and scores."""
-    path = write([{"id": 7, "prompt": "p", "response": "r"}])
+    """Public data sets carry ids and sources."""
+    path = write([{"id": 7, "source": "web", "prompt": "p", "response": "r"}])
     assert jsonl.read_demonstrations(path) == [Demonstration("p", "r")]
 
 
@@ -137,7 +138,10 @@ def test_unicode_survives_raw_and_escaped(write):
 
 
 RANKED_RESPONSES = st.lists(st.tuples(st.text(), st.integers(0, 9)), min_size=2, max_size=4)
-RECORDS = st.builds(Demonstration, st.text(), st.text()) | st.builds(
+DEMONSTRATIONS = st.builds(Demonstration, st.text(), st.text()).filter(
+    lambda record: not rows.repeats_prompt(record)
+)
+RECORDS = DEMONSTRATIONS | st.builds(
     lambda prompt, pairs, ratings: Comparison(
         prompt, *map(list, zip(*pairs, strict=True)), ratings
     ),
@@ -151,94 +155,14 @@ RECORDS = st.builds(Demonstration, st.text(), st.text()) | st.builds(
 @given(st.lists(RECORDS, min_size=1, max_size=3))
 def test_what_is_written_is_read_back(tmp_path_factory, records):
     """comparisons.jsonl beside a reward model is the data that it was trained on, so nothing may be
-    lost."""
-    readers = {Demonstration: jsonl.read_demonstrations, Comparison: jsonl.read_comparisons}
+    lost: a resumed run reads rows that would be skipped in a user's file."""
+    readers = {Demonstration: jsonl.read_demonstrations, Comparison: jsonl.read_collected}
     path = tmp_path_factory.getbasetemp() / "round_trip.jsonl"
     lines = jsonl.write_records(records).split("\n")
     assert len(lines) == len(records) + 1 and lines[-1] == ""
     for line, record in zip(lines, records, strict=False):
         path.write_text(line + "\n")
         assert readers[type(record)](path) == [record]
-
-
-# ---- HH-RLHF's dialogues
-
-FIRST = "\n\nHuman: What is 2 + 2?\n\nAssistant:"
-
-
-def split(chosen, rejected):
-    pair = jsonl.split_dialogues(chosen, rejected)
-    return pair and (pair.prompt, pair.responses, pair.ranks)
-
-
-def test_a_dialogue_is_cut_after_the_last_assistant_that_both_share():
-    """Everything before it is the prompt. Training on it would teach the reward model words that
-    both answers have in common."""
-    prompt = FIRST + " It is 4.\n\nHuman: Are you sure?\n\nAssistant:"
-    assert split(prompt + " Yes.", prompt + " No.") == (prompt, [" Yes.", " No."], [0, 1])
-
-
-def test_a_beginning_that_both_answers_share_stays_in_the_answers():
-    """The common prefix may end in the middle of a sentence: "I think" is not part of the
-    prompt."""
-    answers = [" I think 4.", " I think so."]
-    assert split(FIRST + answers[0], FIRST + answers[1]) == (FIRST, answers, [0, 1])
-
-
-def test_one_answer_may_begin_with_the_other():
-    """Then no character differs where the shorter one ends; it may even be empty."""
-    assert split(FIRST + " Yes", FIRST + " Yes, 4") == (FIRST, [" Yes", " Yes, 4"], [0, 1])
-    assert split(FIRST, FIRST + " 4") == (FIRST, ["", " 4"], [0, 1])
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rejected"),
-    [
-        (
-            FIRST + " 4.\n\nHuman: Thanks\n\nAssistant: Bye",
-            FIRST + " 5.\n\nHuman: Thanks\n\nAssistant: Bye",
-        ),
-        (FIRST + " 4.", FIRST + " 5.\n\nHuman: No\n\nAssistant: Oh"),
-        (FIRST + " 4.\n\nHuman: No", FIRST + " 5."),
-        (FIRST + " 4.", FIRST + " 5.\n\nAssistant: 4."),
-        ("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: b\n\nAssistant: x"),
-        ("no dialogue", "at all"),
-        (FIRST + " 4.", FIRST + " 4."),
-        (FIRST + " 4.\n\nHuman: a\n\nAssistant: x", FIRST + " 4.\n\nHuman: b\n\nAssistant: x"),
-    ],
-    ids=[
-        "turn",
-        "longer",
-        "shorter",
-        "speaks twice",
-        "question",
-        "no turns",
-        "same",
-        "second question",
-    ],
-)
-def test_a_pair_whose_turns_differ_earlier_or_that_says_the_same_twice_is_skipped(chosen, rejected):
-    """Such a pair has no common prompt, or no preference. An answer that holds another turn would
-    be scored as a single answer."""
-    assert split(chosen, rejected) is None
-
-
-@pytest.mark.parametrize(
-    "reader", [jsonl.read_demonstrations, jsonl.read_comparisons, jsonl.read_prompts]
-)
-def test_skipped_pairs_are_counted_on_stderr(write, capsys, reader):
-    """Data that is left out without a message would be missed much later, in a result."""
-    equal = {"chosen": FIRST + " 4.", "rejected": FIRST + " 4."}
-    path = write([equal, DIALOGUES, equal])
-    assert len(reader(path)) == 1
-    message = f"{path}: skipped 2 pairs whose dialogues differ before the last answer\n"
-    assert capsys.readouterr().err == message
-
-
-def test_nothing_is_said_where_nothing_was_skipped(write, capsys):
-    """A warning that always comes is not read."""
-    jsonl.read_comparisons(write([DIALOGUES]))
-    assert capsys.readouterr().err == ""
 
 
 # ---- bad input
@@ -255,12 +179,6 @@ def test_a_missing_file_a_folder_and_an_empty_file_are_refused_by_name(write, tm
     for content in ("", "\n \n"):
         message = refusal(reader, write(content))
         assert "no usable record" in message and '{"prompt"' in message
-
-
-def test_a_file_of_nothing_but_skipped_pairs_is_refused(write):
-    """Training on no data would divide by zero much later."""
-    path = write([{"chosen": FIRST, "rejected": FIRST}])
-    assert "no usable record" in refusal(jsonl.read_comparisons, path)
 
 
 GOOD = json.dumps({**RANKED, "response": "r"})
@@ -363,7 +281,10 @@ def test_a_record_that_does_not_fit_is_an_error_unless_dropping_is_asked_for(
     capsys.readouterr()
     fits = data.fits_context(tokenizer, need - 1, new_tokens, drop_long=True)
     assert len(reader(path, fits)) == 1
-    assert capsys.readouterr().err == f"{path}: left out 1 records that do not fit the context\n"
+    message = f"{path}: left out 1 of 2 rows (first: {path}:2): too long for the context\n"
+    assert capsys.readouterr().err == message
+    fits = data.fits_context(tokenizer, 1, new_tokens, drop_long=True)
+    assert "none of its 2 records fits the context; " in refusal(reader, path, fits)
 
 
 # ---- records -> ids

@@ -1,6 +1,7 @@
 """The specification of evaluate.py: numbers that compare two policies without favouring one."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def test_the_kl_of_best_of_n_is_that_of_an_enumeration(n):
     assert best_of_n_kl(n) == pytest.approx(float((p * np.log(p * m)).sum()), abs=1e-3)
 
 
-def test_best_of_n_picks_the_highest_score_of_each_prompts_own_finished_replies(gpt, tokenizer):
+def test_best_of_n_picks_the_highest_score_of_each_prompts_own_replies(gpt, tokenizer):
     """32 replies to each of three prompts, sampled again for one prompt at a time. The score is the
     length in characters."""
     n, uniforms = 32, noise(5, 96, 6, CANDIDATE_NOISE)
@@ -260,23 +261,49 @@ def test_best_of_n_picks_the_highest_score_of_each_prompts_own_finished_replies(
         return [len(reply.text) for reply in replies]
 
     chosen = best_of_n(gpt, tokenizer, score, PROMPTS, n, 6, seed=5)
-    longer = 0  # prompts whose longest reply was cut off
     for i, prompt in enumerate(PROMPTS):
         replies = respond(gpt, tokenizer, [prompt] * n, uniforms[i * n : (i + 1) * n])
-        finished = [reply for reply in replies if reply.ended]
-        assert chosen[i] == max(finished, key=lambda reply: len(reply.text))
-        longer += max(len(reply.text) for reply in replies) > len(chosen[i].text)
-    assert longer, "no reply that was cut off has the highest score, so this test shows little"
+        assert chosen[i] == max(replies, key=lambda reply: len(reply.text))
 
 
-def test_best_of_n_gives_an_unfinished_reply_where_there_is_no_other(other, tokenizer):
-    """Three replies of one token, none of which is the end token."""
+# ---- scores
+
+
+REPLIES = [Reply("done", None, True), Reply("cut o", None, False), Reply("also", None, True)]
+
+
+def test_a_score_is_the_missing_end_score_where_a_reply_was_cut_off():
+    """A score in the middle of a sentence means nothing: on real data with a weak model it was 61
+    where training gave -3."""
 
     def score(prompts, replies):
-        return np.zeros(len(replies))
+        return torch.tensor([0.5, 61.0, -4.0])
 
-    (chosen,) = best_of_n(other, tokenizer, score, ["why"], 3, 1, seed=1)
-    assert not chosen.ended
+    scores = evaluate.final_scores(score, -3.0, ["a", "b", "c"], REPLIES)
+    assert scores.tolist() == [0.5, -3.0, -4.0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"), [([0.5, 61.0, -4.0], "done"), ([-5.0, 61.0, -4.0], "cut o")]
+)
+def test_best_of_n_goes_by_the_score_that_ppo_maximises(monkeypatch, raw, text):
+    """A reply that was cut off has -3 there, whatever the reward model says: it loses against .5,
+    and wins against -4. The rest of best-of-n is a plain maximum."""
+    monkeypatch.setattr(evaluate, "respond", lambda *_, **__: REPLIES)
+    monkeypatch.setattr(evaluate, "score_replies", lambda *_: torch.tensor(raw))
+    score = evaluate.model_scores(None, -3.0)
+    (chosen,) = best_of_n(None, None, score, ["p"], 3, 6, seed=1)
+    assert chosen.text == text
+
+
+def test_nothing_but_ppo_itself_takes_scores_before_the_missing_end_rule():
+    """`minirlhf evaluate` did: PPO looked worse than SFT (.23 -> .11) where training had seen -1.81
+    -> .37. Commands get their scores from `final_scores`; `iterate` needs both, for its metrics."""
+    root = Path(evaluate.__file__).parents[1]
+    paths = [*root.glob("minirlhf/**/*.py"), *root.glob("train_*.py")]
+    names = {path.name for path in paths if "score_replies" in path.read_text(encoding="utf-8")}
+    assert names == {"evaluate.py", "train_ppo.py", "ours.py"}
+    assert "score_replies" not in Path(evaluate_command.__file__).read_text(encoding="utf-8")
 
 
 def test_scores_are_of_the_ids_that_were_sampled(gpt, tokenizer):
@@ -318,7 +345,6 @@ def test_the_best_of_fewer_comes_from_the_first_of_the_same_candidates(gpt, toke
     assert scores.shape == (len(PROMPTS), 6)
     for n in (1, 3, 6):
         for group, chosen in zip(groups, evaluate.best(groups, scores, n), strict=True):
-            ended = [reply for reply in group[:n] if reply.ended] or group[:1]
-            assert len(chosen.text) == max(len(reply.text) for reply in ended)
+            assert len(chosen.text) == max(len(reply.text) for reply in group[:n])
     chosen = best_of_n(gpt, tokenizer, score, PROMPTS, 6, 6, seed=1)
     assert evaluate.best(groups, scores, 6) == chosen

@@ -3,6 +3,7 @@ reads back what we save."""
 
 import builtins
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -427,3 +428,69 @@ def test_neither_transformers_nor_safetensors_is_needed_to_import_it():
     source = open(gpt2.__file__).read()
     assert "import transformers" not in source
     assert "\nfrom safetensors" not in source and "\nimport safetensors" not in source
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "n_positions", "n_embd", "n_layer"])
+@pytest.mark.parametrize("value", [3 * 10**9, 3 * 10**20])
+def test_a_config_that_asks_for_more_than_there_is_is_refused_at_once(tmp_path, name, value):
+    """A billion layers, a width of a billion: before any memory is taken. They took minutes."""
+    hugging_face().save_pretrained(tmp_path)
+    change_config(tmp_path, **{name: value})
+    start = time.perf_counter()
+    assert "the two files must come from the same model" in refusal(tmp_path)
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "x", None, [], float("nan"), -1])
+def test_a_size_that_is_no_size_is_refused(tmp_path, value):
+    """`true` is an int to isinstance; a bare NaN is what Python writes and JSON does not have."""
+    hugging_face().save_pretrained(tmp_path)
+    change_config(tmp_path, n_layer=value)
+    assert "n_layer must be a positive whole number" in refusal(tmp_path)
+
+
+def test_a_config_that_is_nested_too_often_is_refused(tmp_path):
+    """2,000 brackets end in a RecursionError."""
+    hugging_face().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 2000)
+    assert "not JSON" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "whole numbers"])
+def test_weights_that_are_not_finite_numbers_are_refused_by_name(tmp_path, value):
+    """From a run of somebody else's that diverged, or a quantised copy."""
+    bias = torch.zeros(24)
+    if value == "whole numbers":
+        bias = bias.to(torch.int8)
+    else:
+        bias[5] = value
+    save_bin(hugging_face(), tmp_path, **{"transformer.ln_f.bias": bias})
+    assert "ln_f.bias is not of finite numbers" in refusal(tmp_path)
+
+
+def test_a_flipped_bit_in_a_bin_file_is_refused(tmp_path):
+    """The zip archive that it is has checksums, which torch.load does not check."""
+    tensors = save_bin(hugging_face(), tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    content = bytearray(path.read_bytes())
+    place = content.index(tensors["transformer.ln_f.bias"].numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert "pytorch_model.bin: cannot be read" in refusal(tmp_path)
+
+
+def test_old_bin_files_which_are_no_archives_are_read(tmp_path):
+    """OpenAI's own upload of GPT-2 is one."""
+    theirs = hugging_face()
+    tensors = save_bin(theirs, tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    logits_match(load_gpt2(tmp_path), theirs)
+
+
+def test_what_transformers_saves_again_is_read_without_our_checksum(tmp_path, make_gpt):
+    """It writes metadata of its own."""
+    save_gpt2(make_gpt(64, context=16, width=24, heads=3, std=0.3), tmp_path / "ours")
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    logits_match(load_gpt2(tmp_path / "theirs"), theirs, 64)

@@ -228,7 +228,8 @@ def configs():
 READERS = {  # functions that read flags for a command
     "compute.resolve(args": {"precision", "threads"},
     "compute.resolve_microbatch(": {"microbatch_tokens"},
-    "checkpoint.start_run(args": {"out", "resume", "overwrite"},
+    "chain.refuse_mixed(args": {"mix_data"},
+    "start_run(args": {"out", "resume", "overwrite"},
 }
 
 

@@ -1,12 +1,25 @@
 """The specification of run/metrics.py: one JSON line a step, and tables for people."""
 
+import builtins
+import errno
+import io
 import json
 import os
 
 import pytest
 import torch
 
-from minirlhf.run.metrics import Metrics, read_metrics, row, shorten, table, write_samples
+from minirlhf.run.metrics import (
+    Metrics,
+    append,
+    cut_samples,
+    read_metrics,
+    row,
+    samples_size,
+    shorten,
+    table,
+    write_samples,
+)
 
 
 def write_steps(folder, steps):
@@ -115,3 +128,62 @@ def test_the_temporary_file_is_renamed_and_never_written_in_place(tmp_path, monk
     with pytest.raises(OSError, match="the power went"):
         Metrics(tmp_path, step=2)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"\0" * 50, b"\xff\xfe", b"[1]", b"3", b'{"loss": 1.0}', b'{"step": "2"}', b"", b"[" * 9999],
+)
+def test_a_line_that_cannot_be_read_is_dropped_and_that_is_said(tmp_path, capsys, bad):
+    """A power failure leaves a row of NULs where the last lines were. The run used to be dead: no
+    --resume, no plot."""
+    path = write_steps(tmp_path, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], bad + b"\n", *lines[2:]]))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 2]
+    message = capsys.readouterr().err
+    assert f"{path}: 1 unreadable lines left out, the first is line 3" in message
+    Metrics(tmp_path, step=3)
+    assert path.read_bytes() == b"".join(lines)
+    capsys.readouterr()
+    assert len(read_metrics(tmp_path)) == 3 and not capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+    """The next line would be glued to it."""
+    path = write_steps(tmp_path, 2)
+    before = path.read_bytes()
+    real = open
+
+    class Full(io.FileIO):
+        def write(self, content):
+            if len(content) < 10:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content[:5])
+
+    monkeypatch.setattr(builtins, "open", lambda name, *_, **options: Full(name, "a"))
+    with pytest.raises(OSError, match="No space left") as error:
+        append(path, '{"step": 2, "loss": 1.0}\n')
+    monkeypatch.setattr(builtins, "open", real)
+    assert error.value.filename == str(path) and path.read_bytes() == before
+
+
+def test_samples_are_cut_back_to_what_the_checkpoint_saw(tmp_path):
+    """Tables of steps that are computed again were in the file twice. A checkpoint of an older
+    version does not say how long the file was: nothing is cut. Without any checkpoint the run
+    begins anew."""
+    path = tmp_path / "samples.txt"
+    cut_samples(tmp_path, {"step": 0})
+    assert samples_size(tmp_path) == 0 and not path.exists()
+    write_samples(tmp_path, "after 1 updates", ("a",), [("b",)])
+    size, text = samples_size(tmp_path), path.read_text()
+    write_samples(tmp_path, "after 2 updates", ("a",), [("b",)])
+    cut_samples(tmp_path, {"step": 1})
+    assert "after 2" in path.read_text()
+    for _ in range(2):  # a file that is shorter by then stays so
+        cut_samples(tmp_path, {"step": 1, "samples_bytes": size})
+        assert path.read_text() == text
+    cut_samples(tmp_path, {"step": 1, "samples_bytes": size + 10})
+    assert path.read_text() == text
+    cut_samples(tmp_path, {"step": 0})
+    assert path.read_text() == ""

@@ -1,5 +1,6 @@
 """The specification of run/optim.py: AdamW and the learning rate."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -43,6 +44,25 @@ def test_adamw_has_the_betas_and_eps_it_is_given(make_gpt):
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
+def test_a_head_has_a_multiple_of_the_learning_rate_of_the_rest(make_gpt):
+    """A first step of Adam is as long as the learning rate, whatever the gradient. Nothing else
+    differs: matrices of both decay, and every parameter is in one group."""
+    model = torch.nn.ModuleDict({"gpt": make_gpt(), "head": torch.nn.Linear(16, 1)})
+    before = copy.deepcopy(model.state_dict())
+    optimizer = optim.adamw(model, lr=0.1, head=model["head"], head_scale=5.0, weight_decay=0.5)
+    ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0, 0.5, 0]
+    optim.set_learning_rate(optimizer, 0.01)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        rate = 0.05 if name.startswith("head") else 0.01
+        decay = 1 - 0.5 * rate if parameter.dim() >= 2 else 1
+        torch.testing.assert_close(parameter.detach(), before[name] * decay - rate, msg=name)
+
+
 def test_by_default_adamw_has_betas_of_point_9_and_point_99_and_no_decay(make_gpt):
     """It is also fused: one kernel updates all parameters. torch's defaults are a beta of .999, for
     runs of many thousands of steps, and a decay of .01."""
@@ -64,3 +84,11 @@ def test_the_learning_rate_warms_up_linearly_and_falls_to_a_tenth():
     assert optim.cosine(0, 10, 0) == 1.0
     assert optim.cosine(3, 3, 3) == 1.0
     assert optim.cosine(4, 4, 3) == pytest.approx(0.1)
+
+
+def test_the_linear_schedule_warms_up_and_falls_to_one_step_above_zero():
+    """Worked by hand, 10 steps of which 4 warm up: 1/4 of 1, 2/4 of .9, 3/4 of .8, all of .7, then
+    down by a tenth a step. Without a warm-up it begins at 1."""
+    shares = [optim.linear(step, 10, 4) for step in range(10)]
+    assert shares == pytest.approx([0.25, 0.45, 0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert [optim.linear(step, 2, 0) for step in range(2)] == [1, 0.5]

@@ -28,7 +28,6 @@ from minirlhf.ppo import ActorCritic, gae, kl_k3, token_rewards, whiten
 from minirlhf.reward import RewardModel
 from minirlhf.run import checkpoint, config
 from minirlhf.run.metrics import read_metrics
-from minirlhf.run.optim import set_learning_rate
 from minirlhf.tokenizer import get_tokenizer
 
 T = 9
@@ -583,11 +582,11 @@ def test_a_mask_that_was_made_on_the_cpu_is_brought_to_where_the_tokens_are(make
 
 
 def test_what_is_not_given_is_the_methods_default(make_gpt):
-    """Temperature 1, gamma 1, lambda .95, both clips .2, a value loss of weight .1, a gradient norm
+    """Temperature 1, gamma 1, lambda 1, both clips .2, a value loss of weight .1, a gradient norm
     of at most 1. A call without these arguments makes the same step as the defaults of the command
     line."""
     reference, samples = make_gpt(), make_samples()
-    temperature, gae_flags = {"temperature": 1.0}, {"gamma": 1.0, "lam": 0.95}
+    temperature, gae_flags = {"temperature": 1.0}, {"gamma": 1.0, "lam": 1.0}
     clips = {"clip": 0.2, "value_clip": 0.2, "vf_coef": 0.1, "max_grad_norm": 1.0}
     results = []
     flags = temperature, gae_flags, temperature | clips
@@ -862,7 +861,7 @@ def distance_after_ppo(beta, updates, seed=0, batch_size=512, lr=0.1):
     prompts = EXACT_PROMPTS * (batch_size // 2)
     number = {tuple(response): i for i, response in enumerate(RESPONSES)}
     for step in range(updates):
-        set_learning_rate(optimizer, lr * (1 - step / updates))
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / updates)
         rng = config.rng(seed, config.ROLLOUTS, step)
         uniforms = torch.from_numpy(rng.random((batch_size, NEW_TOKENS), dtype=np.float32))
         samples = generate(actor.gpt, prompts, NEW_TOKENS, END, uniforms=uniforms)
@@ -959,7 +958,8 @@ def test_ppo_raises_the_judged_score_and_stays_near_the_reference(make_gpt, tmp_
     (tmp_path / "prompts.jsonl").write_text(records * 10)
     flags = f"--out {tmp_path} --data {tmp_path}/prompts.jsonl --reward {__name__}:letters_e "
     flags += "--missing-end-score 0 --updates 40 --batch-size 64 --max-new-tokens 8 --held-out 3 "
-    flags += "--eval-every 40 --lr 3e-3 --kl-coef 0.5 --device cpu"
+    flags += "--eval-every 40 --lr 3e-3 --kl-coef 0.5 --device cpu --epochs 2 --minibatches 4 "
+    flags += "--warmup 0 --lam 0.95"
     train_ppo.main(flags.split())
     metrics = read_metrics(tmp_path / "ppo")
     score, kl = ([line[name] for line in metrics] for name in ("score", "kl"))

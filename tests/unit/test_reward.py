@@ -1,8 +1,12 @@
 """The specification of the reward model, in the order of reward.py."""
 
 import copy
+import json
 import math
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import same
@@ -370,6 +374,17 @@ def test_a_function_is_found_by_module_and_name():
     assert function.load_function("--reward", "math:sqrt") is math.sqrt
 
 
+def test_a_function_is_found_in_the_current_folder_wherever_the_script_is(tmp_path, monkeypatch):
+    """`python /elsewhere/train_ppo.py` has the script's folder on Python's path, and not this one;
+    the message said "importable from this folder" and was wrong."""
+    (tmp_path / "my_own_rewards.py").write_text("def brevity(prompts, responses): ...")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    assert function.load_function("--reward", "my_own_rewards:brevity").__name__ == "brevity"
+    with pytest.raises(InputError, match=f"of a file in {tmp_path}"):
+        function.load_function("--reward", "my_other_rewards:brevity")
+
+
 def test_what_is_found_but_is_no_function_is_refused_as_such():
     """math.pi exists and is a number. The error does not wait for the first call, which comes after
     a rollout."""
@@ -385,6 +400,72 @@ def test_a_function_that_is_not_there_is_an_error_that_names_the_option(name):
     not say which flag is wrong."""
     with pytest.raises(InputError, match=r"--reward .*module:function"):
         function.load_function("--reward", name)
+
+
+@pytest.fixture
+def scores_of():
+    """scores_of(function, n=2) -> what `function.call` makes of n replies."""
+
+    def call(scorer, n=2):
+        replies = [SimpleNamespace(text=f"text {i}") for i in range(n)]
+        return function.call("my:reward", scorer, ["prompt"] * n, replies)
+
+    return call
+
+
+def test_what_a_function_returns_may_be_of_any_kind_of_numbers(scores_of):
+    """A tensor with a gradient, of bf16, an array, a list."""
+    for scores in (
+        torch.tensor([1.0, -2.0], requires_grad=True),
+        torch.tensor([1, -2], dtype=torch.bfloat16),
+        np.array([1, -2]),
+        [True, -2.0],
+        (np.float64(1), torch.tensor(-2.0)),
+    ):
+        result = scores_of(lambda *_, scores=scores: scores)
+        assert result.tolist() == [1.0, -2.0] and result.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e39, None, "x" * 100, [1.0]])
+def test_the_bad_number_is_shown_whole_with_its_response(scores_of, bad):
+    """The first 80 characters of 256 numbers do not have it."""
+    scores = [0.123456] * 299 + [bad]
+    for values in (scores, [*scores[1:], bad]):
+        with pytest.raises(InputError) as error:
+            scores_of(lambda *_, values=values: values, n=300)
+        message = str(error.value)
+        assert f"{bad!r} for response {values.index(bad)}" in message and "\n" not in message
+        assert repr(values) in message
+
+
+@pytest.mark.parametrize("value", [None, 1.0, "x" * 200, {"a": 1}, np.zeros(2000), [[1, 2]] * 3])
+def test_a_result_of_another_shape_is_shown_whole(scores_of, value):
+    """numpy shows six of 2,000 numbers."""
+    with pytest.raises(InputError, match="must return 2 finite numbers") as error:
+        scores_of(lambda *_: value)
+    text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
+    assert text in str(error.value)
+
+
+def test_a_function_that_fails_is_an_error_in_the_users_file(scores_of):
+    """File and line are the user's, also where a library raised the error. A message of several
+    lines, and with an escape sequence, is one line."""
+
+    def library(*_):
+        json.loads("{")
+
+    def several(*_):
+        raise RuntimeError("one\ntwo \x1b]0;owned\x07")
+
+    line = library.__code__.co_firstlineno + 1
+    with pytest.raises(InputError) as error:
+        scores_of(library)
+    assert f"my:reward failed at {__file__}, line {line}: JSONDecodeError: E" in str(error.value)
+    with pytest.raises(InputError) as error:
+        scores_of(several)
+    assert str(error.value).endswith("RuntimeError: one two \ufffd]0;owned\ufffd")
+    with pytest.raises(InputError, match="my:reward failed: TypeError: len"):
+        scores_of(len)
 
 
 # ---- learning

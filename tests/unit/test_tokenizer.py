@@ -296,3 +296,21 @@ def test_the_command_prints_1663_ranks_that_read_back_as_they_were_learnt(monkey
     bpe.main()
     ranks = read_ranks(capsys.readouterr().out)
     assert ranks == {"mergeable_ranks": train_bpe(text, 1663), "special_tokens": {END: 1663}}
+
+
+@pytest.mark.parametrize("space", [" ", "\n", " \n", "\u3000"])
+def test_a_million_spaces_are_text_like_any_other(small, space):
+    """tiktoken's engine panics at 999,999 characters of white space in a row, with an exception
+    that `except Exception` does not catch. Up to there the ids are its own."""
+    limit = 999_998
+    text = "a" + (space * limit)[:limit] + "b"
+    assert small.encode(text) == small.encoding.encode_ordinary(text)
+    for size in (limit + 1, 2 * limit, 2 * limit + 1):
+        text = "a" + (space * size)[:size] + "b"
+        assert small.decode(small.encode(text)) == text
+
+
+def test_a_long_text_without_long_spaces_has_the_ids_of_its_engine(small):
+    """It is not cut: a cut in a word would change its ids."""
+    text = "banana  bananas\n" * 80_000
+    assert small.encode(text) == small.encoding.encode_ordinary(text)

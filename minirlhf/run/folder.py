@@ -1,0 +1,148 @@
+"""A run is a folder: config.json, checkpoint.pt and the one before it, metrics.jsonl, samples.txt,
+and the lock of the process that writes it."""
+
+import contextlib
+import dataclasses
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minirlhf.run import chain, resume
+from minirlhf.run.config import InputError
+from minirlhf.run.files import TEMPORARY, write_text
+from minirlhf.run.lock import lock
+
+PREVIOUS = "checkpoint.previous.pt"  # the checkpoint before the last
+COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
+RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt", COMPARISONS)
+INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
+
+
+def refuse_existing(args, folder):
+    if (folder / "config.json").exists() and not (args.resume or args.overwrite):
+        raise InputError(
+            f"{folder} already holds a run; continue it with --resume, replace it with --overwrite"
+        )
+
+
+def refuse_lost_files(args, folder):
+    """InputError if a run would replace a file that it reads, or one that no run has written."""
+    files = {(folder / name).resolve() for name in ("config.json", *RUN_FILES)}
+    for flag in INPUTS:
+        path = getattr(args, flag, "")
+        inputs = {Path(path).resolve(), (Path(path) / "checkpoint.pt").resolve()} if path else set()
+        if inputs & files:
+            raise InputError(
+                f"--{flag} {path} lies where this run writes, in {folder}; it would be replaced: "
+                "move it, or choose another --out"
+            )
+    written = written_files(folder)
+    for name in RUN_FILES:
+        if os.path.lexists(folder / name) and name not in written:
+            raise InputError(
+                f"{folder / name} was not written by a run, as far as {folder / 'config.json'} "
+                "shows; move it away, or choose another --out"
+            )
+
+
+def written_files(folder):
+    """The names of RUN_FILES that the run in a folder may have written; none without a run."""
+    if not (folder / "config.json").exists():
+        return ()
+    record = resume.read_record(folder)
+    if record is None:
+        return RUN_FILES  # of a run whose config.json is damaged
+    data = record["flags"].get("data")
+    return [name for name in RUN_FILES if name != COMPARISONS or not data]
+
+
+def refuse_replaced(folder):
+    """InputError if --overwrite was interrupted while it removed a run's files: what is left is no
+    run."""
+    if (resume.read_record(folder) or {}).get("replaced"):
+        raise InputError(
+            f"the run in {folder} was being replaced when that stopped, so there is nothing to "
+            "resume; start again with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def start_run(args, tokenizer, *stages, **inputs):
+    """While it is entered: the folders of a run's stages, each with its config.json, which nobody
+    else can write. `inputs` are what the run learns from: lists of records, models (see
+    `resume.fingerprint`).
+
+    The files of an older run are removed, unless the run is resumed. InputError, before any file is
+    touched, if a folder holds a run and neither --resume nor --overwrite is given, if another
+    process writes it, or if a resumed run began with other inputs.
+    """
+    folders = [Path(args.out) / stage for stage in stages]
+    check(args, folders)  # before a folder is made
+    inputs = resume.fingerprints(vocabulary=tokenizer.fingerprint(), **inputs)
+    with contextlib.ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(lock(folder))
+        check(args, folders)  # a run that ended meanwhile is not replaced
+        for folder in folders:
+            remove_temporaries(folder)
+        if args.resume:
+            inputs = resume.kept_inputs(inputs, folders)
+        records = [record(args, tokenizer, stage, inputs) for stage in stages]
+        if not args.resume:
+            remove_run(folders, records)
+        # The first folder's is what --resume goes by.
+        for folder, content in reversed(list(zip(folders, records, strict=True))):
+            write_record(folder, content)
+        yield folders
+
+
+def check(args, folders):
+    """Refuses a run that would replace what it must not."""
+    for refuse in (refuse_existing, refuse_lost_files):
+        for folder in folders:
+            refuse(args, folder)
+
+
+def record(args, tokenizer, stage, inputs):
+    """What config.json holds."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    return {
+        "stage": stage,
+        "data": getattr(args, "data", "") or chain.WORLD,
+        "flags": dataclasses.asdict(args),
+        "tokenizer": tokenizer.name,
+        "inputs": inputs,
+        "versions": versions,
+    }
+
+
+def write_record(folder, content):
+    write_text(folder / "config.json", resume.record_text(content))
+
+
+def remove_run(folders, records):
+    """Remove the files of an older run. First its config.json says so: a run that is half removed
+    can be replaced and not resumed."""
+    files = [folder / name for folder in folders for name in RUN_FILES]
+    files = [file for file in files if os.path.lexists(file)]  # a link to nowhere, too
+    if not files:
+        return
+    for folder, content in zip(folders, records, strict=True):
+        write_record(folder, content | {"replaced": True})
+    for file in files:
+        file.unlink()
+
+
+def remove_temporaries(folder):
+    """Remove what killed runs have left of the files that they were writing."""
+    for path in folder.glob("*.tmp"):
+        name = TEMPORARY.fullmatch(path.name)
+        if name and name[1] in ("config.json", *RUN_FILES):
+            path.unlink(missing_ok=True)
