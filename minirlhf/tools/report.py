@@ -24,7 +24,8 @@ from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import number, read_metrics
 from minirlhf.tools import figures, tables
-from minirlhf.world import measures, memoriser, writers
+from minirlhf.world import measures, writers
+from minirlhf.world.memoriser import Memoriser
 
 POLICIES = {  # name in the tables -> folder; those that do not exist are left out
     "base": "pretrain",
@@ -33,6 +34,7 @@ POLICIES = {  # name in the tables -> folder; those that do not exist are left o
     "PPO": "ppo",
     "PPO on the judge": "on-judge/ppo",
 }
+MEMORISED = 10_000  # of the prompts that PPO learns on
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def sample_all(args, tokenizer, policies, score, prompts):  # -> {name: Answers}
     for n in (4, args.best_of):
         kl = evaluate.best_of_n_kl(n)
         answers[f"best of {n}"] = Answers(evaluate.best(*candidates, n), kl)
+    memoriser = Memoriser(MEMORISED, rng(args.seed, config.PPO_PROMPTS))
     texts = {"memoriser": memoriser.respond(prompts)}
     texts["faultless"] = writers.faultless(prompts, rng(args.seed, config.FAULTLESS_RESPONSES))
     for name, responses in texts.items():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -145,11 +146,15 @@ def test_missing_numbers_are_dashes_and_counts_have_no_decimals(capsys):
 # ---- the command
 
 
+@pytest.fixture(autouse=True)
+def short_memory(monkeypatch):
+    """The memoriser remembers 50 prompts: ten thousand take seconds."""
+    monkeypatch.setattr(report, "MEMORISED", 50)
+
+
 @pytest.fixture(scope="module")
 def finished(world_run, tmp_path_factory):
     """A copy of the toy run with two updates of PPO, on the reward model and on the judge."""
-    import shutil
-
     folder = shutil.copytree(world_run, tmp_path_factory.mktemp("finished") / "out")
     train_ppo.main(["--out", str(folder), *PPO])
     judge = "--reward minirlhf.world.judge:total --missing-end-score -1 --sft".split()
@@ -209,20 +214,19 @@ def test_kl_and_entropy_are_of_the_responses_that_each_policy_sampled(finished):
 
 
 def test_the_split_chooses_the_prompts(finished, monkeypatch):
-    """Choices are made on validation; test is for the final report alone."""
-    splits = []
-    prompts = writers.prompts
+    """Choices are made on validation; test is for the final report alone. The memoriser remembers
+    prompts of training."""
+    splits, prompts = [], writers.prompts
 
     def spy(n, rng, split="train"):
         splits.append(split)
         return prompts(n, rng, split)
 
     monkeypatch.setattr(report.writers, "prompts", spy)
-    monkeypatch.setattr(report.memoriser, "respond", lambda prompts: ["It is Lima."] * len(prompts))
     for split in ("validation", "test"):
         report.main(["--out", str(finished), *SMALL, "--split", split])
         assert json.loads((finished / "report.json").read_text())["split"] == split
-    assert splits == ["validation", "test"]
+    assert splits == ["validation", "train", "test", "train"]
 
 
 def test_the_same_seed_gives_the_same_report(finished):

@@ -55,6 +55,8 @@ def test_the_fall_is_from_the_judged_peak_to_the_end():
 def runs(world_run, tmp_path_factory):
     """Two seeds with a report each, and one PPO run with another kl_coef: toys."""
     folder = tmp_path_factory.mktemp("results")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(report, "MEMORISED", 50)  # ten thousand take seconds
     judge = "--reward minirlhf.world.judge:total --missing-end-score -1".split()
     for seed in ("1", "2"):
         out = shutil.copytree(world_run, folder / seed)
@@ -63,6 +65,7 @@ def runs(world_run, tmp_path_factory):
         report.main(["--out", str(out), "--seed", seed, *REPORT])
     models = ["--sft", str(folder / "1" / "sft"), "--rm", str(folder / "1" / "rm")]
     train_ppo.main(["--out", str(folder / "kl-0.5"), "--kl-coef", "0.5", *models, *PPO])
+    monkeypatch.undo()
     return folder
 
 
