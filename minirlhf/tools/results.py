@@ -104,9 +104,9 @@ def markdown(reports):
     totals = [(policy, "total") for policy in policies]
     lines += kind_table("Total by kind of prompt", totals, policies, reports)
     for policy in ("SFT", "PPO"):
-        title = f"{policy}: prompts of each kind, and the share of each verdict"
-        columns = [(policy, name) for name in ("prompts", *VERDICTS)]
-        lines += kind_table(title, columns, ["prompts", *VERDICTS], reports)
+        title = f"{policy}: share of each verdict by kind of prompt"
+        columns = [(policy, verdict) for verdict in VERDICTS]
+        lines += kind_table(title, columns, VERDICTS, reports)
     columns = [claims(run) for run in reports.values()]
     rows = [[name, *(column.get(name, "-") for column in columns)] for name in columns[0]]
     return "\n".join(lines + markdown_table("Every seed", [f"seed {s}" for s in reports], rows))

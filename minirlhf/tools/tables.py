@@ -11,6 +11,7 @@ QUALITY = (*AXES, "facts", "unranked", "admits", "lookalikes")
 COSTS = ("parsed", "declined", "false", "complied", "distinct", "commonest", "entropy")
 COSTS += ("kl", "length")
 ORDER = ("base", "memoriser", "SFT", "best", "DPO", "PPO", "PPO on the judge", "faultless")
+NO_BREAK = "\xa0"  # a space at which no line is broken
 EXAMPLES = ("fact", "unknown", "harmful", "lookalike", "unranked", "string", "sum")  # shown first
 
 
@@ -63,6 +64,13 @@ def explain(text):
     print(textwrap.fill(text, 100))
 
 
+def show_list(texts):
+    """Print texts with commas between them, no text over two lines."""
+    line = ", ".join(text.replace(" ", NO_BREAK) for text in texts)
+    lines = textwrap.wrap(line, 98, break_on_hyphens=False)
+    print("\n".join("  " + line.replace(NO_BREAK, " ") for line in lines))
+
+
 def show_verdicts(before, after):
     """Print the total and the shares of the verdicts for each kind of prompt, SFT -> PPO."""
     columns = ("total", *VERDICTS)
@@ -84,7 +92,7 @@ def show_comparison(report):
                 for column in columns
                 if None not in gains[column]
             ]
-            print(textwrap.indent(textwrap.fill(", ".join(differences), 98), "  "))
+            show_list(differences)
     explain(
         f"The intervals count prompts about one fact, or with one wording, as one cluster; "
         f"there are {report['clusters']}."
