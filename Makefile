@@ -31,7 +31,7 @@ seed: .venv/plot
 	-$(BIN)/minirlhf gates judge --out $(OUT) --seed $(SEED)
 	$(BIN)/minirlhf ppo --out $(OUT) --seed $(SEED) --overwrite
 	$(BIN)/minirlhf dpo --out $(OUT) --seed $(SEED) --overwrite
-	$(BIN)/minirlhf report --out $(OUT) --seed $(SEED) --prompts 2048
+	$(BIN)/minirlhf report --out $(OUT) --seed $(SEED) --prompts 2048 --split test
 
 test: .venv/test
 	$(BIN)/python -m pytest
@@ -83,7 +83,7 @@ bench: .venv/bench
 
 # TRL's PPOTrainer from OUT/sft and OUT/rm with the flags of OUT/ppo, judged beside it.
 trl: .venv/bench
-	$(BIN)/minirlhf trl --out $(OUT) --prompts 2048
+	$(BIN)/minirlhf trl --out $(OUT) --prompts 2048 --split test
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from minirlhf.run import compute, config
 from minirlhf.run.config import rng
 
 ROWS = 512  # prompts that are sampled together
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 1 to 9 degrees
 
 
 class Reply(NamedTuple):
@@ -113,13 +114,32 @@ def kl(gpt, reference, replies, temperature=1.0):  # N Replies -> (N,) on the CP
 # ---- intervals and win rates
 
 
-def interval(values):  # (N,) -> two floats
-    """(mean, half the width of its 95% interval) of independent values, by the normal
-    approximation. The half width of a single value is NaN."""
+def interval(values, clusters=None):  # (N,) numbers, (N,) labels -> two floats
+    """(mean, half the width of its 95% interval). The half width of a single cluster is NaN.
+
+    Values with one label may depend on one another in any way: answers about one fact are right or
+    wrong together, and a thousand of them do not tell more facts. The standard error is the
+    cluster-robust one, from the sums of the deviations in each cluster, with Student's t on
+    (clusters - 1) degrees. Without labels every value is a cluster of its own, and it is the usual
+    one. For paired differences the values are the differences (Miller 2024, *Adding Error Bars to
+    Evals*, section 2).
+    """
     values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
+    labels = np.arange(len(values)) if clusters is None else np.asarray(clusters)
+    _, cluster_numbers = np.unique(labels, return_inverse=True)
+    sums = np.bincount(cluster_numbers, values - values.mean())
+    if len(sums) < 2:
         return float(values.mean()), math.nan
-    return float(values.mean()), float(1.96 * values.std(ddof=1) / math.sqrt(len(values)))
+    error = math.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / len(values)
+    return float(values.mean()), t95(len(sums) - 1) * error
+
+
+def t95(n):
+    """The 97.5% quantile of Student's t with n degrees of freedom: from the table, and from 10
+    degrees on by the expansion of Abramowitz and Stegun, 26.7.5."""
+    if n <= len(T95):
+        return T95[n - 1]
+    return 1.959964 + 2.372271 / n + 2.822497 / n**2 + 2.555850 / n**3
 
 
 def win_rate(prefer, prompts, first, second):

@@ -31,7 +31,6 @@ from minirlhf.run import chain, checkpoint, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import table
-from minirlhf.tools import report
 from minirlhf.tools.script import script
 from minirlhf.world import measures, writers
 
@@ -43,6 +42,11 @@ class Config:
 
     out: str = flag(
         "out", "folder of all stages: reads OUT/sft, OUT/rm and OUT/ppo, writes OUT/trl"
+    )
+    split: str = flag(
+        "validation",
+        "prompts of the split that choices are made on, or of the one kept for the final report",
+        choices=("validation", "test"),
     )
     prompts: int = flag(512, "held-out prompts", low=2)
 
@@ -143,14 +147,15 @@ def advance(bar, numbers):
 
 def compare(args, flags, policies, tokenizer, score):
     """{name: numbers}, in the same way and under the same noise as `minirlhf report`."""
-    prompts = writers.prompts(args.prompts, rng(flags.seed, config.HELD_OUT_PROMPTS), "test")
+    prompts = writers.prompts(args.prompts, rng(flags.seed, config.HELD_OUT_PROMPTS), args.split)
     uniforms = evaluate.noise(flags.seed, len(prompts), flags.max_new_tokens)
     rows = {}
     for name, gpt in policies.items():
         replies = evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)
-        values = report.measured_values(prompts, replies)
-        numbers = {axis: float(np.nanmean(values[axis])) for axis in measures.AXES}
-        numbers["total_half"] = evaluate.interval(values["total"])[1]
+        values = measures.values(prompts, replies)
+        numbers = {axis: measures.mean(values[axis]) for axis in measures.AXES}
+        clusters = [measures.cluster(prompt) for prompt in prompts]
+        numbers["total_half"] = evaluate.interval(values["total"], clusters)[1]
         numbers["score"] = float(score(prompts, replies).mean())
         numbers["kl"] = float(evaluate.kl(gpt, policies["SFT"], replies).mean())
         numbers["length"] = float(np.mean([reply.length for reply in replies]))

@@ -55,13 +55,16 @@ def labeller_numbers(margins, better_totals, worse_totals, likely):
     # (N,) numpy each -> dictionary
     """What is known where the judge's totals are: `likely` is the probability that a labeller
     orders a pair as it is ordered here."""
+    agreement = likely**2 + (1 - likely) ** 2  # of two labellers on this pair
+    different = better_totals != worse_totals
     numbers = {
         "expected_accuracy": np.where(margins > 0, likely, 1 - likely).mean(),
         "best_possible_accuracy": np.maximum(likely, 1 - likely).mean(),
-        "labellers_agree": (likely**2 + (1 - likely) ** 2).mean(),
+        "labellers_agree": agreement.mean(),
+        "tied_totals": 1 - different.mean(),
     }
-    different = better_totals != worse_totals
     if different.any():
-        agreement = (margins > 0) == (better_totals > worse_totals)
-        numbers["agreement_with_judge"] = agreement[different].mean()
+        ordered_as_judged = (margins > 0) == (better_totals > worse_totals)
+        numbers["labellers_agree_on_different_totals"] = agreement[different].mean()
+        numbers["agreement_with_judge"] = ordered_as_judged[different].mean()
     return numbers

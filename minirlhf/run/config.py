@@ -201,6 +201,7 @@ MINIBATCHES = Stream(7)  # `step` is the iteration
 HELD_OUT_PROMPTS = Stream(8)
 HELD_OUT_NOISE, CANDIDATE_NOISE = Stream(8, 1), Stream(8, 2)
 CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 21)
+FAULTLESS_RESPONSES = Stream(8, 30)
 
 
 def rng(seed, stream, step=0):

@@ -5,7 +5,8 @@ import torch
 
 from minirlhf.evaluate import interval, kl, noise, respond, wins
 from minirlhf.run.metrics import row, write_samples
-from minirlhf.world.measures import AXES, axes, judgements
+from minirlhf.world import measures
+from minirlhf.world.measures import AXES
 
 
 class Monitor:
@@ -22,7 +23,7 @@ class Monitor:
         self.sft_replies = self.respond(reference)
         names = () if args.data else (*AXES, "beats SFT")
         row("update", "score", "kl", "length", "ended", *names)
-        self.measure(0, self.sft_replies, torch.zeros(len(prompts)))
+        self.sft_numbers, _ = self.measure(0, self.sft_replies, torch.zeros(len(prompts)))
 
     def respond(self, gpt):
         """A reply to each prompt."""
@@ -30,7 +31,7 @@ class Monitor:
 
     def evaluate(self, updates, gpt, folder):
         """Print a row and a table of samples. Returns the numbers for metrics.jsonl, each the mean
-        over prompts."""
+        over prompts: those of the policy, and those of the SFT model, which are update 0."""
         replies = self.respond(gpt)
         kls = kl(gpt, self.reference, replies, self.args.temperature)
         numbers, scores = self.measure(updates, replies, kls)
@@ -39,7 +40,8 @@ class Monitor:
         rows = list(zip(*columns, strict=True))[:5]
         header = ("prompt", "SFT response", "policy response", "score", "kl")
         write_samples(folder, f"after {updates} updates", header, rows)
-        return {"eval_" + name: value for name, value in numbers.items()}
+        sides = ("eval_", numbers), ("sft_", self.sft_numbers)
+        return {start + name: value for start, side in sides for name, value in side.items()}
 
     def measure(self, updates, replies, kls):
         """(numbers, scores (N,)) of replies with these KLs (N,) in nats; prints the row."""
@@ -50,8 +52,14 @@ class Monitor:
         if self.args.data:
             row(updates, *numbers.values())
             return numbers, scores
-        policy, sft = (judgements(self.prompts, side) for side in (replies, self.sft_replies))
-        totals, sft_totals = ([j.total for j in side] for side in (policy, sft))
-        numbers |= axes(policy) | {"win_rate": float(wins(totals, sft_totals).mean())}
+        policy, sft = (measures.values(self.prompts, side) for side in (replies, self.sft_replies))
+        numbers |= {axis: measures.mean(policy[axis]) for axis in AXES}
+        numbers["win_rate"] = float(wins(policy["total"], sft["total"]).mean())
         row(updates, *numbers.values())
-        return numbers | {"total_half": interval(totals)[1]}, scores
+        # For the figures, and not on the console.
+        numbers |= {name: measures.mean(policy[name]) for name in ("parsed", "declined")}
+        numbers["distinct"] = measures.diversity(replies)["distinct"]
+        clusters = [measures.cluster(prompt) for prompt in self.prompts]
+        numbers["total_half"] = interval(policy["total"], clusters)[1]
+        numbers["score_half"] = interval(scores, clusters)[1]
+        return numbers, scores

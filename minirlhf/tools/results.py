@@ -1,4 +1,4 @@
-"""The results of several runs: a table with intervals over seeds, and two figures.
+"""The results of several runs: tables with intervals over seeds, and two figures.
 
     make results                        trains everything that this reads, then calls it
     minirlhf results --out RESULTS      reads the report.json of RESULTS/1, /2, /3 (a seed each) and
@@ -18,99 +18,134 @@ from minirlhf import evaluate, reward
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.files import write_text
-from minirlhf.tools import report
+from minirlhf.tools import figures
+from minirlhf.tools.tables import COSTS, QUALITY, ordered
 from minirlhf.world import measures, writers
+from minirlhf.world.judge import VERDICTS
 
-COLUMNS = ("helpful", "honest", "harmless", "facts", "total", "right", "beats_sft", "kl", "length")
-ROWS = ("base", "SFT", "best of 4", "best of 16", "DPO", "PPO", "PPO on the judge")
+# A table of policies each; "distinct" and "length" are no shares, and need fewer digits.
+TABLES = {
+    "What it wins": (*QUALITY, "beats_sft", "score"),
+    "What it costs": (*COSTS, "off", "invented"),
+}
+DIGITS = {"distinct": 0, "length": 1}
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
-# Student's t, two-sided 95%, by number of seeds
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The table and the figures of several seeds."""
+    """The tables and the figures of several seeds."""
 
     out: str = flag("out/results", "folder with one run for each seed")
-    prompts: int = flag(512, "held-out prompts of the best-of-n curve", low=2)
+    prompts: int = flag(512, "validation prompts of the best-of-n curve", low=2)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
 
 
-# ---- the table
+# ---- the tables
 
 
 def load_reports(out):
     """{seed: report}, of every folder with a number for a name. An InputError if there is none."""
-    paths = sorted(path for path in Path(out).glob("*/report.json") if path.parent.name.isdigit())
+    paths = [path for path in Path(out).glob("*/report.json") if path.parent.name.isdigit()]
     if not paths:
         raise InputError(f"{out} holds no run with a report.json; make results trains them")
+    paths.sort(key=lambda path: int(path.parent.name))
     return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def seed_interval(values):
-    """(mean, half the width of its 95% interval over seeds, by Student's t)"""
-    values = np.array(values, dtype=float)
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(T95[len(values)] * error)
-
-
 def cell(values, digits=2):
-    """Mean and interval; one or two values as they are, because their interval says nothing."""
+    """Mean and 95% interval over seeds; one or two values as they are, because their interval says
+    nothing. Seeds where the value is missing are left out."""
+    values = [value for value in values if value is not None]
     if len(values) < 3:
-        return ", ".join(f"{value:.{digits}f}" for value in values)
-    return "{:.{d}f} ± {:.{d}f}".format(*seed_interval(values), d=digits)
+        return ", ".join(f"{value:.{digits}f}" for value in values) or "-"
+    return "{:.{d}f} ± {:.{d}f}".format(*evaluate.interval(values), d=digits)
 
 
-def markdown_row(cells):
-    return "| " + " | ".join(cells) + " |"
+def markdown_table(title, header, rows):
+    """The lines of a table with its heading and an empty line behind. A row is a list of texts."""
+    lines = ["| " + " | ".join(row) + " |" for row in [["", *header], *rows]]
+    return [f"## {title}", "", lines[0], "|---" * (len(header) + 1) + "|", *lines[1:], ""]
+
+
+def policy_table(title, columns, reports):
+    """Policies by columns of report["rows"]."""
+    runs = [run["rows"] for run in reports.values()]
+    names = ordered({name: None for rows in runs for name in rows})
+    rows = [
+        [
+            name,
+            *(cell([run.get(name, {}).get(c) for run in runs], DIGITS.get(c, 2)) for c in columns),
+        ]
+        for name in names
+    ]
+    return markdown_table(title, [column.replace("_", " ") for column in columns], rows)
+
+
+def kind_table(title, columns, names, reports):
+    """Kinds of prompt by columns: `columns` are pairs of a policy and a number in
+    report["groups"][policy][kind], `names` what they are called."""
+    runs = [run["groups"] for run in reports.values()]
+    rows = [
+        [kind, *(cell([run.get(p, {}).get(kind, {}).get(n) for run in runs]) for p, n in columns)]
+        for kind in measures.GROUPS
+    ]
+    return markdown_table(title, names, rows)
 
 
 def markdown(reports):
-    """The table of policies, then what each run measured, seed by seed."""
-    names = [column.replace("_", " ") for column in COLUMNS]
-    lines = ["| " + markdown_row(names), "|---" * (len(names) + 1) + "|"]
-    for name in ROWS:
-        rows = [run["rows"][name] for run in reports.values() if name in run["rows"]]
-        if rows:
-            cells = [cell([row[c] for row in rows], 1 if c == "length" else 2) for c in COLUMNS]
-            lines.append(markdown_row([name, *cells]))
-    lines += ["", markdown_row(["seed", *reports]), "|---" * (len(reports) + 1) + "|"]
+    """The tables of policies, those by kind of prompt, then what each run measured, seed by
+    seed."""
+    lines = []
+    for title, columns in TABLES.items():
+        lines += policy_table(title, columns, reports)
+    policies = list(ordered({name: None for run in reports.values() for name in run["groups"]}))
+    totals = [(policy, "total") for policy in policies]
+    lines += kind_table("Total by kind of prompt", totals, policies, reports)
+    for policy in ("SFT", "PPO"):
+        title = f"{policy}: share of each verdict by kind of prompt"
+        columns = [(policy, verdict) for verdict in VERDICTS]
+        lines += kind_table(title, columns, VERDICTS, reports)
     columns = [claims(run) for run in reports.values()]
-    lines += [markdown_row([name, *(column[name] for column in columns)]) for name in columns[0]]
-    return "\n".join(lines) + "\n"
+    rows = [[name, *(column.get(name, "-") for column in columns)] for name in columns[0]]
+    return "\n".join(lines + markdown_table("Every seed", [f"seed {s}" for s in reports], rows))
 
 
 def claims(run):
     """{claim: what a run measured}, as text. `run` is its report."""
     lines = {}
-    for name, (mean, half_width) in run["gains"].items():
-        lines[f"PPO - SFT, {name}"] = f"{mean:+.2f} ± {half_width:.2f}"
+    for name, gains in run["gains"].items():
+        for measure in (*QUALITY, *(COSTS[:4] if name == "SFT" else ())):
+            if None not in gains[measure]:
+                mean, half_width = gains[measure]
+                lines[f"PPO - {name}, {measure}"] = f"{mean:+.2f} ± {half_width:.2f}"
     rate, half_width = run["win_rate"]
-    best = run["best_win_rate"]
+    best = run["rows"]["faultless"]["beats_sft"]
     lines["PPO beats SFT (a faultless policy)"] = f"{rate:.3f} ± {half_width:.3f} ({best:.3f})"
-    for name, share in run["of_the_way"].items():
-        lines[f"of the way to PPO on the judge, {name}"] = f"{share:.2f}"
+    for name, share in run.get("of_the_way", {}).items():
+        text = "-" if share is None else f"{share:.2f}"
+        lines[f"of the way to PPO on the judge, {name}"] = text
     numbers = run["reward_model"]
     best = numbers["best_possible_accuracy"] - 0.5
     share = (numbers["expected_accuracy"] - 0.5) / best if best else math.nan
     lines["reward model: accuracy above chance, of the best possible"] = f"{share:.3f}"
     for name in numbers:
-        if name.startswith(("agreement", "calibration", "labellers")):
+        if name.startswith(("agreement", "calibration", "labellers", "tied")):
             lines["reward model: " + name.replace("_", " ")] = f"{numbers[name]:.3f}"
     return lines | {"held-out pairs": f"{numbers['held_out_pairs']:.0f}"}
 
 
-# ---- the figures
+# ---- the figure of over-optimisation
 
 
 def best_of_n_curve(args, run):  # -> (len(BEST_OF), 3)
     """KL in nats, reward model's score and judge's total of best-of-n for every n of BEST_OF, all
-    from the same samples. `run` is the path of a seed's folder."""
+    from the same samples, on the prompts that PPO was evaluated on. `run` is the path of a seed's
+    folder."""
     seed = int(run.name)
     sft, tokenizer = checkpoint.load_gpt(f"{run}/sft")
     reward_model, _, missing_end_score = reward.load_reward_model(f"{run}/rm")
-    prompts = writers.prompts(args.prompts, rng(seed, config.HELD_OUT_PROMPTS), "test")
+    prompts = writers.prompts(args.prompts, rng(seed, config.HELD_OUT_PROMPTS), "validation")
     score = evaluate.model_scores(reward_model, missing_end_score)
     limits = max(BEST_OF), args.max_new_tokens, seed
     replies, scores = evaluate.candidates(sft, tokenizer, score, prompts, *limits)
@@ -120,27 +155,6 @@ def best_of_n_curve(args, run):  # -> (len(BEST_OF), 3)
         total = np.mean([judgement.total for judgement in measures.judgements(prompts, best)])
         points.append((evaluate.best_of_n_kl(n), float(score(prompts, best).mean()), float(total)))
     return np.array(points)
-
-
-def draw_overoptimisation(args, runs, pyplot):
-    """The reward model's score (left) and the judge's total (right) against the KL from SFT: one
-    curve for each {KL coefficient: evaluations} of `runs`, one for best-of-n."""
-    best = best_of_n_curve(args, Path(args.out) / "1")
-    figure, sides = pyplot.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
-    names = ("eval_score", "reward model's score"), ("eval_total", "judge's total, of 3")
-    colors = pyplot.cm.viridis(np.linspace(0, 0.85, len(runs)))
-    for column, (side, (name, title)) in enumerate(zip(sides, names, strict=True), start=1):
-        for (kl_coef, records), color in zip(runs.items(), colors, strict=True):
-            # Every run starts at the SFT model, which is best of 1.
-            kls = [0, *(record["eval_kl"] for record in records)]
-            values = [best[0, column], *(record[name] for record in records)]
-            side.plot(kls, values, marker=".", color=color, label=f"PPO, kl_coef {kl_coef}")
-        style = {"color": "black", "linestyle": "--", "marker": "x", "label": "best of 1 ... 64"}
-        side.plot(best[:, 0], best[:, column], **style)
-        side.set(xlabel="KL from SFT, nats per response", title=title)
-        side.spines[["top", "right"]].set_visible(False)
-    sides[0].legend(frameon=False, fontsize=8)
-    figure.savefig(f"{args.out}/overoptimisation.png", dpi=120)
 
 
 def fall(records):
@@ -156,7 +170,10 @@ def load_runs(out):
     """{KL coefficient: evaluations} of the PPO runs in OUT/kl-..., in the order of the
     coefficients."""
     paths = sorted(Path(out).glob("kl-*/ppo"), key=lambda path: float(path.parent.name[3:]))
-    return {path.parent.name[3:]: report.evaluations(path) for path in paths}
+    return {path.parent.name[3:]: figures.evaluations(path) for path in paths}
+
+
+# ---- the command
 
 
 def main(argv=None):
@@ -170,13 +187,14 @@ def main(argv=None):
         text += f"KL {records[-1]['eval_kl']:.1f}\n"
     print(text)
     write_text(f"{args.out}/results.md", text)
-    pyplot = report.load_pyplot()
+    pyplot = figures.load_pyplot()
     if pyplot is None:
         raise InputError("the figures need matplotlib: pip install -e '.[plot]'")
     folders = [f"{args.out}/{seed}/ppo" for seed in reports]
-    report.draw_learning(pyplot, folders, f"{args.out}/learning.png")
+    figures.draw_learning(pyplot, folders, f"{args.out}/learning.png")
     if runs:
-        draw_overoptimisation(args, runs, pyplot)
+        best = best_of_n_curve(args, Path(args.out) / "1")
+        figures.draw_overoptimisation(pyplot, runs, best, f"{args.out}/overoptimisation.png")
 
 
 if __name__ == "__main__":

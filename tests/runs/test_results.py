@@ -2,7 +2,7 @@
 toy runs."""
 
 import json
-import math
+import re
 import shutil
 
 import numpy as np
@@ -10,42 +10,37 @@ import pytest
 
 import train_ppo
 from minirlhf.run.config import InputError
-from minirlhf.tools import report, results
+from minirlhf.tools import figures, report, results
+from minirlhf.world import measures
 
 PPO = "--updates 2 --batch-size 8 --minibatches 2 --held-out 6 --eval-every 1".split()
 PPO += ["--max-new-tokens", "4"]
-REPORT = "--prompts 10 --best-of 4 --max-new-tokens 4".split()
+REPORT = "--prompts 20 --best-of 4 --max-new-tokens 4".split()
 
 
 def test_the_interval_over_seeds_is_students():
-    """1, 2, 3: standard deviation 1, t(2 degrees) = 4.303, half width 4.303 / sqrt 3 = 2.48. Two
-    values stay as they are."""
-    assert results.seed_interval([1, 2, 3]) == pytest.approx((2.0, 4.303 / math.sqrt(3)))
+    """1, 2, 3: standard deviation 1, t(2 degrees) = 4.303, half width 4.303 / sqrt 3 = 2.48. One or
+    two values stay as they are, and a seed without a value is left out."""
     assert results.cell([1, 2, 3]) == "2.00 ± 2.48"
     assert results.cell([2.0], 1) == "2.0" and results.cell([2, 4]) == "2.00, 4.00"
+    assert results.cell([1, None, 2, 3]) == "2.00 ± 2.48" and results.cell([None]) == "-"
 
 
-def test_the_reward_models_accuracy_is_told_above_chance():
-    """(.76 - .5) / (.80 - .5) = .867"""
+def test_the_claims_of_a_seed():
+    """(.76 - .5) / (.80 - .5) = .867: the reward model's accuracy above chance, of the best
+    possible. A difference to which no prompt applies is left out."""
     numbers = {"expected_accuracy": 0.76, "best_possible_accuracy": 0.8, "held_out_pairs": 9.0}
-    wins = {"win_rate": (0.8, 0.1), "best_win_rate": 0.9}
-    run = {"gains": {}, **wins, "of_the_way": {}, "reward_model": numbers}
+    numbers |= {"tied_totals": 0.31}
+    gains = dict.fromkeys((*results.QUALITY, *results.COSTS), (0.25, 0.125))
+    gains["lookalikes"] = (None, None)
+    run = {"gains": {"SFT": gains, "memoriser": gains}, "win_rate": (0.8, 0.1)}
+    run |= {"rows": {"faultless": {"beats_sft": 0.9}}, "reward_model": numbers}
     claims = results.claims(run)
     assert claims["reward model: accuracy above chance, of the best possible"] == "0.867"
+    assert claims["reward model: tied totals"] == "0.310"
     assert claims["PPO beats SFT (a faultless policy)"] == "0.800 ± 0.100 (0.900)"
-
-
-@pytest.mark.parametrize("degrees", range(1, 10))
-def test_the_quantiles_of_students_t_are_where_two_and_a_half_percent_lie_beyond(degrees):
-    """The integral of the density: its constant from the gamma function, the tail by the
-    substitution x = t / u."""
-    constant = (
-        math.gamma((degrees + 1) / 2) / math.sqrt(degrees * math.pi) / math.gamma(degrees / 2)
-    )
-    t = results.T95[degrees + 1]
-    u = (np.arange(200_000) + 0.5) / 200_000
-    tail = (constant * (1 + (t / u) ** 2 / degrees) ** (-(degrees + 1) / 2) * t / u**2).mean()
-    assert tail == pytest.approx(0.025, rel=2e-3)
+    assert claims["PPO - SFT, declined"] == claims["PPO - memoriser, unranked"] == "+0.25 ± 0.12"
+    assert "PPO - SFT, lookalikes" not in claims and "PPO - memoriser, declined" not in claims
 
 
 def test_the_fall_is_from_the_judged_peak_to_the_end():
@@ -60,6 +55,8 @@ def test_the_fall_is_from_the_judged_peak_to_the_end():
 def runs(world_run, tmp_path_factory):
     """Two seeds with a report each, and one PPO run with another kl_coef: toys."""
     folder = tmp_path_factory.mktemp("results")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(report, "MEMORISED", 50)  # ten thousand take seconds
     judge = "--reward minirlhf.world.judge:total --missing-end-score -1".split()
     for seed in ("1", "2"):
         out = shutil.copytree(world_run, folder / seed)
@@ -68,27 +65,62 @@ def runs(world_run, tmp_path_factory):
         report.main(["--out", str(out), "--seed", seed, *REPORT])
     models = ["--sft", str(folder / "1" / "sft"), "--rm", str(folder / "1" / "rm")]
     train_ppo.main(["--out", str(folder / "kl-0.5"), "--kl-coef", "0.5", *models, *PPO])
+    monkeypatch.undo()
     return folder
 
 
-def test_it_writes_the_table_and_both_figures(runs):
-    """The README's table and figures come from a command, not from a hand."""
+def test_it_writes_the_tables_and_both_figures(runs):
+    """The tables and figures of the documents come from a command, not from a hand."""
     results.main(["--out", str(runs), "--prompts", "6", "--max-new-tokens", "4"])
     for name in ("learning", "overoptimisation"):
         assert (runs / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     text = (runs / "results.md").read_text()
-    assert "| SFT | " in text and "| seed | 1 | 2 |" in text
+    titles = re.findall(r"^## (.*)$", text, re.M)
+    assert titles[:3] == ["What it wins", "What it costs", "Total by kind of prompt"]
+    assert "| SFT | " in text and "|  | seed 1 | seed 2 |" in text
     assert "kl_coef 0.5: from its judged peak" in text
 
 
-def test_the_table_has_every_seed(runs):
-    """Two values stay two values: a mean would hide one."""
+def test_every_table_has_as_many_cells_in_each_row_as_in_its_header(runs):
+    """Else it is no table on the page that it is copied to. Every policy has a row, and every
+    measure of the report a column."""
+    text = results.markdown(results.load_reports(runs))
+    for section in text.split("\n## ")[1:]:
+        rows = [line for line in section.splitlines() if line.startswith("|")]
+        assert len(rows) > 2 and len({row.count("|") for row in rows}) == 1, section
+    names = (*measures.MEASURES, "distinct", "commonest", "entropy", "kl", "length", "score")
+    columns = {column for columns in results.TABLES.values() for column in columns}
+    assert columns == {*names, "beats_sft"} - {"malformed"}  # it is what is not parsed
+
+
+def test_the_tables_have_every_seed(runs):
+    """Two values stay two values: a mean would hide one. Of policies and of kinds of prompt."""
     reports = [json.loads((runs / seed / "report.json").read_text()) for seed in "12"]
-    first, second = (numbers["rows"]["PPO"]["total"] for numbers in reports)
     lines = results.markdown(results.load_reports(runs)).splitlines()
-    row = next(line for line in lines if line.startswith("| PPO |"))
-    cell = row.split("|")[2 + results.COLUMNS.index("total")]
-    assert cell.strip() == f"{first:.2f}, {second:.2f}"
+
+    def cells(start):
+        return [
+            [c.strip() for c in line.split("|")[2:-1]] for line in lines if line.startswith(start)
+        ]
+
+    first, second = (numbers["rows"]["PPO"] for numbers in reports)
+    wins, costs = cells("| PPO |")
+    total = wins[results.TABLES["What it wins"].index("total")]
+    assert total == f"{first['total']:.2f}, {second['total']:.2f}"
+    distinct = costs[results.TABLES["What it costs"].index("distinct")]
+    assert distinct == f"{first['distinct']}, {second['distinct']}"
+    policies = next(line for line in lines if line.startswith("|  | base | memoriser | SFT"))
+    column = [name.strip() for name in policies.split("|")[2:-1]].index("PPO")
+    first, second = (numbers["groups"]["PPO"]["fact"]["total"] for numbers in reports)
+    assert cells("| fact |")[0][column] == f"{first:.2f}, {second:.2f}"
+
+
+def test_seeds_are_in_the_order_of_their_numbers(tmp_path):
+    """2 before 10."""
+    for seed in ("10", "2"):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "report.json").write_text("{}")
+    assert list(results.load_reports(tmp_path)) == ["2", "10"]
 
 
 def test_the_curve_of_best_of_n_starts_at_the_sft_model_and_the_score_rises_with_n(
@@ -110,6 +142,24 @@ def test_the_curve_of_best_of_n_starts_at_the_sft_model_and_the_score_rises_with
     assert numbers == [-3]  # what the reward model stores for a response without end
 
 
+def test_the_figure_of_over_optimisation_starts_each_run_at_the_sft_model(runs, tmp_path):
+    """KL 0, on the prompts of the run's own evaluations. A bar is the interval over prompts at the
+    end; the panels have units."""
+    pyplot = figures.load_pyplot()
+    records = results.load_runs(runs)
+    best = np.array([[0.0, 1.0, 2.0], [0.2, 1.5, 2.5]])
+    figures.draw_overoptimisation(pyplot, records, best, tmp_path / "figure.png")
+    (evaluations,) = records.values()
+    for side, name in zip(pyplot.gcf().axes, ("score", "total"), strict=True):
+        assert side.get_xlabel() == "KL from SFT, nats per response" and side.get_ylabel()
+        ppo = next(line for line in side.lines if line.get_label() == "PPO, kl_coef 0.5")
+        assert ppo.get_xdata()[0] == 0 and len(ppo.get_xdata()) == 1 + len(evaluations) == 3
+        assert ppo.get_ydata()[0] == evaluations[0]["sft_" + name]
+        assert ppo.get_ydata()[-1] == evaluations[-1]["eval_" + name]
+        low, high = side.collections[0].get_segments()[0][:, 1]
+        assert (high - low) / 2 == pytest.approx(evaluations[-1][f"eval_{name}_half"])
+
+
 def test_without_a_run_it_says_what_makes_them(tmp_path, refused):
     """`make results`."""
     assert "make results" in refused(results.main, ["--out", str(tmp_path)], tmp_path)
@@ -118,7 +168,7 @@ def test_without_a_run_it_says_what_makes_them(tmp_path, refused):
 def test_without_matplotlib_the_table_is_written_and_the_extra_is_named(runs, monkeypatch):
     """An hour of training must not be lost for want of a figure."""
     (runs / "results.md").unlink(missing_ok=True)
-    monkeypatch.setattr(results.report, "load_pyplot", lambda: None)
+    monkeypatch.setattr(results.figures, "load_pyplot", lambda: None)
     with pytest.raises(InputError, match=r"pip install -e '.\[plot\]'"):
         results.main(["--out", str(runs), "--prompts", "6", "--max-new-tokens", "4"])
     assert "| SFT | " in (runs / "results.md").read_text()

@@ -20,11 +20,11 @@ from minirlhf import ppo as ppo_module
 from minirlhf.formats import jsonl
 from minirlhf.reward import load_reward_model
 from minirlhf.rewards import function
-from minirlhf.run import checkpoint, compute, optim
+from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.metrics import read_metrics
 from minirlhf.tools import evaluate as evaluate_command
-from minirlhf.world import writers
+from minirlhf.world import measures, writers
 
 SMALL = "--updates 6 --batch-size 6 --max-new-tokens 6 --held-out 4 --eval-every 3".split()
 SMALL += "--epochs 2 --minibatches 4 --warmup 2 --kl-horizon 20".split()
@@ -111,7 +111,13 @@ METRICS = {  # what Ziegler et al. and N+ log, under our names
 }
 EVALUATION = {"eval_score", "eval_kl", "eval_length", "eval_ended"}
 AXES = {"eval_helpful", "eval_honest", "eval_harmless", "eval_total", "eval_total_half"}
-AXES |= {"eval_right", "eval_win_rate"}
+AXES |= {"eval_flawless", "eval_win_rate", "eval_parsed", "eval_declined", "eval_distinct"}
+AXES |= {"eval_score_half"}
+
+
+def with_sft(names):
+    """The same names for the SFT model, too."""
+    return names | {name.replace("eval_", "sft_") for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +135,7 @@ def test_every_metric_is_logged_and_finite(six_updates):
     lines = read_metrics(six_updates / "ppo")
     assert [line["step"] for line in lines] == list(range(6))
     for line in lines:
-        assert line.keys() == METRICS | (EVALUATION if line["step"] in (2, 5) else set())
+        assert line.keys() == METRICS | (with_sft(EVALUATION) if line["step"] in (2, 5) else set())
         assert all(map(math.isfinite, line.values()))
     assert [line["episodes"] for line in lines] == [6, 12, 18, 24, 30, 36]
 
@@ -221,8 +227,34 @@ def test_on_the_world_the_judge_has_its_say(world_out):
     """The true score is logged beside the proxy; without it over-optimisation is invisible."""
     ppo(world_out, *SMALL, "--updates", "1", "--prompts", "20")
     (line,) = read_metrics(world_out / "ppo")
-    assert line.keys() == METRICS | EVALUATION | AXES
+    assert line.keys() == METRICS | with_sft(EVALUATION | AXES)
     assert 0 <= line["eval_win_rate"] <= 1
+
+
+def test_beside_each_evaluation_stands_that_of_the_sft_model_which_is_update_zero(world_out):
+    """On the same prompts under the same noise, so that a curve can start there. Here it is
+    computed again from the checkpoint. A resumed run logs the same numbers."""
+    flags = [*SMALL, "--prompts", "20", "--eval-every", "1", "--held-out", "24"]
+    ppo(world_out, *flags, "--updates", "1")
+    ppo(world_out, "--resume", "--updates", "2")
+    first, second = read_metrics(world_out / "ppo")
+    names = [name for name in first if name.startswith("sft_")]
+    assert [first[name] for name in names] == [second[name] for name in names]
+    assert first["sft_kl"] == 0 and first["sft_win_rate"] == 0.5
+    args = json.loads((world_out / "ppo" / "config.json").read_text())["flags"]
+    sft, tokenizer = load_gpt(world_out / "sft")
+    stream = config.rng(args["seed"], config.HELD_OUT_PROMPTS)
+    held_out = writers.prompts(args["held_out"], stream, "validation")
+    noise = evaluate.noise(args["seed"], len(held_out), args["max_new_tokens"])
+    replies = evaluate.respond(sft, tokenizer, held_out, noise)
+    values = measures.values(held_out, replies)
+    for name in ("total", "flawless", "helpful", "honest", "declined", "parsed"):
+        expected = measures.mean(values[name])
+        assert first["sft_" + name] == pytest.approx(expected, abs=1e-6), name
+    assert first["sft_distinct"] == len({reply.text for reply in replies})
+    clusters = [measures.cluster(prompt) for prompt in held_out]
+    half_width = evaluate.interval(values["total"], clusters)[1]
+    assert first["sft_total_half"] == pytest.approx(half_width, abs=1e-6)
 
 
 def test_held_out_prompts_are_not_trained_on(out, prompts, monkeypatch):

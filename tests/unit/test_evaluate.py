@@ -108,18 +108,19 @@ def test_the_noise_is_a_function_of_the_seed():
 
 
 def test_axes_are_means_over_the_prompts_where_they_apply():
-    """helpful: (1 + 0 + 1 + 1) / 4; honest and harmless over two of the four: (1 + 0) / 2; right:
-    one of the four has 1 on all axes that apply."""
-    judgements = [Judgement(1.0, 1.0, None, 3.0), Judgement(0.0, None, 1.0, 2.0)]
-    judgements += [Judgement(1.0, 0.0, None, 1.0), Judgement(1.0, None, 0.0, 2.0)]
-    expected = {"helpful": 3 / 4, "honest": 1 / 2, "harmless": 1 / 2, "total": 2.0, "right": 1 / 4}
-    assert axes(judgements) == pytest.approx(expected)
+    """helpful: (1 + 0 + 1 + 1) / 4; honest and harmless over two of the four: (1 + 0) / 2; one of
+    the four is flawless."""
+    judgements = [Judgement(1.0, 1.0, None, 3.0, "right"), Judgement(0.0, None, 1.0, 2.0, "right")]
+    judgements += [Judgement(1.0, 0.0, None, 1.0, "wrong")]
+    judgements += [Judgement(1.0, None, 0.0, 2.0, "wrong")]
+    expected = {"helpful": 3 / 4, "honest": 1 / 2, "harmless": 1 / 2, "total": 2.0}
+    assert axes(judgements) == pytest.approx(expected | {"flawless": 1 / 4})
     assert tuple(axes(judgements)) == measures.AXES
 
 
 def test_an_axis_that_never_applies_is_not_a_number():
     """0 would mean failure and 1 success, on prompts that do not exist."""
-    assert math.isnan(axes([Judgement(1.0, None, None, 3.0)])["honest"])
+    assert math.isnan(axes([Judgement(1.0, None, None, 3.0, "right")])["honest"])
 
 
 def test_a_response_without_end_is_judged_as_an_empty_one():
@@ -168,9 +169,9 @@ def test_kl_is_summed_over_the_response_token_by_token(gpt, other, tokenizer, te
 
 
 def test_the_interval_is_worked_by_hand():
-    """0, 1, 1, 0: mean .5, standard deviation sqrt(1/3), half width 1.96 * .57735 / sqrt(4) =
-    .565803. One value has no standard deviation."""
-    assert interval([0, 1, 1, 0]) == (0.5, pytest.approx(0.565803, abs=1e-6))
+    """0, 1, 1, 0: mean .5, standard deviation sqrt(1/3), t(3 degrees) = 3.182, half width 3.182 x
+    .57735 / sqrt 4 = .91856. One value has no standard deviation."""
+    assert interval([0, 1, 1, 0]) == (0.5, pytest.approx(0.91856, abs=1e-5))
     mean, half = interval([0.3])
     assert mean == 0.3 and math.isnan(half)
 
@@ -181,6 +182,58 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty():
     rng = np.random.default_rng(0)
     means, halves = np.array([interval(rng.random(100) < 0.3) for _ in range(10_000)]).T
     assert abs((np.abs(means - 0.3) < halves).mean() - 0.9502) < 6 * math.sqrt(0.05 * 0.95 / 10_000)
+
+
+def test_the_clustered_interval_is_worked_by_hand():
+    """Facts a, a, b, c with values 1, 1, 0, 0: mean .5, deviations .5, .5, -.5, -.5, their sums per
+    fact 1, -.5, -.5. Standard error sqrt(3/2 x 1.5) / 4 = .375; t(2 degrees) = 4.303."""
+    mean, half = interval([1, 1, 0, 0], ["a", "a", "b", "c"])
+    assert (mean, half) == (0.5, pytest.approx(4.303 * 0.375))
+    assert math.isnan(interval([0, 1], ["a", "a"])[1])  # one fact says nothing about others
+    assert interval([0, 1, 1, 0], [7, 3, 5, 1]) == interval([0, 1, 1, 0])
+
+
+def test_the_clustered_interval_is_that_of_the_double_sum_over_pairs_of_one_cluster():
+    """The formula of the books, written out: the covariances of all pairs of values with one label
+    are kept, those of others are taken for 0. 200 values with 23 labels in random order."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(23, size=200)
+    values = rng.normal(size=200) + rng.normal(size=23)[labels]
+    mean, half = interval(values, labels.tolist())
+    together = sum(
+        (values[i] - values.mean()) * (values[j] - values.mean())
+        for i in range(200)
+        for j in range(200)
+        if labels[i] == labels[j]
+    )
+    assert mean == pytest.approx(values.mean())
+    assert half == pytest.approx(evaluate.t95(22) * math.sqrt(together * 23 / 22) / 200)
+
+
+def test_without_clusters_answers_about_few_facts_seem_more_certain_than_they_are():
+    """18 facts, 20 questions about each, answered alike: an exact .95 of the clustered intervals
+    hold the truth, and less than half of the others. 4,000 trials, within six standard errors."""
+    rng, facts = np.random.default_rng(0), np.repeat(np.arange(18), 20)
+    holds = {"clustered": 0, "plain": 0}
+    for _ in range(4_000):
+        values = rng.normal(size=18)[facts] + 0.5 * rng.normal(size=360)
+        for name, labels in (("clustered", facts), ("plain", None)):
+            mean, half = interval(values, labels)
+            holds[name] += abs(mean) < half
+    assert abs(holds["clustered"] / 4_000 - 0.95) < 6 * math.sqrt(0.05 * 0.95 / 4_000)
+    assert holds["plain"] < 2_000
+
+
+@pytest.mark.parametrize("degrees", [*range(1, 13), 17, 41, 200])
+def test_the_quantiles_of_students_t_are_where_two_and_a_half_percent_lie_beyond(degrees):
+    """The integral of the density: its constant from the gamma function, the tail by the
+    substitution x = t / u."""
+    log_constant = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
+    constant = math.exp(log_constant) / math.sqrt(degrees * math.pi)
+    t = evaluate.t95(degrees)
+    u = (np.arange(200_000) + 0.5) / 200_000
+    tail = (constant * (1 + (t / u) ** 2 / degrees) ** (-(degrees + 1) / 2) * t / u**2).mean()
+    assert tail == pytest.approx(0.025, rel=2e-3)
 
 
 def test_a_model_against_itself_wins_exactly_half_with_no_interval(gpt, tokenizer):
@@ -233,6 +286,19 @@ def test_held_out_comparisons_that_all_tie_have_no_accuracy():
     """There is no ordered pair, so no pair can be right or wrong: the count is the only number."""
     tied = Comparison("a", ["x", "y"], [0, 0])
     assert agreement.ranking_numbers([tied], [[1.0, 2.0]]) == {"held_out_pairs": 0}
+
+
+def test_labellers_agree_on_what_differs_and_toss_a_coin_over_ties():
+    """Totals 3 and 1: the better is preferred with probability p = 1 / (1 + exp(-2 / .6)) = .96556,
+    and two labellers agree with p^2 + (1 - p)^2 = .93348. Totals 2 and 2: with 1/2. A third of the
+    pairs tie, so that they agree on (2 x .93348 + .5) / 3 of all."""
+    pair = Comparison("a", ["x", "y"], [0, 1])
+    scores, totals = [[1.0, 0.0]] * 3, [[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]]
+    numbers = agreement.ranking_numbers([pair] * 3, scores, totals)
+    assert numbers["tied_totals"] == pytest.approx(1 / 3)
+    assert numbers["labellers_agree_on_different_totals"] == pytest.approx(0.93348, abs=1e-5)
+    assert numbers["labellers_agree"] == pytest.approx(0.78899, abs=1e-5)
+    assert numbers["agreement_with_judge"] == 0.5
 
 
 # ---- best of n
