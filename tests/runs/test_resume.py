@@ -272,6 +272,18 @@ def test_a_flag_of_the_wrong_type_in_a_config_is_one_line(run, refused, value):
     assert "config.json is damaged: --epochs is" in message
 
 
+@pytest.mark.parametrize("value", ["\ud800", "a\0b"])
+def test_a_path_in_a_config_that_no_file_can_have_is_one_line(run, refused, value):
+    """Half of a surrogate pair and a zero byte: the system's functions raise a ValueError."""
+    path = run / "ppo" / "config.json"
+    record = json.loads(path.read_text())
+    record["flags"]["data"] = value
+    path.write_text(json.dumps(record))
+    (run / "ppo" / "checkpoint.pt").unlink()
+    message = refused(train_ppo.main, ["--out", str(run), "--resume"], run)
+    assert "config.json is damaged: --data is" in message
+
+
 def test_a_config_is_json_and_a_number_that_is_not_set_is_null(run):
     """`NaN` is no JSON: other readers refuse the whole file."""
 
