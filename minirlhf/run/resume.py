@@ -7,6 +7,7 @@ Every checkpoint holds a copy of it. What differs is refused before anything is 
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ NAMES = {  # of inputs, in messages
     "missing_end_score": "the missing-end score of the reward model",
     "vocabulary": "the tokenizer's vocabulary",
 }
+NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # what no file's name can hold
 ANOTHER_RUN = "start another run with another --out"
 
 
@@ -157,7 +159,9 @@ def may_be(field, value):
     choices = field.metadata["choices"] or (value,)
     if type(value) not in types or value == value and value not in choices:
         return False
-    return field.type not in (int, float) or not abs(value) > 1e18
+    if field.type is str:
+        return not NO_NAME.search(value)
+    return field.type is bool or not abs(value) > 1e18
 
 
 def kept_inputs(inputs, folders):

@@ -225,9 +225,12 @@ def test_the_code_of_a_reward_may_be_repaired_and_that_is_said(run, tmp_path, mo
 def test_an_edited_config_is_refused(run, refused):
     """config.json would claim what did not hold; the checkpoint holds a copy of it."""
     path = run / "ppo" / "config.json"
-    path.write_text(path.read_text().replace('"lr": 0.0002', '"lr": 0.0003'))
+    record = json.loads(path.read_text())
+    before = record["flags"]["lr"]
+    record["flags"]["lr"] = 0.125
+    path.write_text(json.dumps(record))
     message = refused(train_ppo.main, ["--out", str(run), "--resume"], run)
-    assert "--lr is 0.0002 in" in message and "0.0003 now" in message
+    assert f"--lr is {before} in {run / 'ppo' / 'checkpoint.pt'}, and 0.125 now" in message
 
 
 DAMAGED = {
@@ -267,6 +270,18 @@ def test_a_flag_of_the_wrong_type_in_a_config_is_one_line(run, refused, value):
     (run / "ppo" / "checkpoint.pt").unlink()
     message = refused(train_ppo.main, ["--out", str(run), "--resume"], run)
     assert "config.json is damaged: --epochs is" in message
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\0b"])
+def test_a_path_in_a_config_that_no_file_can_have_is_one_line(run, refused, value):
+    """Half of a surrogate pair and a zero byte: the system's functions raise a ValueError."""
+    path = run / "ppo" / "config.json"
+    record = json.loads(path.read_text())
+    record["flags"]["data"] = value
+    path.write_text(json.dumps(record))
+    (run / "ppo" / "checkpoint.pt").unlink()
+    message = refused(train_ppo.main, ["--out", str(run), "--resume"], run)
+    assert "config.json is damaged: --data is" in message
 
 
 def test_a_config_is_json_and_a_number_that_is_not_set_is_null(run):
