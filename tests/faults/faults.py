@@ -540,9 +540,10 @@ def main():
             sys.exit(0 if soak(Path(folder), args.updates) else 1)
         cases = Cases(Path(folder), args.kills, args.seed)
         for group in groups.values() if args.mode == "all" else [groups[args.mode]]:
+            before = Counter(cases.passed)
             group(cases)
-    for kind, count in cases.passed.items():
-        print(f"{count:4}  {kind}")
+            for kind, count in (cases.passed - before).items():
+                print(f"{count:4}  {kind}", flush=True)
     print(f"{len(cases.failed)} failed, {time.time() - begin:.0f} s")
     sys.exit(1 if cases.failed else 0)
 
