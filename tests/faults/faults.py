@@ -378,7 +378,7 @@ def at_metrics(folder, step, number):
     def log_and_kill(self, current, **numbers):
         if (self.path.parent.name, current) == (folder, step):
             os.kill(os.getpid(), number)
-        log(self, current, **numbers)
+        return log(self, current, **numbers)
 
     metrics.Metrics.log = log_and_kill
 
