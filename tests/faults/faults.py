@@ -178,12 +178,14 @@ class Cases:
         sys.path.insert(0, str(folder))
         self.seconds, self.operations = {}, {}
         for stage in STAGES:
-            begin, counts = time.time(), folder / f"{stage.name}.operations"
+            counts = folder / f"{stage.name}.operations"
             fault = partial(at_operation, 0, None, counts)
-            code = run(stage, stage.argv(self.base), self.log, fault)
-            if code:
+            process = start(stage, stage.argv(self.base), self.log, fault)
+            while not finished(process):
+                time.sleep(0.01)
+            self.seconds[stage.name] = processor_seconds(process)
+            if code := wait(process):
                 sys.exit(f"{stage.name} alone ends with {code}:\n{self.log.read_text()[-3000:]}")
-            self.seconds[stage.name] = time.time() - begin
             self.operations[stage.name] = len(counts.read_text())
 
     def out(self, stage, name="out"):
@@ -222,13 +224,14 @@ def kill_cases(cases):
                 elif code:
                     break
             kills += len(how)
+            print(f"{stage.name}: {kills} kills, the last {how}", flush=True)
             cases.passed[f"{stage.name}: kills"] += len(how)
             problem = last_line(cases.log) if code else differences(out, cases.base, stage)
             cases.check(f"{stage.name}: equal to the bit after them", problem, how)
 
 
 def choose(cases, stage):
-    """How the next process dies: by a signal after some time, or by SIGKILL in the middle of an
+    """How the next process dies: by a signal after some computing, or by SIGKILL in the middle of an
     operation on files."""
     if cases.random.random() < 0.5:
         number = cases.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
@@ -242,9 +245,21 @@ def killed(stage, argv, log, choice):
     if number is None:
         return run(stage, argv, log, partial(at_operation, when, signal.SIGKILL))
     process = start(stage, argv, log)
-    time.sleep(when)
+    while not finished(process) and processor_seconds(process) < when:
+        time.sleep(0.002)
     os.kill(process, number)
     return wait(process)
+
+
+def processor_seconds(process):
+    """What a child has computed so far: a busy machine does not change what a delay means."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def finished(process):
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process, flags) is not None
 
 
 def at_operation(k, number, counts=None):
