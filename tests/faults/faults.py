@@ -231,8 +231,8 @@ def kill_cases(cases):
 
 
 def choose(cases, stage):
-    """How the next process dies: by a signal after some computing, or by SIGKILL in the middle of an
-    operation on files."""
+    """How the next process dies: by a signal after some computing, or by SIGKILL in the middle of
+    an operation on files."""
     if cases.random.random() < 0.5:
         number = cases.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         return number, cases.random.uniform(0, cases.seconds[stage.name])
@@ -545,6 +545,9 @@ def main():
     parser.add_argument("--updates", type=int, default=2000, help="of the soak [2000]")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    # Whoever starts this in the background, or by `nohup`, has them ignored, and a run leaves that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     torch.set_num_threads(1)
     model.SIZES["nano"] = (2, 2, 32)
     contrasts = writers.contrasts
