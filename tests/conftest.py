@@ -44,8 +44,9 @@ def pytest_configure(config):
             return answer == "yes"
 
         torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = supported
-    # In the background of a shell script Ctrl-C is ignored, and a run leaves that so.
+    # In the background of a shell script, and by `nohup`, they are ignored; a run leaves that so.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

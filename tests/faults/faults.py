@@ -178,12 +178,14 @@ class Cases:
         sys.path.insert(0, str(folder))
         self.seconds, self.operations = {}, {}
         for stage in STAGES:
-            begin, counts = time.time(), folder / f"{stage.name}.operations"
+            counts = folder / f"{stage.name}.operations"
             fault = partial(at_operation, 0, None, counts)
-            code = run(stage, stage.argv(self.base), self.log, fault)
-            if code:
+            process = start(stage, stage.argv(self.base), self.log, fault)
+            while not finished(process):
+                time.sleep(0.01)
+            self.seconds[stage.name] = processor_seconds(process)
+            if code := wait(process):
                 sys.exit(f"{stage.name} alone ends with {code}:\n{self.log.read_text()[-3000:]}")
-            self.seconds[stage.name] = time.time() - begin
             self.operations[stage.name] = len(counts.read_text())
 
     def out(self, stage, name="out"):
@@ -222,14 +224,15 @@ def kill_cases(cases):
                 elif code:
                     break
             kills += len(how)
+            print(f"{stage.name}: {kills} kills, the last {how}", flush=True)
             cases.passed[f"{stage.name}: kills"] += len(how)
             problem = last_line(cases.log) if code else differences(out, cases.base, stage)
             cases.check(f"{stage.name}: equal to the bit after them", problem, how)
 
 
 def choose(cases, stage):
-    """How the next process dies: by a signal after some time, or by SIGKILL in the middle of an
-    operation on files."""
+    """How the next process dies: by a signal after some computing, or by SIGKILL in the middle of
+    an operation on files."""
     if cases.random.random() < 0.5:
         number = cases.random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         return number, cases.random.uniform(0, cases.seconds[stage.name])
@@ -242,9 +245,21 @@ def killed(stage, argv, log, choice):
     if number is None:
         return run(stage, argv, log, partial(at_operation, when, signal.SIGKILL))
     process = start(stage, argv, log)
-    time.sleep(when)
+    while not finished(process) and processor_seconds(process) < when:
+        time.sleep(0.002)
     os.kill(process, number)
     return wait(process)
+
+
+def processor_seconds(process):
+    """What a child has computed so far: a busy machine does not change what a delay means."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def finished(process):
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process, flags) is not None
 
 
 def at_operation(k, number, counts=None):
@@ -378,7 +393,7 @@ def at_metrics(folder, step, number):
     def log_and_kill(self, current, **numbers):
         if (self.path.parent.name, current) == (folder, step):
             os.kill(os.getpid(), number)
-        log(self, current, **numbers)
+        return log(self, current, **numbers)
 
     metrics.Metrics.log = log_and_kill
 
@@ -530,6 +545,9 @@ def main():
     parser.add_argument("--updates", type=int, default=2000, help="of the soak [2000]")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    # Whoever starts this in the background, or by `nohup`, has them ignored, and a run leaves that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     torch.set_num_threads(1)
     model.SIZES["nano"] = (2, 2, 32)
     contrasts = writers.contrasts
@@ -540,9 +558,10 @@ def main():
             sys.exit(0 if soak(Path(folder), args.updates) else 1)
         cases = Cases(Path(folder), args.kills, args.seed)
         for group in groups.values() if args.mode == "all" else [groups[args.mode]]:
+            before = Counter(cases.passed)
             group(cases)
-    for kind, count in cases.passed.items():
-        print(f"{count:4}  {kind}")
+            for kind, count in (cases.passed - before).items():
+                print(f"{count:4}  {kind}", flush=True)
     print(f"{len(cases.failed)} failed, {time.time() - begin:.0f} s")
     sys.exit(1 if cases.failed else 0)
 

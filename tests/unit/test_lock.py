@@ -16,9 +16,9 @@ HOLDER = """if True:
     import os, sys, time
     from minirlhf.run.lock import lock
     with lock(sys.argv[1]):
-        if len(sys.argv) > 2 and os.fork() == 0:
-            time.sleep(600)
-        print("locked", flush=True)
+        child = len(sys.argv) > 2 and os.fork()
+        if not child:  # the child says so, when it runs
+            print("locked", flush=True)
         time.sleep(600)
 """
 
