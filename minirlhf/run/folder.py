@@ -93,8 +93,8 @@ def start_run(args, tokenizer, *stages, **inputs):
         records = [record(args, tokenizer, stage, inputs) for stage in stages]
         if not args.resume:
             remove_run(folders, records)
-        # The first folder's is what --resume goes by.
-        for folder, content in reversed(list(zip(folders, records, strict=True))):
+        # The first folder's, by which --resume goes, is there before any other.
+        for folder, content in zip(folders, records, strict=True):
             write_record(folder, content)
         yield folders
 

@@ -199,6 +199,26 @@ def test_an_overwrite_that_was_killed_never_leaves_a_mixture_of_two_runs(
     assert outcomes == {"old", "none", "new"}
 
 
+def test_a_new_run_that_was_killed_at_its_start_goes_on_or_starts_again(
+    tmp_path, tokenizer, monkeypatch
+):
+    """With pretrain/config.json alone there was no run to resume and none to start: "already holds
+    a run; continue it with --resume" and "there is no run to resume"."""
+    fail_at = moments(monkeypatch)
+    for k in range(1, 11):
+        fail_at(0)
+        for stage in ("sft", "pretrain"):
+            shutil.rmtree(tmp_path / stage, ignore_errors=True)
+        fail_at(k)
+        with contextlib.suppress(Killed):
+            start(tmp_path, tokenizer)
+        fail_at(0)
+        begun = (tmp_path / "sft" / "config.json").exists()
+        assert begun or k < 6
+        start(tmp_path, tokenizer, *["--resume"] * begun)
+        assert (tmp_path / "pretrain" / "config.json").exists()
+
+
 def outcome(tmp_path, tokenizer):
     """What --resume finds in the folders: the "old" run, the "new" one, or "none"."""
     try:
