@@ -31,7 +31,8 @@ from readme import code_lines  # noqa: E402
 
 DOCS = [ROOT / "docs" / f"{name}.md" for name in ("data", "metrics", "results", "speed")]
 EXPERIMENTS = ROOT / "docs" / "experiments.md"  # its commands are of their day and are not run
-PAGES = [README, *DOCS, EXPERIMENTS]
+PROMISES = ROOT / "docs" / "promises.md"
+PAGES = [README, *DOCS, EXPERIMENTS, PROMISES]
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 SECTIONS = [
     "Reading order",
@@ -245,6 +246,15 @@ def anchors(page):
     text = prose(page)
     headings = re.findall(r"^#+ (.*)$", text, re.M)
     return set(map(slug, headings)) | set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+
+
+def test_each_promise_has_a_test_of_its_name():
+    """A promise whose test was renamed or removed is no promise."""
+    rows = [line for line in PROMISES.read_text(encoding="utf-8").splitlines() if "| `" in line]
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row.rsplit("|", 2)[1])]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+    missing = [name for name in names if f"def test_{name}(" not in code]
+    assert len(names) > 25 and missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
