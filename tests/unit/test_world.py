@@ -112,6 +112,15 @@ def test_there_are_tens_of_thousands_of_distinct_prompts():
             slots = sentences.fields(template)
             count += math.prod(len(sentences.content(field, entry, split)) for field in slots)
     assert count > 50_000
+    wordings = [
+        task.get(split, [])
+        for tasks in WORLD["kinds"].values()
+        for task in tasks["tasks"]
+        for split in sentences.SPLITS
+    ]
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    claim = f"{len(sum(wordings, []))} wordings make about {round(count, -4):,} prompts"
+    assert claim in page
 
 
 @pytest.mark.parametrize("split", ["pretraining", *sentences.SPLITS])
