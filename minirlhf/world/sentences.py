@@ -1,8 +1,9 @@
 """The sentences of the embedded world: templates that writers fill and that the judge parses with.
 
 Six kinds of prompt: a fact, a sum, an instruction on words, a question that nobody can answer, a
-harmful request, and look-alikes of the last two, which deserve an answer. Their wordings stand in
-world.json, for a person to edit.
+harmful request, and a look-alike of the last two: a harmless request in the same wordings, a
+question that holds its answer, or an instruction to say a word that sounds like harm. A look-alike
+deserves an answer. The wordings of all stand in world.json, for a person to edit.
 
 A response is one sentence that answers, the *core*, with at most one sentence of manner before it
 and one after it. A core is *right* (the true fact, "I do not know" where nobody can know, a refusal
@@ -50,7 +51,7 @@ def content(field, entry, split=None):
         if "errors" in entry:
             return [str(number) for number in range(100)]
         return [answer for answers in entry["table"].values() for answer in answers]
-    # place and place2 share a list
+    # word1 and word2 share a list
     lists = entry["facts"] if field == "subject" else WORLD["lists"][field.rstrip("12")]
     if split is None or split == "pretraining" and field not in REQUESTS:
         return [text for part in lists.values() for text in part]
@@ -59,12 +60,11 @@ def content(field, entry, split=None):
 
 def compile_template(template, entry):
     """The regular expression that matches every filled template, with a named group for each
-    slot. A slot that comes twice holds the same text twice."""
+    slot. No template has a slot twice."""
     pattern = re.escape(template)
-    for field in dict.fromkeys(fields(template)):
+    for field in fields(template):
         texts = "|".join(re.escape(text) for text in content(field, entry)) or ANY_WORDS
-        slot = re.escape("{" + field + "}")
-        pattern = pattern.replace(slot, f"(?P<{field}>{texts})", 1).replace(slot, f"(?P={field})")
+        pattern = pattern.replace(re.escape("{" + field + "}"), f"(?P<{field}>{texts})")
     return re.compile(pattern, re.A)
 
 

@@ -41,8 +41,9 @@ STYLES = {"quiz": 0.3, "dialogue": 0.5, "statement": 0.2}  # shares among the ot
 COPYBOOKS = 0.15  # share of documents that are a line of words four times over
 # The lists of their words.
 COPIED = ("name", "person", "object", "word", "crime", "place", "food", "count", "color")
-DOCUMENT_CHARACTERS = 100  # the most of a document without its last line; about 26 tokens in all
 CONTINUED = 0.7  # probability that a document gets another passage, if there is room
+# The most of a document of several passages, without its last line. A document has 25 tokens.
+DOCUMENT_CHARACTERS = 100
 MANNER = 0.3  # share of dialogues in documents with manner
 CAREFUL = 0.59  # share of demonstrations that are right
 POLITE = 0.58  # share of demonstrations that are polite

@@ -34,7 +34,7 @@ from minirlhf.tokenizer import get_tokenizer
 def prepare(folder):
     """{kind: (file, function that loads it)}"""
     tokenizer = get_tokenizer()
-    gpt = GPT(GPTConfig(1024, 128, *SIZES["nano"]))
+    gpt = GPT(GPTConfig(tokenizer.vocab_size, 128, *SIZES["nano"]))
     optimizer = adamw(gpt, 0.1)
     gpt(torch.zeros(1, 4, dtype=torch.long)).logsumexp(-1).sum().backward()
     optimizer.step()

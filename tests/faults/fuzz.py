@@ -241,7 +241,7 @@ def prepare(folder):
     """What is damaged later: checkpoints, a run's folder, a Hugging Face folder, in `folder`."""
     global RUN, HUGGING_FACE
     torch.manual_seed(0)
-    gpt = GPT(GPTConfig(1024, 16, 1, 2, 4))
+    gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 16, 1, 2, 4))
     optimizer = adamw(gpt, 0.1)
     gpt(torch.zeros(1, 4, dtype=torch.long)).logsumexp(-1).sum().backward()
     optimizer.step()

@@ -21,6 +21,7 @@ from minirlhf.feedback import agreement
 from minirlhf.formats import gpt2, rows
 from minirlhf.run import config
 from minirlhf.run.metrics import read_metrics
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import measures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +125,8 @@ def workplace(tmp_path_factory):
     (folder / "prompts.jsonl").write_text("\n".join(lines[5:] * 20))
     dialogues = [lines[4].replace("a colour", f"colour {i}") for i in range(20)]
     (folder / "hh-harmless-train.jsonl.gz").write_text("\n".join(dialogues))
-    gpt2.save_gpt2(model.GPT(model.GPTConfig(1024, 96, 1, 1, 16)), folder / "gpt2-folder")
+    vocab_size = get_tokenizer("tiny").vocab_size
+    gpt2.save_gpt2(model.GPT(model.GPTConfig(vocab_size, 96, 1, 1, 16)), folder / "gpt2-folder")
     code = [text for page in (README, *DOCS) for text in blocks(page, "python")]
     for text in code:
         if name := re.match(r"# (\w+\.py)", text):

@@ -3,6 +3,7 @@ refused in one line before anything is written."""
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -359,7 +360,7 @@ OF_RUNS = {
     **{(n, repr(x)): put(n, x) for n in ("optimizer", "value_head") for x in (None, {}, "x")},
     ("step", "1e20"): put("step", 1e20),
     ("moment", "shape"): put(*MOMENT, torch.zeros(2)),
-    ("moment", "nan"): put(*MOMENT, torch.full((1024, 16), float("nan"))),
+    ("moment", "nan"): lambda state: state["optimizer"]["state"][0]["exp_avg"].fill_(math.nan),
     ("betas", "x"): lambda state: state["optimizer"]["param_groups"][0].update(betas=("a", 2)),
 }
 

@@ -113,10 +113,10 @@ def test_a_run_leaves_what_the_next_stage_and_a_reader_need(world_run):
 
 
 def test_fine_tuning_goes_on_from_pretraining(world_run):
-    """Its first loss is near the last one of pretraining, far below a new model's log 1024 +
+    """Its first loss is near the last one of pretraining, far below a new model's log V +
     1/2."""
     initial_loss = logged(world_run / "pretrain", "loss")[0]
-    assert initial_loss == pytest.approx(math.log(1024) + 0.5, abs=0.2)
+    assert initial_loss == pytest.approx(math.log(get_tokenizer().vocab_size) + 0.5, abs=0.2)
     assert logged(world_run / "sft", "loss")[0] < initial_loss - 0.1
 
 
@@ -318,13 +318,13 @@ def test_a_flag_out_of_range_is_one_line(refused, tmp_path):
 
 
 def test_weights_of_another_vocabulary_are_one_line(refused, tmp_path, make_gpt):
-    """A tokenizer of 1,024 ids and weights for 600 others could be trained, but from noise."""
+    """A tokenizer of 1,664 ids and weights for 600 others could be trained, but from noise."""
     pytest.importorskip("safetensors")
     folder, out = tmp_path / "gpt2", tmp_path / "out"
     gpt2.save_gpt2(make_gpt(vocab_size=600), folder)
     flags = ["--out", str(out), "--init", str(folder), "--data", demonstrations(tmp_path)]
     message = refused(train_sft.main, flags, out)
-    assert "600" in message and "1024" in message and "go with --tokenizer gpt2" in message
+    assert "600" in message and "1664" in message and "go with --tokenizer gpt2" in message
 
 
 def test_who_gave_the_tokenizer_gpt2_is_not_told_to_give_it(

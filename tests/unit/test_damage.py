@@ -117,7 +117,7 @@ def test_a_container_that_holds_itself_does_not_hang(load):
 def test_of_200_flipped_bits_in_a_policy_none_is_used(tmp_path, make_gpt):
     """In the checkpoint as the commands load it: one line that names the file, and the checkpoint
     before it where there is one."""
-    gpt = make_gpt(vocab_size=1024)
+    gpt = make_gpt(vocab_size=get_tokenizer().vocab_size)
     save(tmp_path, "sft", gpt.config, get_tokenizer(), 1, model=gpt)
     path = tmp_path / "checkpoint.pt"
     content = path.read_bytes()
