@@ -18,13 +18,14 @@ class Mutant:
     wrong: str  # the text that replaces it
     breaks: str  # one sentence
     flag: str = ""  # the flag that is ignored
+    everywhere: bool = False  # `right` may stand more than once, and every one is replaced
 
 
 def ignored(file, names):
     """Mutants in which a file reads the defaults of flags instead of their values: `right` stands
     for every reading."""
     return [
-        Mutant(file, f"args.{name}", f"Config.{name}", f"--{name} is ignored.", name)
+        Mutant(file, f"args.{name}", f"Config.{name}", f"--{name} is ignored.", name, True)
         for name in names.split()
     ]
 
@@ -683,9 +684,9 @@ TRAIN_PPO = [
         "The flag is ignored where it is given.",
     ),
     (
-        "args = dataclasses.replace(args, missing_end_score=missing_end_score)",
-        "args = dataclasses.replace(args)",
-        "config.json does not say which missing-end score was used.",
+        'inputs |= {"missing_end_score": missing_end_score, "reward"',
+        'inputs |= {"reward"',
+        "A resumed run does not notice that the reward model's missing-end score has changed.",
     ),
     (
         'flags = {"policy": folder, "baseline": sft}',
@@ -1516,3 +1517,39 @@ MUTANTS += [
     Mutant(file, right, wrong, f"--{name} is ignored here.", name)
     for file, right, wrong, name in READINGS
 ]
+
+# The tests that kill the mutants of a file, of a flag in a file, or of a flag anywhere: words for
+# pytest, to which "tests/" is added.
+RUNS = {stage: f"runs/test_whole_{stage}.py" for stage in ("sft", "rm", "ppo", "dpo", "evaluate")}
+STAGES = {
+    "train_sft.py": "sft",
+    "train_rm.py": "rm",
+    "train_ppo.py": "ppo",
+    "minirlhf/tools/dpo.py": "dpo",
+}
+KILLERS = {
+    "train_sft.py": [RUNS["sft"]],
+    "train_rm.py": [RUNS["rm"]],
+    "train_ppo.py": [RUNS["ppo"]],
+    "minirlhf/tools/dpo.py": [RUNS["dpo"]],
+    "minirlhf/tools/evaluate.py": [RUNS["evaluate"]],
+    "minirlhf/tools/monitor.py": [RUNS["ppo"]],
+    "minirlhf/feedback/agreement.py": ["unit/test_agreement.py"],
+    "minirlhf/run/compute.py": ["unit/test_compute.py"],
+    "minirlhf/run/folder.py": ["runs/test_train_sft.py", "-k", "existing or three_steps"],
+    "minirlhf/run/chain.py": ["runs/test_chain.py", "-k", "would_mix"],
+    "minirlhf/tools/gates.py": ["runs/test_gates.py"],
+    "minirlhf/tools/world.py": ["runs/test_whole_flags.py", "-k", "the_world_prints"],
+    "minirlhf/tools/demo.py": ["unit/test_demo.py"],
+    "drop_long": ["runs/test_whole_flags.py", "-k", "too_long or are_too"],
+    "skip_bad": ["runs/test_whole_flags.py", "-k", "told_to_go_on"],
+    "device": ["runs/test_whole_flags.py", "-k", "device"],
+    ("train_sft.py", "init"): ["runs/test_train_sft.py", "-k", "gpt2_folder"],
+    ("train_sft.py", "tokenizer"): ["runs/test_train_sft.py", "-k", "told_to_give_it"],
+    ("minirlhf/run/compute.py", "threads"): [RUNS["ppo"], "-k", "told"],
+    ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
+}
+for file, stage in STAGES.items():
+    KILLERS[file, "resume"] = [f"runs/test_train_{stage}.py", "-k", "three and six"]
+    KILLERS[file, "mix_data"] = ["runs/test_chain.py", "-k", "world"]
+KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
