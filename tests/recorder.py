@@ -25,7 +25,7 @@ from minirlhf.run import checkpoint, compute, config, health, optim
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import judge, measures, writers
 
-HELD_OUT = "test"  # the world's split that evaluations take
+HELD_OUT = "validation"  # the world's split that evaluations take
 
 
 # ---- toy models
@@ -265,6 +265,10 @@ def noise(seed, stream, shape, step=0):
     return config.rng(seed, stream, step).random(shape, dtype=np.float32)
 
 
-def half_width(values):
-    """Half the 95% interval of a mean."""
-    return 1.96 * np.std(values, ddof=1) / np.sqrt(len(values))
+def half_width(values, clusters=None):
+    """Half the 95% interval of a mean: Student's, of the sums of deviations in each cluster."""
+    sums = defaultdict(float)
+    for n, value in enumerate(values):
+        sums[n if clusters is None else clusters[n]] += value - np.mean(values)
+    error = np.sqrt(len(sums) / (len(sums) - 1) * sum(x**2 for x in sums.values()))
+    return evaluate.t95(len(sums) - 1) * error / len(values)

@@ -37,8 +37,8 @@ def broken(mutant, source):
 def killers(mutant):
     """The words for pytest: test files, and -k with an expression."""
     keys = (mutant.file, mutant.flag), mutant.flag, mutant.file
-    path, *words = next(KILLERS[key] for key in keys if key in KILLERS)
-    return [f"tests/{path}", *words]
+    words = next(KILLERS[key] for key in keys if key in KILLERS)
+    return [f"tests/{word}" if word.endswith(".py") else word for word in words]
 
 
 def copy_repository(folder):
