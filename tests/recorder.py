@@ -113,16 +113,13 @@ class Record:
         self.patch.setattr(owner, name, watched)
 
 
-TRUE_JUDGE = judge.judge
-
-
 def varied_judge(prompt, response):
     """A judge whose totals differ: of what toy models say the true one thinks nothing. It depends
     on every character of prompt and response, and has few values, so that there are ties."""
     number = zlib.crc32(f"{prompt}|{response}".encode())
-    return TRUE_JUDGE(prompt, response)._replace(
-        helpful=number % 5 / 4, honest=number // 5 % 3 / 2, total=number // 15 % 4 * 0.75
-    )
+    verdict = judge.VERDICTS[number // 60 % 5]
+    axes = number % 5 / 4, number // 5 % 3 / 2, None if number % 7 else 1.0
+    return judge.Judgement(*axes, number // 15 % 5 * 0.75, verdict)
 
 
 def recorded(patch):

@@ -6,6 +6,7 @@ survive, and how many of each file were killed. A process that has torch already
 mutant (os.fork), since importing it would take longer than the tests.
 """
 
+import importlib
 import io
 import os
 import re
@@ -21,6 +22,8 @@ from pathlib import Path
 from scripts import KILLERS, MUTANTS
 
 ROOT = Path(__file__).parents[2]
+OWN_PATHS = {ROOT, *(ROOT / name for name in ("tests", "tests/zoo", "docs/spec"))}
+UNCHANGED = ("run", "", "world", "formats", "rewards")  # rooms of minirlhf, but for run/
 SECONDS = 240  # a mutant that takes longer is killed: a loop that does not end is noticed
 
 
@@ -58,6 +61,7 @@ def outcome(mutant, folder):
         child = os.fork()
         if not child:
             signal.alarm(SECONDS)
+            forget(mutant.file)
             os._exit(run_tests(killers(mutant), folder))
         _, status = os.waitpid(child, 0)
     finally:
@@ -69,9 +73,6 @@ def run_tests(words, folder):
     """In a process of its own: 0 if all tests pass."""
     import pytest
 
-    os.chdir(folder)
-    sys.path[:] = [str(folder), *(p for p in sys.path if not p.startswith(str(ROOT / "tests")))]
-    sys.dont_write_bytecode = True
     output = io.StringIO()
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--assert=plain"]
     with redirect_stdout(output), redirect_stderr(output):
@@ -81,16 +82,34 @@ def run_tests(words, folder):
     return int(code != 0)
 
 
-def main(words):
-    import pytest  # noqa: F401
+def load(folder):
+    """Import from the copy what no mutant changes, with all that takes time: torch, the world."""
+    os.chdir(folder)
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() not in OWN_PATHS)]
     import torch
 
     torch.set_num_threads(1)
+    for room in UNCHANGED:
+        for path in sorted((folder / "minirlhf" / room).glob("*.py")):
+            if not path.stem.startswith("__"):
+                importlib.import_module(".".join(path.relative_to(folder).with_suffix("").parts))
+
+
+def forget(file):
+    """Before a changed file of what was loaded is imported again."""
+    if file.split("/")[1:2] == ["run"]:
+        for name in [name for name in sys.modules if name.split(".")[0] == "minirlhf"]:
+            del sys.modules[name]
+
+
+def main(words):
     chosen = [m for m in MUTANTS if not words or any(w in " ".join(vars_of(m)) for w in words)]
     counts, start = Counter(), time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         copy_repository(folder)
+        load(folder)
         for mutant in chosen:
             result = outcome(mutant, folder)
             counts[mutant.file, result] += 1
