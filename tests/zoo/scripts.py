@@ -18,13 +18,14 @@ class Mutant:
     wrong: str  # the text that replaces it
     breaks: str  # one sentence
     flag: str = ""  # the flag that is ignored
+    everywhere: bool = False  # `right` may stand more than once, and every one is replaced
 
 
 def ignored(file, names):
     """Mutants in which a file reads the defaults of flags instead of their values: `right` stands
     for every reading."""
     return [
-        Mutant(file, f"args.{name}", f"Config.{name}", f"--{name} is ignored.", name)
+        Mutant(file, f"args.{name}", f"Config.{name}", f"--{name} is ignored.", name, True)
         for name in names.split()
     ]
 
@@ -122,7 +123,7 @@ TRAIN_SFT = [
         "The policy is judged on the same prompts for every seed.",
     ),
     (
-        'rng(args.seed, config.HELD_OUT_PROMPTS), split="test")',
+        'rng(args.seed, config.HELD_OUT_PROMPTS), split="validation")',
         'rng(args.seed, config.HELD_OUT_PROMPTS), split="train")',
         "The policy is judged on wordings that it was trained on.",
     ),
@@ -247,23 +248,23 @@ TRAIN_RM = [
         "The accuracy is that on comparisons that were trained on.",
     ),
     (
-        '"test": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS)',
-        '"test": (config.RANKED_RESPONSES, config.HELD_OUT_LABELS)',
+        '"validation": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS)',
+        '"validation": (config.RANKED_RESPONSES, config.HELD_OUT_LABELS)',
         "Held-out responses have the noise of the training responses.",
     ),
     (
-        '"test": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS)',
-        '"test": (config.RANKED_HELD_OUT_RESPONSES, config.LABELS)',
+        '"validation": (config.RANKED_HELD_OUT_RESPONSES, config.HELD_OUT_LABELS)',
+        '"validation": (config.RANKED_HELD_OUT_RESPONSES, config.LABELS)',
         "Held-out labels have the noise of the training labels.",
     ),
     (
-        '"test": (args.held_out, config.RANKED_HELD_OUT_PROMPTS)',
-        '"test": (args.prompts, config.RANKED_HELD_OUT_PROMPTS)',
+        '"validation": (args.held_out, config.RANKED_HELD_OUT_PROMPTS)',
+        '"validation": (args.prompts, config.RANKED_HELD_OUT_PROMPTS)',
         "As many prompts are held out as are trained on.",
     ),
     (
-        '"test": (args.held_out, config.RANKED_HELD_OUT_PROMPTS)',
-        '"test": (args.held_out, config.RANKED_PROMPTS)',
+        '"validation": (args.held_out, config.RANKED_HELD_OUT_PROMPTS)',
+        '"validation": (args.held_out, config.RANKED_PROMPTS)',
         "Held-out prompts are drawn with the numbers of the training prompts.",
     ),
     (
@@ -277,7 +278,7 @@ TRAIN_RM = [
         "The held-out prompts are worded like those that were trained on.",
     ),
     (
-        'held_out = rank(args, sft, tokenizer, "test"',
+        'held_out = rank(args, sft, tokenizer, "validation"',
         'held_out = rank(args, sft, tokenizer, "train"',
         "The held-out comparisons are the training comparisons.",
     ),
@@ -663,12 +664,12 @@ TRAIN_PPO = [
         "PPO trains on the prompts that the reward model has learned from.",
     ),
     (
-        'rng(args.seed, config.HELD_OUT_PROMPTS), "test")',
-        'rng(1, config.HELD_OUT_PROMPTS), "test")',
+        'rng(args.seed, config.HELD_OUT_PROMPTS), "validation")',
+        'rng(1, config.HELD_OUT_PROMPTS), "validation")',
         "Every seed is evaluated on the same prompts.",
     ),
     (
-        'rng(args.seed, config.HELD_OUT_PROMPTS), "test")',
+        'rng(args.seed, config.HELD_OUT_PROMPTS), "validation")',
         'rng(args.seed, config.HELD_OUT_PROMPTS), "train")',
         "The evaluations are on wordings that are trained on.",
     ),
@@ -683,9 +684,9 @@ TRAIN_PPO = [
         "The flag is ignored where it is given.",
     ),
     (
-        "args = dataclasses.replace(args, missing_end_score=missing_end_score)",
-        "args = dataclasses.replace(args)",
-        "config.json does not say which missing-end score was used.",
+        'inputs |= {"missing_end_score": missing_end_score, "reward"',
+        'inputs |= {"reward"',
+        "A resumed run does not notice that the reward model's missing-end score has changed.",
     ),
     (
         'flags = {"policy": folder, "baseline": sft}',
@@ -824,8 +825,8 @@ EVALUATE = [
         "The prompts are drawn with the numbers of the training prompts.",
     ),
     (
-        'writers.prompts(args.prompts, stream, split="test")',
-        'writers.prompts(args.prompts, stream, split="train")',
+        'writers.prompts(args.prompts, stream, "validation")',
+        'writers.prompts(args.prompts, stream, "train")',
         "The policy is evaluated on wordings that it was trained on.",
     ),
     (
@@ -1154,29 +1155,59 @@ MONITOR = [
         "The judge's numbers are those of the SFT model, and the win rate is against the policy.",
     ),
     (
-        "wins(totals, sft_totals)",
-        "wins(sft_totals, totals)",
+        'wins(policy["total"], sft["total"])',
+        'wins(sft["total"], policy["total"])',
         "The win rate is that of the SFT model.",
     ),
     (
-        "wins(totals, sft_totals)",
-        "(np.array(totals) > np.array(sft_totals))",
+        'wins(policy["total"], sft["total"])',
+        '(policy["total"] > sft["total"])',
         "Ties are counted as defeats.",
     ),
     (
-        '"total_half": interval(totals)[1]',
-        '"total_half": interval(totals)[0]',
+        'interval(policy["total"], clusters)[1]',
+        'interval(policy["total"], clusters)[0]',
         "The mean is logged as half the width of its interval.",
     ),
     (
-        '"total_half": interval(totals)[1]',
-        '"total_half": interval(sft_totals)[1]',
+        'interval(policy["total"], clusters)[1]',
+        'interval(sft["total"], clusters)[1]',
         "The interval is that of the SFT model.",
     ),
     (
         'write_samples(folder, f"after {updates} updates", header, rows)',
         'write_samples(folder, f"after {updates - 1} updates", header, rows)',
         "The samples bear the number of the update before.",
+    ),
+    (
+        'sides = ("eval_", numbers), ("sft_", self.sft_numbers)',
+        'sides = ("sft_", numbers), ("eval_", self.sft_numbers)',
+        "The numbers of SFT model and policy are logged under each other's names.",
+    ),
+    (
+        'sides = ("eval_", numbers), ("sft_", self.sft_numbers)',
+        'sides = ("eval_", numbers), ("sft_", numbers)',
+        "The policy's numbers are logged as the SFT model's.",
+    ),
+    (
+        'for name in ("parsed", "declined")}',
+        'for name in ("declined", "parsed")} | {"parsed": measures.mean(policy["declined"])}',
+        "The share that was declined is logged as the share that could be parsed.",
+    ),
+    (
+        'numbers["distinct"] = measures.diversity(replies)["distinct"]',
+        'numbers["distinct"] = measures.diversity(self.sft_replies)["distinct"]',
+        "The distinct responses are those of the SFT model.",
+    ),
+    (
+        "interval(scores, clusters)[1]",
+        "interval(scores)[1]",
+        "The interval of the score takes prompts about one fact for independent.",
+    ),
+    (
+        'interval(policy["total"], clusters)[1]',
+        'interval(policy["total"])[1]',
+        "The interval of the total takes prompts about one fact for independent.",
     ),
     (
         "self.measure(0, self.sft_replies, torch.zeros(len(prompts)))",
@@ -1253,6 +1284,489 @@ AGREEMENT = [
     ),
 ]
 
+GATES = [
+    (
+        'for question in entry["validation"]',
+        'for question in entry["train"]',
+        "The statements are worded as in training.",
+    ),
+    (
+        "return gpt.hidden(tokens)[torch.arange(len(tokens)), lengths - 1]",
+        "return gpt.hidden(tokens)[torch.arange(len(tokens)), lengths - 2]",
+        "The features are those before the end token.",
+    ),
+    (
+        'facts = world_facts("train", "validation")',
+        'facts = world_facts("train")',
+        "The probe is not asked about facts that nobody ranked.",
+    ),
+    (
+        "for i in rng(seed, config.PROBED_FACTS).permutation(len(facts)):",
+        "for i in rng(1, config.PROBED_FACTS).permutation(len(facts)):",
+        "The folds of the probe are the same for every seed.",
+    ),
+    (
+        "differences.append(torch.cat([states[0] - state for state in states[1:]]))",
+        "differences.append(torch.cat([states[1] - state for state in states[1:]]))",
+        "The right answer is left out of the probe.",
+    ),
+    (
+        "for train, test in (folds, folds[::-1]):",
+        "for train, test in (folds[:1] * 2, folds[1:] * 2):",
+        "The probe is tested on the facts that it was fitted on.",
+    ),
+    (
+        'gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/sft")\n    differences',
+        'gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/pretrain")\n    differences',
+        "The probe looks at the base model.",
+    ),
+    (
+        "wins = better > scores(entry, subject, answer)",
+        "wins = better >= scores(entry, subject, answer)",
+        "A reward model that likes all answers alike passes.",
+    ),
+    (
+        'agreement = fact_agreement(reward_model, tokenizer, "train")',
+        'agreement = fact_agreement(reward_model, tokenizer, "validation")',
+        "The gate of the ranked facts is passed or failed by those that nobody ranked.",
+    ),
+    (
+        'unranked = np.mean(list(fact_agreement(reward_model, tokenizer, "validation").values()))',
+        'unranked = np.mean(list(fact_agreement(reward_model, tokenizer, "train").values()))',
+        "The facts that nobody ranked seem to be known as well as the others.",
+    ),
+    (
+        "worst = sorted(agreement.items(), key=lambda item: item[1])[:5]",
+        "worst = sorted(agreement.items(), key=lambda item: -item[1])[:5]",
+        "The best facts are shown as the worst.",
+    ),
+    (
+        "np.mean([share > 0.5 for share in agreement.values()])",
+        "np.mean([share > 0.0 for share in agreement.values()])",
+        "A misconception counts as beaten if one wording of many is ranked right.",
+    ),
+    (
+        '"passed": mean >= 0.9}',
+        '"passed": mean >= 0.5}',
+        "The gate of the facts is passed at chance.",
+    ),
+    (
+        '"passed": mean >= 0.9}',
+        '"passed": mean > 0.99}',
+        "The gate of the facts is not passed at .95.",
+    ),
+    (
+        'writers.draw_question(generator, "validation", {"fact": 1.0})',
+        'writers.draw_question(generator, "train", {"fact": 1.0})',
+        "The gates ask in wordings of the training.",
+    ),
+    (
+        'writers.draw_question(generator, "validation", {"fact": 1.0})',
+        'writers.draw_question(generator, "validation", {"sum": 1.0})',
+        "The gates ask for sums.",
+    ),
+    (
+        "generator = rng(args.seed, config.FACT_PROMPTS)",
+        "generator = rng(1, config.FACT_PROMPTS)",
+        "The prompts are the same for every seed.",
+    ),
+    (
+        "noise = evaluate.noise(args.seed, len(prompts), args.max_new_tokens)",
+        "noise = evaluate.noise(1, len(prompts), args.max_new_tokens)",
+        "The noise is the same for every seed.",
+    ),
+    (
+        "judgement.honest for judgement in measures.judgements(prompts, replies)",
+        "judgement.helpful for judgement in measures.judgements(prompts, replies)",
+        "The gates look at helpfulness.",
+    ),
+    (
+        "score = evaluate.model_scores(reward_model, missing_end_score)",
+        "score = evaluate.model_scores(reward_model, 3.0)",
+        "Best of n prefers what was cut off.",
+    ),
+    (
+        "limits = args.best_of, args.max_new_tokens, args.seed\n",
+        "limits = args.best_of, args.max_new_tokens, 1\n",
+        "The candidates are the same for every seed.",
+    ),
+    (
+        "evaluate.interval(best - single)",
+        "evaluate.interval(single - best)",
+        "The gain has the wrong sign.",
+    ),
+    (
+        '"passed": gain >= 0.15}',
+        '"passed": gain >= 0.0}',
+        "Best of n passes without a gain.",
+    ),
+    (
+        '"passed": gain >= 0.15}',
+        '"passed": gain >= 0.3}',
+        "Best of n does not pass with a gain of .2.",
+    ),
+    (
+        'gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/on-judge/ppo")',
+        'gpt, tokenizer = checkpoint.load_gpt(f"{args.out}/ppo")',
+        "The gate of the judge looks at PPO on the reward model.",
+    ),
+    (
+        '"passed": facts.mean() >= 0.9}',
+        '"passed": facts.mean() >= 0.6}',
+        "The gate of the judge is passed at .7.",
+    ),
+    (
+        '"passed": facts.mean() >= 0.9}',
+        '"passed": facts.mean() >= 0.99}',
+        "The gate of the judge is not passed at .95.",
+    ),
+    (
+        'sys.exit(0 if measure(argv).get("passed", True) else 1)',
+        "measure(argv)",
+        "The exit code is 0 where a gate was not passed.",
+    ),
+]
+
+REPORT = [
+    (
+        'sft, uniforms = policies["SFT"], evaluate.noise(args.seed, len(prompts),',
+        'sft, uniforms = policies["SFT"], evaluate.noise(1, len(prompts),',
+        "The noise is the same for every seed.",
+    ),
+    (
+        "replies = evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)",
+        "replies = evaluate.respond(sft, tokenizer, prompts, uniforms, progress=name)",
+        "The SFT model is reported under every name.",
+    ),
+    (
+        "replies = evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)",
+        "replies = evaluate.respond(gpt, tokenizer, prompts, evaluate.noise(len(name), "
+        "*uniforms.shape), progress=name)",
+        "Every policy has noise of its own.",
+    ),
+    (
+        "kl = float((logprobs - evaluate.sequence_logprobs(sft, examples)).mean())",
+        "kl = float((evaluate.sequence_logprobs(sft, examples) - logprobs).mean())",
+        "The KL has the wrong sign.",
+    ),
+    (
+        "answers[name] = Answers(replies, kl, -float(logprobs.mean()))",
+        "answers[name] = Answers(replies, -float(logprobs.mean()), kl)",
+        "KL and entropy stand in each other's column.",
+    ),
+    (
+        "limits = args.best_of, args.max_new_tokens, args.seed\n    candidates",
+        "limits = args.best_of, args.max_new_tokens, 1\n    candidates",
+        "The candidates of best-of-n are the same for every seed.",
+    ),
+    (
+        "candidates = evaluate.candidates(sft, tokenizer,",
+        "candidates = evaluate.candidates(gpt, tokenizer,",
+        "Best of n is taken from the last policy, not from SFT.",
+    ),
+    (
+        "for n in (4, args.best_of):\n        kl = evaluate.best_of_n_kl(n)",
+        "for n in (4, args.best_of):\n        kl = evaluate.best_of_n_kl(args.best_of)",
+        "Best of 4 has the KL of best of 16.",
+    ),
+    (
+        "Answers(evaluate.best(*candidates, n), kl)",
+        "Answers(evaluate.best(*candidates, args.best_of), kl)",
+        "Best of 4 is best of 16.",
+    ),
+    (
+        "memoriser = Memoriser(MEMORISED, rng(args.seed, config.PPO_PROMPTS))",
+        "memoriser = Memoriser(MEMORISED, rng(args.seed, config.HELD_OUT_PROMPTS))",
+        "The memoriser has learned with the numbers of the held-out prompts.",
+    ),
+    (
+        "memoriser = Memoriser(MEMORISED, rng(args.seed, config.PPO_PROMPTS))",
+        "memoriser = Memoriser(MEMORISED, rng(1, config.PPO_PROMPTS))",
+        "The memoriser is the same for every seed.",
+    ),
+    (
+        "writers.faultless(prompts, rng(args.seed, config.FAULTLESS_RESPONSES))",
+        "writers.faultless(prompts, rng(1, config.FAULTLESS_RESPONSES))",
+        "The faultless writer says the same for every seed.",
+    ),
+    (
+        'evaluate.wins(values[name]["total"], sft["total"]).mean())\n        numbers |=',
+        'evaluate.wins(sft["total"], values[name]["total"]).mean())\n        numbers |=',
+        "How often SFT beats a policy is reported as how often it beats SFT.",
+    ),
+    (
+        '"score": float(scores[name].mean())',
+        '"score": float(scores["SFT"].mean())',
+        "Every policy has the score of SFT.",
+    ),
+    (
+        '"kl": side.kl, "entropy": side.entropy}',
+        '"kl": side.entropy, "entropy": side.kl}',
+        "KL and entropy are swapped.",
+    ),
+    (
+        "intervals = {m: interval(column, clusters)[1] for m",
+        "intervals = {m: interval(column, np.arange(len(column)))[1] for m",
+        "The intervals take prompts about one fact for independent.",
+    ),
+    (
+        "intervals = {m: interval(column, clusters)[1] for m",
+        "intervals = {m: interval(column, clusters)[0] for m",
+        "The means are reported as half widths.",
+    ),
+    (
+        "for x in interval(ppo[measure] - column, clusters)]",
+        "for x in interval(column - ppo[measure], clusters)]",
+        "The gains have the wrong sign.",
+    ),
+    (
+        'evaluate.wins(ppo["total"], sft["total"]), clusters)',
+        'evaluate.wins(sft["total"], ppo["total"]), clusters)',
+        "The win rate is that of SFT.",
+    ),
+    (
+        "return (values[1] - values[0]) / (values[2] - values[0])",
+        "return (values[2] - values[1]) / (values[2] - values[0])",
+        "The share that is lacking is reported as the share that was won.",
+    ),
+    (
+        "return (values[1] - values[0]) / (values[2] - values[0])",
+        "return values[1] / values[2]",
+        "The share that SFT had already counts as PPO's.",
+    ),
+    (
+        "return evaluate.interval(column[applies], clusters[applies])",
+        "return evaluate.interval(np.nan_to_num(column), clusters)",
+        "Prompts to which a measure does not apply count as 0.",
+    ),
+    (
+        "rng(args.seed, config.HELD_OUT_PROMPTS), args.split)",
+        "rng(1, config.HELD_OUT_PROMPTS), args.split)",
+        "The prompts are the same for every seed.",
+    ),
+    (
+        "rng(args.seed, config.HELD_OUT_PROMPTS), args.split)",
+        'rng(args.seed, config.HELD_OUT_PROMPTS), "train")',
+        "The report asks in wordings of the training.",
+    ),
+    (
+        'score = evaluate.model_scores(reward_model, chain.missing_end_score(*models, "", stored))',
+        "score = evaluate.model_scores(reward_model, stored)",
+        "The score is not that of the training, if this had a missing-end score of its own.",
+    ),
+    (
+        "scores = {name: score(prompts, side.replies) for name, side in answers.items()}",
+        'scores = {name: score(prompts, answers["SFT"].replies) for name, side in answers.items()}',
+        "Every policy has the scores of SFT.",
+    ),
+    (
+        "values = {name: measures.values(prompts, side.replies) for",
+        'values = {name: measures.values(prompts, answers["SFT"].replies) for',
+        "Every policy has the judge's numbers of SFT.",
+    ),
+    (
+        "name: measures.by_group(prompts, side.replies) for",
+        "name: measures.by_group(prompts[::-1], side.replies) for",
+        "The groups are those of other prompts.",
+    ),
+    (
+        'last = read_metrics(f"{args.out}/rm")[-1]',
+        'last = read_metrics(f"{args.out}/rm")[0]',
+        "The reward model's numbers are those of its first step.",
+    ),
+]
+
+TABLES = [
+    (
+        '[name, *("-" if row.get(column) is None else row[column] for column in columns)]',
+        '[name, *("-" if row.get(column) is None else row[column] for column in columns[::-1])]',
+        "The numbers stand under other names than theirs.",
+    ),
+    (
+        'totals = {\n        name: {kind: numbers["total"]',
+        'totals = {\n        name: {kind: numbers["prompts"]',
+        "Counts are printed as totals.",
+    ),
+    (
+        'show_verdicts(report["groups"]["SFT"], report["groups"]["PPO"])',
+        'show_verdicts(report["groups"]["PPO"], report["groups"]["SFT"])',
+        "SFT -> PPO is PPO -> SFT.",
+    ),
+    (
+        "{row[c]:.2f} -> {after[kind][c]:.2f}",
+        "{after[kind][c]:.2f} -> {row[c]:.2f}",
+        "Before and after are swapped.",
+    ),
+    (
+        "{gains[column][0]:+.2f} +- {gains[column][1]:.2f}",
+        "{gains[column][1]:+.2f} +- {gains[column][0]:.2f}",
+        "A difference is printed as its interval.",
+    ),
+    (
+        "{100 * rate:.1f}% +- {100 * half_width:.1f} of prompts",
+        "{100 * rate:.1f}% +- {half_width:.1f} of prompts",
+        "The interval of the win rate is a hundred times too narrow.",
+    ),
+    (
+        'highest = 100 * report["rows"]["faultless"]["beats_sft"]',
+        'highest = 100 * report["rows"]["PPO"]["beats_sft"]',
+        "A faultless policy seems to be as good as PPO.",
+    ),
+    (
+        "reply = replies[name][row]\n",
+        "reply = replies[name][row - 1]\n",
+        "The examples show responses to other prompts.",
+    ),
+    (
+        "judgement = judge(prompts[row], finished([reply])[0])",
+        "judgement = judge(prompts[row], reply.text)",
+        "An example that was cut off is judged as if it had ended.",
+    ),
+    (
+        "rows[group(prompt)].append(row)",
+        "rows[group(prompts[0])].append(row)",
+        "The examples are not of each kind.",
+    ),
+]
+
+RESULTS = [
+    (
+        "paths.sort(key=lambda path: int(path.parent.name))",
+        "paths.sort()",
+        "Seed 10 stands before seed 2.",
+    ),
+    (
+        "if len(values) < 3:",
+        "if len(values) < 2:",
+        "Two seeds have an interval of twelve standard errors.",
+    ),
+    (
+        "values = [value for value in values if value is not None]",
+        "values = [value or 0.0 for value in values]",
+        "A seed without a value counts as 0.",
+    ),
+    (
+        'runs = [run["groups"] for run in reports.values()]',
+        'runs = [run["groups"] for run in list(reports.values())[:1]]',
+        "The tables by kind are of the first seed.",
+    ),
+    (
+        'runs = [run["rows"] for run in reports.values()]',
+        'runs = [run["rows"] for run in list(reports.values())[:1]]',
+        "The tables of policies are of the first seed.",
+    ),
+    (
+        "columns = [(policy, verdict) for verdict in VERDICTS]",
+        'columns = [("SFT", verdict) for verdict in VERDICTS]',
+        "PPO has the verdicts of SFT.",
+    ),
+    (
+        "columns = [(policy, verdict) for verdict in VERDICTS]",
+        "columns = [(policy, verdict) for verdict in VERDICTS[::-1]]",
+        "The verdicts stand under other names than theirs.",
+    ),
+    (
+        'totals = [(policy, "total") for policy in policies]',
+        'totals = [(policy, "total") for policy in sorted(policies)]',
+        "The totals stand under other policies than theirs.",
+    ),
+    (
+        'share = (numbers["expected_accuracy"] - 0.5) / best if best else math.nan',
+        'share = numbers["expected_accuracy"] / numbers["best_possible_accuracy"]',
+        "The share of the best possible accuracy counts from 0.",
+    ),
+    (
+        'lines[f"PPO - {name}, {measure}"] = f"{mean:+.2f} ± {half_width:.2f}"',
+        'lines[f"PPO - {name}, {measure}"] = f"{half_width:+.2f} ± {mean:.2f}"',
+        "A difference is printed as its interval.",
+    ),
+    (
+        'best = run["rows"]["faultless"]["beats_sft"]',
+        'best = run["rows"]["PPO"]["beats_sft"]',
+        "A faultless policy seems to be as good as PPO.",
+    ),
+    (
+        "seed = int(run.name)",
+        "seed = 1",
+        "The curve of best-of-n is of seed 1 for every run.",
+    ),
+    (
+        'rng(seed, config.HELD_OUT_PROMPTS), "validation")',
+        'rng(seed, config.HELD_OUT_PROMPTS), "train")',
+        "The curve of best-of-n is of prompts of the training.",
+    ),
+    (
+        "score = evaluate.model_scores(reward_model, missing_end_score)",
+        "score = evaluate.model_scores(reward_model, 0.0)",
+        "What was cut off has score 0 in the curve of best-of-n.",
+    ),
+    (
+        "best = evaluate.best(replies, scores, n)",
+        "best = evaluate.best(replies, scores, max(BEST_OF))",
+        "Every point of the curve is best of 64.",
+    ),
+    (
+        "points.append((evaluate.best_of_n_kl(n), float(score(prompts, "
+        "best).mean()), float(total)))",
+        "points.append((evaluate.best_of_n_kl(n), float(total), "
+        "float(score(prompts, best).mean())))",
+        "Score and total are swapped in the curve.",
+    ),
+    (
+        'max(records, key=lambda r: r["eval_total"]), records[-1]',
+        'max(records, key=lambda r: r["eval_score"]), records[-1]',
+        "The fall is from the peak of the proxy.",
+    ),
+    (
+        'max(records, key=lambda r: r["eval_total"]), records[-1]',
+        'records[-1], max(records, key=lambda r: r["eval_total"])',
+        "The fall has the wrong sign.",
+    ),
+    (
+        'half_width = math.hypot(peak["eval_total_half"], end["eval_total_half"])',
+        'half_width = end["eval_total_half"]',
+        "The interval of a difference is that of its end.",
+    ),
+    (
+        "key=lambda path: float(path.parent.name[3:])",
+        "key=lambda path: path.parent.name[3:]",
+        "Coefficient 10 stands before 2.",
+    ),
+    (
+        'best = best_of_n_curve(args, Path(args.out) / "1")',
+        "best = best_of_n_curve(args, Path(args.out) / list(reports)[-1])",
+        "The curve of best-of-n is of another seed than the runs beside it.",
+    ),
+]
+
+FIGURES = [
+    (
+        'values = [records[0]["sft_" + name], *(record["eval_" + name] for record in records)]',
+        'values = [records[0]["eval_" + name], *(record["eval_" + name] for record in records)]',
+        "A curve begins at the first evaluation of the policy.",
+    ),
+    (
+        'kls, values = curve(records, "kl"), curve(records, name)',
+        'kls, values = curve(records, name), curve(records, "kl")',
+        "The axes of the figure of over-optimisation are swapped.",
+    ),
+    (
+        'half_width = records[-1][f"eval_{name}_half"]',
+        'half_width = records[-1]["eval_total_half"]',
+        "The bar of the score is that of the total.",
+    ),
+    (
+        "side.plot(best[:, 0], best[:, column], **style)",
+        "side.plot(best[:, 0], best[:, 1], **style)",
+        "The curve of best-of-n shows the score in both panels.",
+    ),
+    (
+        "shared = set.intersection(",
+        "shared = set.union(",
+        "The mean of runs is taken of updates that not all of them evaluated.",
+    ),
+]
+
 # ---- flags that are ignored
 
 TRAINING = "seed device precision drop_long skip_bad microbatch_tokens max_grad_norm resume keep"
@@ -1274,6 +1788,8 @@ FLAGS = [
     *ignored("minirlhf/tools/evaluate.py", "judge prompts best_of max_new_tokens temperature"),
     *ignored("minirlhf/tools/evaluate.py", "shown"),
     *ignored("minirlhf/tools/gates.py", "out prompts best_of max_new_tokens seed"),
+    *ignored("minirlhf/tools/report.py", "out split prompts best_of max_new_tokens examples seed"),
+    *ignored("minirlhf/tools/results.py", "out prompts max_new_tokens"),
     *ignored("minirlhf/tools/world.py", "documents show seed"),
     *ignored("minirlhf/tools/demo.py", "out seed"),
 ]
@@ -1509,6 +2025,11 @@ SECTIONS = {
     "minirlhf/tools/dpo.py": DPO,
     "minirlhf/tools/monitor.py": MONITOR,
     "minirlhf/feedback/agreement.py": AGREEMENT,
+    "minirlhf/tools/gates.py": GATES,
+    "minirlhf/tools/report.py": REPORT,
+    "minirlhf/tools/tables.py": TABLES,
+    "minirlhf/tools/results.py": RESULTS,
+    "minirlhf/tools/figures.py": FIGURES,
 }
 MUTANTS = [Mutant(file, *parts) for file, section in SECTIONS.items() for parts in section]
 MUTANTS += FLAGS
@@ -1516,3 +2037,43 @@ MUTANTS += [
     Mutant(file, right, wrong, f"--{name} is ignored here.", name)
     for file, right, wrong, name in READINGS
 ]
+
+# The tests that kill the mutants of a file, of a flag in a file, or of a flag anywhere: words for
+# pytest, to which "tests/" is added.
+RUNS = {stage: f"runs/test_whole_{stage}.py" for stage in ("sft", "rm", "ppo", "dpo", "evaluate")}
+STAGES = {
+    "train_sft.py": "sft",
+    "train_rm.py": "rm",
+    "train_ppo.py": "ppo",
+    "minirlhf/tools/dpo.py": "dpo",
+}
+KILLERS = {
+    "train_sft.py": [RUNS["sft"]],
+    "train_rm.py": [RUNS["rm"]],
+    "train_ppo.py": [RUNS["ppo"]],
+    "minirlhf/tools/dpo.py": [RUNS["dpo"]],
+    "minirlhf/tools/evaluate.py": [RUNS["evaluate"]],
+    "minirlhf/tools/monitor.py": [RUNS["ppo"]],
+    "minirlhf/feedback/agreement.py": ["unit/test_agreement.py"],
+    "minirlhf/run/compute.py": ["unit/test_compute.py"],
+    "minirlhf/run/folder.py": ["runs/test_train_sft.py", "-k", "existing or three_steps"],
+    "minirlhf/run/chain.py": ["runs/test_chain.py", "-k", "would_mix"],
+    "minirlhf/tools/gates.py": ["runs/test_whole_gates.py", "runs/test_gates.py"],
+    "minirlhf/tools/report.py": ["runs/test_whole_report.py", "runs/test_report.py"],
+    "minirlhf/tools/tables.py": ["runs/test_whole_report.py", "runs/test_report.py"],
+    "minirlhf/tools/results.py": ["runs/test_whole_report.py", "runs/test_results.py"],
+    "minirlhf/tools/figures.py": ["runs/test_report.py", "runs/test_results.py"],
+    "minirlhf/tools/world.py": ["runs/test_whole_flags.py", "-k", "the_world_prints"],
+    "minirlhf/tools/demo.py": ["unit/test_demo.py"],
+    "drop_long": ["runs/test_whole_flags.py", "-k", "too_long or are_too"],
+    "skip_bad": ["runs/test_whole_flags.py", "-k", "told_to_go_on"],
+    "device": ["runs/test_whole_flags.py", "-k", "device"],
+    ("train_sft.py", "init"): ["runs/test_train_sft.py", "-k", "gpt2_folder"],
+    ("train_sft.py", "tokenizer"): ["runs/test_train_sft.py", "-k", "told_to_give_it"],
+    ("minirlhf/run/compute.py", "threads"): [RUNS["ppo"], "-k", "told"],
+    ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
+}
+for file, stage in STAGES.items():
+    KILLERS[file, "resume"] = [f"runs/test_train_{stage}.py", "-k", "three and six"]
+    KILLERS[file, "mix_data"] = ["runs/test_chain.py", "-k", "world"]
+KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]

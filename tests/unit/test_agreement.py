@@ -1,0 +1,78 @@
+"""Agreement of a reward model with those who prefer, on three comparisons worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minirlhf.data import Comparison
+from minirlhf.feedback import agreement
+from minirlhf.feedback.simulated import LABEL_NOISE
+
+# Five pairs: b over a; c over a and c over b; z over x. Of the rest d ties with e in rank, and p
+# has the text of q.
+COMPARISONS = [
+    Comparison("one", ["a", "b"], [1, 0]),
+    Comparison("two", ["a", "b", "c"], [1, 1, 0]),
+    Comparison("three", ["d", "e"], [0, 0]),
+    Comparison("four", ["same", "same"], [0, 1]),
+    Comparison("five", ["x", "z"], [1, 0]),
+]
+SCORES = [[0.0, 1.0], [3.0, 0.5, 1.0], [1.0, 2.0], [1.0, 0.0], [2.0, 2.0]]
+TOTALS = [[3.0, 1.0], [0.5, 2.0, 2.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.5]]
+MARGINS = np.array([1.0, 1.0 - 3.0, 1.0 - 0.5, 0.0])
+GAPS = np.array([1.0 - 3.0, 2.0 - 0.5, 0.0, 0.5])
+
+
+def likely():
+    """The probability that a labeller orders each pair as it was ordered."""
+    return np.array([1 / (1 + math.exp(-gap / LABEL_NOISE)) for gap in GAPS])
+
+
+def test_pairs_have_different_texts_and_different_ranks():
+    pairs = [agreement.ordered_pairs(c) for c in COMPARISONS]
+    assert pairs == [[(1, 0)], [(2, 0), (2, 1)], [], [], [(1, 0)]]
+
+
+def test_over_the_pairs_a_positive_margin_is_right_and_a_tie_is_wrong():
+    """Margins 1, -2, .5 and 0: two of four."""
+    numbers = agreement.ranking_numbers(COMPARISONS, SCORES)
+    assert numbers["held_out_pairs"] == 4
+    assert numbers["held_out_accuracy"] == 2 / 4
+    assert numbers["ties"] == 1 / 4
+    losses = [math.log(1 + math.exp(-margin)) for margin in MARGINS]
+    assert numbers["held_out_loss"] == pytest.approx(sum(losses) / 4)
+    assert "expected_accuracy" not in numbers
+
+
+def test_with_the_judges_totals_each_pair_is_held_against_its_own():
+    """Of the first pair the judge prefers the other response; the third has equal totals and does
+    not count in the agreement with the judge: 1 of 3, as the margin of the first is wrong, of the
+    second wrong, and of the last a tie, which is no preference for the better one."""
+    numbers = agreement.ranking_numbers(COMPARISONS, SCORES, TOTALS)
+    p = likely()
+    expected = [p[0], 1 - p[1], p[2], 1 - p[3]]
+    assert numbers["expected_accuracy"] == pytest.approx(np.mean(expected))
+    assert numbers["best_possible_accuracy"] == pytest.approx(np.mean([1 - p[0], p[1], 0.5, p[3]]))
+    assert numbers["labellers_agree"] == pytest.approx(np.mean(p**2 + (1 - p) ** 2))
+    assert numbers["agreement_with_judge"] == 0
+
+
+def test_the_judge_agrees_where_the_margin_has_the_sign_of_the_totals():
+    """A margin above 0 where the labeller preferred what the judge calls worse is against the
+    judge; below 0 it is with the judge."""
+    scores = [[1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 2.0], [1.0, 0.0], [2.0, 3.0]]
+    numbers = agreement.ranking_numbers(COMPARISONS, scores, TOTALS)
+    assert numbers["agreement_with_judge"] == 1
+    assert numbers["held_out_accuracy"] == 3 / 4
+
+
+def test_calibration_is_to_the_labellers_where_the_totals_are_known_and_to_the_labels_elsewhere():
+    """One pair with confidence sigmoid(2): against 1, or against what a labeller does at a
+    difference of .5."""
+    one, score = [Comparison("five", ["x", "z"], [1, 0])], [[0.0, 2.0]]
+    confidence = 1 / (1 + math.exp(-2))
+    plain = agreement.ranking_numbers(one, score)["calibration_error"]
+    assert plain == pytest.approx(1 - confidence)
+    known = agreement.ranking_numbers(one, score, [[1.0, 1.5]])["calibration_error"]
+    assert known == pytest.approx(abs(confidence - 1 / (1 + math.exp(-0.5 / LABEL_NOISE))))

@@ -1,0 +1,132 @@
+"""`python tests/zoo/run_scripts.py [WORD ...]`: makes the mutants of scripts.py, one at a time, in
+a copy of the repository, and runs the tests that should kill each.
+
+With words, only the mutants whose file, flag or sentence has one of them. Prints those that
+survive, and how many of each file were killed. A process that has torch already is copied for every
+mutant (os.fork), since importing it would take longer than the tests.
+"""
+
+import importlib
+import io
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from scripts import KILLERS, MUTANTS
+
+ROOT = Path(__file__).parents[2]
+OWN_PATHS = {ROOT, *(ROOT / name for name in ("tests", "tests/zoo", "docs/spec"))}
+UNCHANGED = ("run", "", "world", "formats", "rewards")  # rooms of minirlhf, but for run/
+SECONDS = 240  # a mutant that takes longer is killed: a loop that does not end is noticed
+
+
+def broken(mutant, source):
+    """The source of a file with a mutant in it. AssertionError if its text is not there once."""
+    pattern = re.escape(mutant.right) + (r"\b" if mutant.everywhere else "")
+    count = len(re.findall(pattern, source))
+    assert count == 1 or mutant.everywhere and count, (
+        f"{mutant.file} contains {mutant.right!r} {count} times: correct it in scripts.py"
+    )
+    return re.sub(pattern, lambda _: mutant.wrong, source)
+
+
+def killers(mutant):
+    """The words for pytest: test files, and -k with an expression."""
+    keys = (mutant.file, mutant.flag), mutant.flag, mutant.file
+    words = next(KILLERS[key] for key in keys if key in KILLERS)
+    return [f"tests/{word}" if word.endswith(".py") else word for word in words]
+
+
+def copy_repository(folder):
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("minirlhf", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for path in [*ROOT.glob("train_*.py"), ROOT / "pyproject.toml"]:
+        shutil.copy(path, folder)
+
+
+def outcome(mutant, folder):
+    """Whether tests fail with the mutant in place: "killed" or "survived"."""
+    path = folder / mutant.file
+    source = path.read_text(encoding="utf-8")
+    path.write_text(broken(mutant, source), encoding="utf-8")
+    try:
+        child = os.fork()
+        if not child:
+            signal.alarm(SECONDS)
+            forget(mutant.file)
+            os._exit(run_tests(killers(mutant), folder))
+        _, status = os.waitpid(child, 0)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    return "survived" if status == 0 else "killed"
+
+
+def run_tests(words, folder):
+    """In a process of its own: 0 if all tests pass."""
+    import pytest
+
+    output = io.StringIO()
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--assert=plain"]
+    with redirect_stdout(output), redirect_stderr(output):
+        code = pytest.main([*words, *options, f"--rootdir={folder}"])
+    if code not in (0, 1):
+        print(output.getvalue()[-2000:], file=sys.stderr)
+    return int(code != 0)
+
+
+def load(folder):
+    """Import from the copy what no mutant changes, with all that takes time: torch, the world."""
+    os.chdir(folder)
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() not in OWN_PATHS)]
+    import torch
+
+    torch.set_num_threads(1)
+    for room in UNCHANGED:
+        for path in sorted((folder / "minirlhf" / room).glob("*.py")):
+            if not path.stem.startswith("__"):
+                importlib.import_module(".".join(path.relative_to(folder).with_suffix("").parts))
+
+
+def forget(file):
+    """Before a changed file of what was loaded is imported again."""
+    if file.split("/")[1:2] == ["run"]:
+        for name in [name for name in sys.modules if name.split(".")[0] == "minirlhf"]:
+            del sys.modules[name]
+
+
+def main(words):
+    chosen = [m for m in MUTANTS if not words or any(w in " ".join(vars_of(m)) for w in words)]
+    counts, start = Counter(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        copy_repository(folder)
+        load(folder)
+        for mutant in chosen:
+            result = outcome(mutant, folder)
+            counts[mutant.file, result] += 1
+            print(".", end="", file=sys.stderr, flush=True)
+            if result == "survived":
+                print(f"SURVIVED {mutant.file}: {mutant.right!r} -> {mutant.wrong!r}", flush=True)
+    for file in dict.fromkeys(mutant.file for mutant in chosen):
+        killed, survived = counts[file, "killed"], counts[file, "survived"]
+        print(f"{file}: {killed} of {killed + survived} killed")
+    killed = sum(n for (_, result), n in counts.items() if result == "killed")
+    seconds = time.perf_counter() - start
+    print(f"{killed} of {len(chosen)} killed, in {seconds:.0f} seconds")
+
+
+def vars_of(mutant):
+    return mutant.file, f"--{mutant.flag}", mutant.breaks, mutant.wrong
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

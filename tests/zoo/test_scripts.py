@@ -1,0 +1,44 @@
+"""The mutants of scripts.py fit the code as it is, and cover every flag."""
+
+import ast
+import dataclasses
+import importlib
+
+import pytest
+from run_scripts import ROOT, broken, killers
+from scripts import MUTANTS
+
+MODULES = {"train_sft", "train_rm", "train_ppo"}
+MODULES |= {f"minirlhf.tools.{name}" for name in ("dpo", "evaluate", "gates", "report", "results")}
+MODULES |= {"minirlhf.tools.world", "minirlhf.tools.demo"}
+
+
+@pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
+def test_every_mutant_is_one_place_in_its_file_and_another_program(file):
+    """A text that is there twice, or no longer, would be no mutant."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    for mutant in MUTANTS:
+        if mutant.file == file:
+            ast.parse(broken(mutant, source))
+            assert broken(mutant, source) != source and mutant.breaks.endswith(".")
+
+
+def test_every_mutant_has_tests_that_exist():
+    for mutant in MUTANTS:
+        for word in killers(mutant):
+            assert not word.endswith(".py") or (ROOT / word).exists(), word
+
+
+def test_no_two_mutants_are_the_same_and_there_are_enough_of_them():
+    assert len(set(MUTANTS)) == len(MUTANTS)
+    assert sum(not mutant.flag for mutant in MUTANTS) >= 150
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_flag_of_every_command_is_ignored_by_a_mutant(name):
+    file = name.replace(".", "/") + ".py"
+    shared = {mutant.flag for mutant in MUTANTS if mutant.file.startswith("minirlhf/run/")}
+    flags = {mutant.flag for mutant in MUTANTS if mutant.file == file} | shared
+    fields = {field.name for field in dataclasses.fields(importlib.import_module(name).Config)}
+    assert fields - flags <= {"out", "mix_data"}, fields - flags
+    assert "out" in flags or name == "train_sft"
