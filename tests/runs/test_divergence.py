@@ -38,8 +38,11 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("lr", ["1e3", "1e12"])
+# DPO at 1e3 orders every pair after one step, and then has no gradient: its weights stay finite.
+@pytest.mark.parametrize(
+    ("stage", "lr"),
+    [(s, lr) for s in STAGES for lr in ("1e3", "1e12") if (s, lr) != ("dpo", "1e3")],
+)
 def test_a_learning_rate_that_is_far_too_high_ends_in_one_line(
     out, colours, small_models, stops, stage, lr
 ):

@@ -112,8 +112,8 @@ def test_a_sign_is_one_line_of_a_run_and_its_resumption(out, colours, warnings):
 
 
 def test_weights_that_explode_while_they_are_finite_are_one_line(out, colours, warnings):
-    """At a learning rate of 1 each step of Adam moves each weight by about 1."""
-    flags = ["--lr", "1", "--warmup", "0", "--context", "32", "--max-new-tokens", "6"]
+    """At a learning rate of 2 each step of Adam moves each weight by about 2."""
+    flags = ["--lr", "2", "--warmup", "0", "--context", "32", "--max-new-tokens", "6"]
     texts = warnings(train_sft.main, argv(out, colours, "demonstrations", *flags))
     (text,) = [x for x in texts if "explode" in x]
     assert text.startswith("step 0: the weights explode: their root mean square is ")
