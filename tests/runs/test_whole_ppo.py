@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from recorder import (
     HELD_OUT,
     digest,
+    half_width,
     judged,
     loop_kl,
     loop_logprobs,
@@ -32,7 +34,7 @@ from minirlhf.run import config
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.metrics import read_metrics
 from minirlhf.tokenizer import get_tokenizer
-from minirlhf.world import writers
+from minirlhf.world import measures, writers
 
 FLAGS = {  # none of them at its default
     "seed": 3,
@@ -281,6 +283,14 @@ def test_it_computes_where_and_with_what_it_is_told(run):
     assert [call.args[0] for call in run.record["load_gpt"]] == [str(run.folder / "start")]
 
 
+def test_the_run_knows_its_prompts_its_models_and_its_missing_end_score(run, learned_and_held_out):
+    """So that it is not resumed with others."""
+    inputs = json.loads((run.folder / "out" / "ppo" / "config.json").read_text())["inputs"]
+    learned, held_out = learned_and_held_out
+    assert inputs["data"].startswith(f"{len(learned) + len(held_out[:4])} records")
+    assert inputs["missing_end_score"] == "-1.5" and {"sft", "rm"} <= set(inputs)
+
+
 # ---- what it reports
 
 
@@ -349,7 +359,15 @@ def recorded_reward(prompts, responses):
 def world_run(tmp_path_factory):
     CALLS.clear()
     flags = {"reward": f"{__name__}:recorded_reward", "missing_end_score": -7.0, "seed": 3}
-    flags |= {"prompts": 9, "held_out": 6, "updates": 2, "batch_size": 9, "max_new_tokens": 5}
+    flags |= {
+        "prompts": 9,
+        "held_out": 40,
+        "lr": 0.05,
+        "warmup": 0,
+        "updates": 2,
+        "batch_size": 9,
+        "max_new_tokens": 5,
+    }
     flags |= {"eval_every": 1, "precision": "bf16", "minibatches": 3}
     with pytest.MonkeyPatch.context() as context:
         return Run(context, tmp_path_factory.mktemp("whole"), **flags)
@@ -360,9 +378,9 @@ def test_the_worlds_prompts_are_drawn_by_the_seed_and_held_out_ones_come_from_th
 ):
     calls = world_run.record["prompts"][:2]
     drawn = [(call.args[0], *call.args[2:], *call.kwargs.values()) for call in calls]
-    assert drawn == [(9,), (6, HELD_OUT)]
+    assert drawn == [(9,), (40, HELD_OUT)]
     expected = writers.prompts(9, config.rng(3, config.PPO_PROMPTS))
-    held_out = writers.prompts(6, config.rng(3, config.HELD_OUT_PROMPTS), HELD_OUT)
+    held_out = writers.prompts(40, config.rng(3, config.HELD_OUT_PROMPTS), HELD_OUT)
     asked = sorted(prompts_of(world_run.record["rollout"][0]))
     assert asked == sorted(expected)
     for call in world_run.record["generate"]:
@@ -396,6 +414,18 @@ def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
         totals = np.array([j.total for j in judgements])
         sft = np.array([j.total for j in judged(prompts_of(before), replies_of(before))])
         assert line["eval_total"] == pytest.approx(totals.mean())
+        assert line["sft_total"] == pytest.approx(sft.mean())
+        verdicts = [j.verdict for j in judgements]
+        malformed = np.mean([verdict == "malformed" for verdict in verdicts])
+        assert line["eval_parsed"] == pytest.approx(1 - malformed)
+        assert line["eval_distinct"] == len({reply.text for reply in replies_of(call)})
+        clusters = [measures.cluster(prompt) for prompt in prompts_of(call)]
+        assert line["eval_total_half"] == pytest.approx(half_width(totals, clusters), rel=1e-4)
+        assert len(set(clusters)) < len(clusters), "no two prompts are about one thing"
+        pairs = zip(prompts_of(call), replies_of(call), strict=True)
+        scores = [len(r.text) - len(p) / 10 if r.ended else -7.0 for p, r in pairs]
+        assert line["eval_score_half"] == pytest.approx(half_width(scores, clusters), rel=1e-4)
+        assert totals.tolist() != sft.tolist(), "the policy still says what the SFT model says"
         assert line["eval_helpful"] == pytest.approx(np.mean([j.helpful for j in judgements]))
         assert line["eval_win_rate"] == pytest.approx(
             np.mean((totals > sft) + 0.5 * (totals == sft))

@@ -226,6 +226,15 @@ def test_on_own_data_they_are_normalised_on_the_sft_models_answers(own):
     assert float(own.model.std) == pytest.approx(raw.var(1, ddof=1).mean() ** 0.5, rel=1e-3)
 
 
+def test_a_prompt_serves_the_normalisation_if_it_leaves_room_for_so_many_tokens(own):
+    """40 tokens and more in a context of 64: room for 5, and not for 32."""
+    tokenizer = get_tokenizer()
+    long = Comparison("no " * 40, ["a", "b"], [0, 1])
+    assert 32 < len(tokenizer.encode(long.prompt)) <= 59
+    args = train_rm.Config(max_new_tokens=5)
+    assert train_rm.norm_prompts(args, own.sft, tokenizer, [long]) == [long.prompt]
+
+
 # ---- with which flags
 
 

@@ -41,8 +41,8 @@ FLAGS = {  # none of them at its default
     "keep": 0,
     "size": "tiny",
     "context": 80,
-    "documents": 25,
-    "demonstrations": 27,
+    "documents": 34,
+    "demonstrations": 36,
     "epochs": 2,
     "batch_size": 6,
     "pretrain_lr": 0.003,
@@ -119,14 +119,14 @@ def ordered(examples, passes, size, seed=3):
 def test_pretraining_sees_each_document_once_and_fine_tuning_each_demonstration_twice(world):
     """All but the first two, in the order of the seed, six at a time; the world's texts are those
     of the seed."""
-    documents = writers.documents(25, config.rng(3, config.DOCUMENTS))
-    records = writers.demonstrations(27, config.rng(3, config.DEMONSTRATIONS))
+    documents = writers.documents(34, config.rng(3, config.DOCUMENTS))
+    records = writers.demonstrations(36, config.rng(3, config.DEMONSTRATIONS))
     pretraining = ordered(list(map(document, documents))[2:], 1, 6)
     assert world.batches[: len(pretraining)] == pretraining
     tuning = ordered(list(map(demonstration, records))[2:], 2, 6)
     assert world.batches[len(pretraining) :] == tuning
-    assert world.inputs()["data"].startswith("27 records")
-    assert world.inputs()["text"].startswith("25 records")
+    assert world.inputs()["data"].startswith("36 records")
+    assert world.inputs()["text"].startswith("34 records")
 
 
 def test_own_demonstrations_are_learned_from_but_for_the_prompts_that_are_held_out(own):
@@ -156,8 +156,8 @@ def test_the_first_weights_are_of_the_seed_and_the_size(world):
 def test_the_held_out_loss_is_the_models_per_token_on_what_it_did_not_learn_from(world):
     """At every fourth step and the last; computed again token by token from the checkpoint."""
     drawn = {
-        "pretrain": map(document, writers.documents(25, config.rng(3, config.DOCUMENTS))),
-        "sft": map(demonstration, writers.demonstrations(27, config.rng(3, config.DEMONSTRATIONS))),
+        "pretrain": map(document, writers.documents(34, config.rng(3, config.DOCUMENTS))),
+        "sft": map(demonstration, writers.demonstrations(36, config.rng(3, config.DEMONSTRATIONS))),
     }
     for stage, examples in drawn.items():
         held_out = list(itertools.islice(examples, 2))
@@ -204,7 +204,8 @@ def share(step, steps):
 
 def test_it_saves_every_third_step_and_the_last_without_the_one_before(world):
     saves = [(call.args[1], call.args[4]) for call in world.record["save"]]
-    assert saves == [("pretrain", 3), ("pretrain", 4), ("sft", 3), ("sft", 6), ("sft", 9)]
+    expected = [("pretrain", step) for step in (3, 6)] + [("sft", step) for step in (3, 6, 9, 12)]
+    assert saves == expected
     assert not list(world.out.glob("*/checkpoint.previous.pt"))
 
 
@@ -257,6 +258,19 @@ def shown(call):
     rows = [p + reply.text for p, reply in zip(prompts_of(call), replies_of(call), strict=True)]
     rows = ["".join(row.split()) for row in rows[:8]]
     return ["".join(c if c.isprintable() else "\ufffd" for c in row) for row in rows]
+
+
+def test_the_tokenizer_is_the_one_that_is_named(tmp_path, monkeypatch):
+    names = []
+
+    def stop(name):
+        names.append(name)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(train_sft, "get_tokenizer", stop)
+    with pytest.raises(RuntimeError, match="far enough"):
+        train_sft.main(["--out", str(tmp_path / "out"), "--tokenizer", "gpt2"])
+    assert names == ["gpt2"]
 
 
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():

@@ -947,8 +947,8 @@ def letters_e(prompts, responses):
 
 def test_ppo_raises_the_judged_score_and_stays_near_the_reference(make_gpt, tmp_path):
     """The script as a user runs it, on a random model with a likely end token, with a plain
-    function as the reward. The mean score rises by a fifth of a letter per response (by .25 to 1.4 on
-    seeds 1 to 4), and at half a letter per nat the KL stays below 6 nats (below 2.6)."""
+    function as the reward. The mean score rises by a fifth of a letter per response (by .25 to 1.4
+    on seeds 1 to 4), and at half a letter per nat the KL stays below 6 nats (below 2.6)."""
     tokenizer = get_tokenizer()
     gpt = make_gpt(tokenizer.vocab_size, context=32, std=0.02)
     gpt.norm.bias.data[0] = 1.0

@@ -24,6 +24,7 @@ from scripts import KILLERS, MUTANTS
 ROOT = Path(__file__).parents[2]
 OWN_PATHS = {ROOT, *(ROOT / name for name in ("tests", "tests/zoo", "docs/spec"))}
 UNCHANGED = ("run", "", "world", "formats", "rewards")  # rooms of minirlhf, but for run/
+RESULTS = {0: "survived", 1: "killed", -signal.SIGALRM: "killed"}  # by exit code
 SECONDS = 240  # a mutant that takes longer is killed: a loop that does not end is noticed
 
 
@@ -39,7 +40,7 @@ def broken(mutant, source):
 
 def killers(mutant):
     """The words for pytest: test files, and -k with an expression."""
-    keys = (mutant.file, mutant.flag), mutant.flag, mutant.file
+    keys = mutant.right, (mutant.file, mutant.flag), mutant.flag, mutant.file
     words = next(KILLERS[key] for key in keys if key in KILLERS)
     return [f"tests/{word}" if word.endswith(".py") else word for word in words]
 
@@ -53,33 +54,55 @@ def copy_repository(folder):
 
 
 def outcome(mutant, folder):
-    """Whether tests fail with the mutant in place: "killed" or "survived"."""
+    """ "killed" if tests fail with the mutant in place, "survived" if they pass, "error" if they
+    could not be run."""
     path = folder / mutant.file
     source = path.read_text(encoding="utf-8")
     path.write_text(broken(mutant, source), encoding="utf-8")
     try:
-        child = os.fork()
-        if not child:
-            signal.alarm(SECONDS)
-            forget(mutant.file)
-            os._exit(run_tests(killers(mutant), folder))
-        _, status = os.waitpid(child, 0)
+        return RESULTS.get(in_child(mutant.file, killers(mutant), folder), "error")
     finally:
         path.write_text(source, encoding="utf-8")
-    return "survived" if status == 0 else "killed"
+
+
+def in_child(file, words, folder):
+    """pytest's exit code, in a process of its own that has yet to import `file`; -14 if it took too
+    long."""
+    child = os.fork()
+    if not child:
+        code = 3
+        try:
+            signal.alarm(SECONDS)
+            forget(file)
+            code = run_tests(words, folder)
+        finally:
+            os._exit(code)  # the parent removes the folder
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def run_tests(words, folder):
-    """In a process of its own: 0 if all tests pass."""
+    """pytest's exit code."""
     import pytest
 
     output = io.StringIO()
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--assert=plain"]
     with redirect_stdout(output), redirect_stderr(output):
         code = pytest.main([*words, *options, f"--rootdir={folder}"])
-    if code not in (0, 1):
+    if code not in RESULTS:
         print(output.getvalue()[-2000:], file=sys.stderr)
-    return int(code != 0)
+    return int(code)
+
+
+def fit_to_judge(chosen, folder):
+    """The mutants whose tests pass without one; says which do not."""
+    codes = {}
+    for mutant in chosen:
+        words = tuple(killers(mutant))
+        if words not in codes:
+            codes[words] = in_child(mutant.file, words, folder)
+            if codes[words]:
+                print(f"without a mutant pytest {' '.join(words)} ends with {codes[words]}")
+    return [mutant for mutant in chosen if not codes[tuple(killers(mutant))]]
 
 
 def load(folder):
@@ -87,6 +110,7 @@ def load(folder):
     os.chdir(folder)
     sys.dont_write_bytecode = True
     sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() not in OWN_PATHS)]
+    import pytest  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
@@ -110,15 +134,19 @@ def main(words):
         folder = Path(name).resolve()
         copy_repository(folder)
         load(folder)
+        chosen = fit_to_judge(chosen, folder)
         for mutant in chosen:
             result = outcome(mutant, folder)
             counts[mutant.file, result] += 1
             print(".", end="", file=sys.stderr, flush=True)
-            if result == "survived":
-                print(f"SURVIVED {mutant.file}: {mutant.right!r} -> {mutant.wrong!r}", flush=True)
+            if result != "killed":
+                print(
+                    f"{result.upper()} {mutant.file}: {mutant.right!r} -> {mutant.wrong!r}",
+                    flush=True,
+                )
     for file in dict.fromkeys(mutant.file for mutant in chosen):
-        killed, survived = counts[file, "killed"], counts[file, "survived"]
-        print(f"{file}: {killed} of {killed + survived} killed")
+        total = sum(n for (name, _), n in counts.items() if name == file)
+        print(f"{file}: {counts[file, 'killed']} of {total} killed")
     killed = sum(n for (_, result), n in counts.items() if result == "killed")
     seconds = time.perf_counter() - start
     print(f"{killed} of {len(chosen)} killed, in {seconds:.0f} seconds")

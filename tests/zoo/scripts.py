@@ -2069,11 +2069,23 @@ KILLERS = {
     "skip_bad": ["runs/test_whole_flags.py", "-k", "told_to_go_on"],
     "device": ["runs/test_whole_flags.py", "-k", "device"],
     ("train_sft.py", "init"): ["runs/test_train_sft.py", "-k", "gpt2_folder"],
-    ("train_sft.py", "tokenizer"): ["runs/test_train_sft.py", "-k", "told_to_give_it"],
     ("minirlhf/run/compute.py", "threads"): [RUNS["ppo"], "-k", "told"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }
 for file, stage in STAGES.items():
     KILLERS[file, "resume"] = [f"runs/test_train_{stage}.py", "-k", "three and six"]
     KILLERS[file, "mix_data"] = ["runs/test_chain.py", "-k", "world"]
+for stage, name in {"rm": "hh_dialogues", "ppo": "kl_coef_stays"}.items():
+    KILLERS[f"train_{stage}.py", "out"] = [f"runs/test_train_{stage}.py", "-k", name]
+KILLERS["minirlhf/tools/dpo.py", "out"] = ["runs/test_dpo_run.py", "-k", "by_default"]
+KILLERS["minirlhf/run/compute.py", "microbatch_tokens"] = [RUNS["ppo"], "-k", "minibatches"]
+KILLERS["minirlhf/run/compute.py", "precision"] = [RUNS["ppo"], "-k", "precision"]
+KILLERS["train_sft.py", "tokenizer"] = [RUNS["sft"], "-k", "tokenizer"]
+# Single mutants, by their text.
+KILLERS['kl_coef = state.get("kl_coef", args.kl_coef)'] = ["runs/test_train_ppo.py", "-k", "three"]
+KILLERS["        chain.refuse_mixed(args, args.policy, args.baseline)\n"] = [
+    "runs/test_chain.py",
+    "-k",
+    "world",
+]
 KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
