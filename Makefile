@@ -42,7 +42,7 @@ test: .venv/test
 	$(BIN)/python -m pytest
 
 # What depends on the processor: with and without bf16, and with the instructions of an older one.
-BY_PROCESSOR = tests/unit/test_model.py tests/unit/test_generate.py tests/unit/test_ppo.py tests/runs
+BY_PROCESSOR = tests/unit/test_model.py tests/unit/test_generate.py tests/unit/test_ppo.py tests/runs/test_train_sft.py tests/runs/test_train_rm.py tests/runs/test_train_ppo.py tests/runs/test_dpo_run.py
 test-processors: .venv/test
 	$(BIN)/python -m pytest --bf16-processor yes $(BY_PROCESSOR)
 	$(BIN)/python -m pytest --bf16-processor no $(BY_PROCESSOR)
