@@ -180,11 +180,8 @@ def load_policies(out):
 def refuse_own_data(out):
     """InputError, with the command to use instead, if a stage in `out` was trained on somebody's
     own data, of which the world's judge knows nothing."""
-    flags = {}
-    for stage in ("ppo", "dpo", "rm", "sft"):
-        path = Path(out) / stage / "config.json"
-        if path.exists():
-            flags[stage] = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    stored = {s: chain.stored_flags(Path(out) / s) for s in ("ppo", "dpo", "rm", "sft")}
+    flags = {stage: values for stage, values in stored.items() if values}
     path = next((values["data"] for values in flags.values() if values.get("data")), None)
     if path is None:
         return

@@ -293,6 +293,15 @@ def test_a_run_on_own_data_is_refused_with_the_command_that_compares_it(tmp_path
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "\0" * 30])
+def test_a_damaged_config_is_no_traceback(tmp_path, content):
+    """What it says of the data is not known, as in every other command; the missing model is."""
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"sft.checkpoint\.pt does not exist"):
+        report.main(["--out", str(tmp_path)])
+
+
 def test_the_command_that_it_names_compares_the_run(colour_run, capsys):
     """As it stands there, on a run of all stages on a user's data."""
     with pytest.raises(InputError) as error:
