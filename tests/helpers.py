@@ -1,5 +1,6 @@
 """Functions that several test files use. Fixtures are in conftest.py."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -10,9 +11,22 @@ import torch
 
 import train_ppo
 from minirlhf import ppo
+from minirlhf.run.config import flag
 from minirlhf.run.metrics import read_metrics
 
 CLOCKS = ("rollout_s", "scoring_s", "update_s", "tokens_per_s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The flags of a made-up stage."""
+
+    out: str = flag("out", "folder")
+    steps: int = flag(6, "steps", low=1)
+    updates: int = flag(6, "how long", low=1)
+    target: float = flag(float("nan"), "something without a default")
+    resume: bool = flag(False, "go on")
+    overwrite: bool = flag(False, "replace")
 
 
 def contents(folder):

@@ -18,6 +18,7 @@ import torch
 
 import train_ppo
 from minirlhf import evaluate, ppo
+from minirlhf.data import Comparison
 from minirlhf.evaluate import Reply
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.reward import RewardModel
@@ -26,6 +27,10 @@ from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import judge, measures, writers
 
 HELD_OUT = "validation"  # the world's split that evaluations take
+COMPARISONS = [  # a user's own; every other one has a tie
+    Comparison(f"What is {i}?", [f"It is {i * 7 % 10}, I think", f"{i}", "no idea"], [0, i % 2, 2])
+    for i in range(40)
+]
 
 
 # ---- toy models

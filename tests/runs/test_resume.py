@@ -261,14 +261,19 @@ def test_a_damaged_config_is_replaced_by_the_copy_in_the_checkpoint(run, capsys,
     assert after["inputs"] == before["inputs"]
 
 
+def record_without_checkpoint(run, **flags):
+    """Changes flags in config.json, and removes the checkpoint, which holds a copy of them."""
+    path = run / "ppo" / "config.json"
+    record = json.loads(path.read_text())
+    record["flags"] |= flags
+    path.write_text(json.dumps(record))
+    (run / "ppo" / "checkpoint.pt").unlink()
+
+
 @pytest.mark.parametrize("value", ["x", [], {}, True, 1e400])
 def test_a_flag_of_the_wrong_type_in_a_config_is_one_line(run, refused, value):
     """2,698 of 3,774 damaged files ended in a traceback."""
-    path = run / "ppo" / "config.json"
-    record = json.loads(path.read_text())
-    record["flags"]["epochs"] = value
-    path.write_text(json.dumps(record))
-    (run / "ppo" / "checkpoint.pt").unlink()
+    record_without_checkpoint(run, epochs=value)
     message = refused(train_ppo.main, ["--out", str(run), "--resume"], run)
     assert "config.json is damaged: --epochs is" in message
 
@@ -276,11 +281,7 @@ def test_a_flag_of_the_wrong_type_in_a_config_is_one_line(run, refused, value):
 @pytest.mark.parametrize("value", ["\ud800", "a\0b"])
 def test_a_path_in_a_config_that_no_file_can_have_is_one_line(run, refused, value):
     """Half of a surrogate pair and a zero byte: the system's functions raise a ValueError."""
-    path = run / "ppo" / "config.json"
-    record = json.loads(path.read_text())
-    record["flags"]["data"] = value
-    path.write_text(json.dumps(record))
-    (run / "ppo" / "checkpoint.pt").unlink()
+    record_without_checkpoint(run, data=value)
     message = refused(train_ppo.main, ["--out", str(run), "--resume"], run)
     assert "config.json is damaged: --data is" in message
 

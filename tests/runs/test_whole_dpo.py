@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from recorder import (
+    COMPARISONS,
     digest,
     example_of,
     loop_logprobs,
@@ -20,7 +21,7 @@ from recorder import (
 )
 
 from minirlhf import dpo as method
-from minirlhf.data import Comparison, split_by_prompt
+from minirlhf.data import split_by_prompt
 from minirlhf.feedback import baselines
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.metrics import read_metrics
@@ -40,10 +41,6 @@ FLAGS = {  # none of them at its default
     "held_out": 3,
     "save_every": 4,
 }
-ROWS = [
-    Comparison(f"What is {i}?", [f"It is {i * 7 % 10}, I think", f"{i}", "no idea"], [0, i % 2, 2])
-    for i in range(40)
-]
 
 
 class Run:
@@ -52,7 +49,9 @@ class Run:
     def __init__(self, folder, **flags):
         self.out = folder / "out"
         self.sft = save_policy(folder / "start", seed=9)
-        rows = [{"prompt": c.prompt, "responses": c.responses, "ranks": c.ranks} for c in ROWS]
+        rows = [
+            {"prompt": c.prompt, "responses": c.responses, "ranks": c.ranks} for c in COMPARISONS
+        ]
         path = write_records(folder / "data.jsonl", rows)
         with pytest.MonkeyPatch.context() as patch:
             self.record = recorded(patch)
@@ -83,7 +82,7 @@ def rewards(policy, sft, comparisons, beta=0.3):
 
 def test_it_learns_from_what_is_not_held_out_in_the_order_of_the_seed(run):
     """Twice, seven comparisons at a time."""
-    learned, _ = split_by_prompt(ROWS, seed=3)
+    learned, _ = split_by_prompt(COMPARISONS, seed=3)
     order = positions(len(learned), 0, 2 * len(learned), seed=3)
     batches = [call.args[3] for call in run.calls]
     assert list(itertools.chain(*batches)) == [learned[i] for i in order]
@@ -109,7 +108,7 @@ def test_the_loss_of_a_step_is_that_of_its_pairs_at_beta(run):
 
 def test_the_held_out_numbers_are_the_implicit_rewards_of_held_out_comparisons(run):
     """Computed again from the checkpoint, token by token."""
-    learned, held_out = split_by_prompt(ROWS, seed=3)
+    learned, held_out = split_by_prompt(COMPARISONS, seed=3)
     held_out = held_out[:3]
     scores, numbers = rewards(run.policy, run.sft, held_out), run.lines[-1]
     pairs = loop_pairs(held_out, scores)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import few
 from recorder import (
+    COMPARISONS,
     HELD_OUT,
     digest,
     loop_pairs,
@@ -54,10 +55,6 @@ FLAGS = {  # none of them at its default
     "missing_end_score": -1.5,
     "save_every": 3,
 }
-ROWS = [
-    Comparison(f"What is {i}?", [f"It is {i * 7 % 10}, I think", f"{i}", "no idea"], [0, i % 2, 2])
-    for i in range(40)
-]
 
 
 class Run:
@@ -99,7 +96,7 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     data = write_records(
         folder / "data.jsonl",
-        [{"prompt": c.prompt, "responses": c.responses, "ranks": c.ranks} for c in ROWS],
+        [{"prompt": c.prompt, "responses": c.responses, "ranks": c.ranks} for c in COMPARISONS],
     )
     names = ("seed", "responses", "max_new_tokens", "norm_prompts", "lr", "batch_size", "warmup")
     flags = {name: FLAGS[name] for name in names} | {"data": data, "held_out": 2}
@@ -168,7 +165,7 @@ def test_it_learns_from_what_was_collected_in_the_order_of_the_seed(world):
 
 
 def test_own_comparisons_are_learned_from_but_for_the_prompts_that_are_held_out(own):
-    learned, held_out = split_by_prompt(ROWS, seed=3)
+    learned, held_out = split_by_prompt(COMPARISONS, seed=3)
     order = positions(len(learned), 0, len(learned), seed=3)
     assert list(itertools.chain(*own.batches)) == [learned[i] for i in order]
     (warning,) = own.record["long_answers"]
@@ -215,7 +212,7 @@ def test_every_checkpoint_has_the_mean_and_spread_of_the_first_six_prompts(world
 
 def test_on_own_data_they_are_normalised_on_the_sft_models_answers(own):
     """Three to each of the first six prompts that it learns from, with noise of their own."""
-    learned, _ = split_by_prompt(ROWS, seed=3)
+    learned, _ = split_by_prompt(COMPARISONS, seed=3)
     (call,) = own.record["generate"]
     assert prompts_of(call) == [c.prompt for c in learned[:6] for _ in range(3)]
     assert np.array_equal(call.args[5], noise(3, config.NORM_RESPONSES, (18, 5)))
@@ -308,7 +305,7 @@ def test_the_contrasts_are_those_of_the_seed(world):
 
 
 def test_on_own_data_the_baselines_learned_from_what_the_model_learned_from(own):
-    learned, held_out = split_by_prompt(ROWS, seed=3)
+    learned, held_out = split_by_prompt(COMPARISONS, seed=3)
     scores, numbers = loop_raw(own.model, held_out[:2]), own.lines[-1]
     pairs = loop_pairs(held_out[:2], scores)
     assert numbers["held_out_pairs"] == len(pairs)

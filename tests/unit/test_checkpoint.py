@@ -1,7 +1,6 @@
 """The specification of run/checkpoint.py: a checkpoint is whole, says what it is, and resumes
 exactly."""
 
-import dataclasses
 import json
 import os
 import pickle
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 import torch
-from helpers import contents
+from helpers import Config, contents
 
 from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import (
@@ -21,7 +20,7 @@ from minirlhf.run.checkpoint import (
     same_vocabulary,
     save,
 )
-from minirlhf.run.config import InputError, flag
+from minirlhf.run.config import InputError
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import RUN_FILES, start_run
 from minirlhf.run.metrics import Metrics
@@ -269,18 +268,6 @@ def test_weights_of_another_version_are_refused_in_one_line(tmp_path, gpt, token
     torch.save(state, tmp_path / "checkpoint.pt")
     assert "another version" in refusal(load_gpt, tmp_path)
     assert "another version" in refusal(restore, tmp_path, "sft", True, model=gpt)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A stage."""
-
-    out: str = flag("out", "folder")
-    steps: int = flag(6, "steps", low=1)
-    updates: int = flag(6, "how long", low=1)
-    target: float = flag(float("nan"), "something without a default")
-    resume: bool = flag(False, "go on")
-    overwrite: bool = flag(False, "replace")
 
 
 def start(tmp_path, tokenizer, *argv, stages=("sft", "pretrain")):

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import contents
+from helpers import Config, contents
 
 from minirlhf.run import checkpoint
 from minirlhf.run import folder as folder_module
@@ -30,18 +30,6 @@ def refusal(call, *args, **named):
         call(*args, **named)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A stage."""
-
-    out: str = flag("out", "folder")
-    steps: int = flag(6, "steps", low=1)
-    updates: int = flag(6, "how long", low=1)
-    target: float = flag(float("nan"), "something without a default")
-    resume: bool = flag(False, "go on")
-    overwrite: bool = flag(False, "replace")
 
 
 @dataclasses.dataclass(frozen=True)
