@@ -6,7 +6,7 @@ PYTHONS = 3.10 3.11 3.12 3.13
 ON_JUDGE = --out $(OUT)/on-judge --sft $(OUT)/sft --reward minirlhf.world.judge:total --missing-end-score -1 --eval-every 40
 RESULTS = out/results
 SEEDS = 1 2 3 4 5 6
-KL_COEFS = 0 0.05 0.1 0.2
+KL_COEFS = 0 0.05 0.1 0.2 0.4
 JOBS = 2
 
 .PHONY: demo results seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean

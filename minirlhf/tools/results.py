@@ -166,6 +166,20 @@ def fall(records):
     return total, half_width, score
 
 
+def coefficient_table(runs):  # {KL coefficient: evaluations}
+    """What a KL coefficient wins and costs at the end of training, and how far that is from the
+    evaluation with the highest total. Empty without runs."""
+    header = "total", "since its peak", "score", "since then", "KL", "distinct", "sampled entropy"
+    rows = []
+    for name, records in runs.items():
+        (total, half_width, score), end = fall(records), records[-1]
+        row = [name, f"{end['eval_total']:.2f} ± {end['eval_total_half']:.2f}"]
+        row += [f"{total:+.2f} ± {half_width:.2f}", f"{end['eval_score']:.2f}", f"{score:+.2f}"]
+        row += [f"{end['eval_kl']:.1f}", f"{end['eval_distinct']:.0f}"]
+        rows.append([*row, f"{end['sampled_entropy']:.2f}"])
+    return markdown_table("PPO of seed 1 by KL coefficient", header, rows) if rows else []
+
+
 def load_runs(out):
     """{KL coefficient: evaluations} of the PPO runs in OUT/kl-..., in the order of the
     coefficients."""
@@ -179,12 +193,7 @@ def load_runs(out):
 def main(argv=None):
     args = config.parse(Config, argv)
     reports, runs = load_reports(args.out), load_runs(args.out)
-    text = markdown(reports)
-    for name, records in runs.items():
-        total, half_width, score = fall(records)
-        text += f"\nkl_coef {name}: from its judged peak to its end, "
-        text += f"total {total:+.2f} ± {half_width:.2f}, score {score:+.2f}, "
-        text += f"KL {records[-1]['eval_kl']:.1f}\n"
+    text = markdown(reports) + "\n".join(coefficient_table(runs))
     print(text)
     write_text(f"{args.out}/results.md", text)
     pyplot = figures.load_pyplot()

@@ -51,6 +51,19 @@ def test_the_fall_is_from_the_judged_peak_to_the_end():
     assert results.fall(records) == pytest.approx((-1.5, 0.5, 0.4))
 
 
+def test_a_kl_coefficient_has_a_row_with_what_it_wins_and_what_it_costs():
+    """The peak is the first evaluation, the numbers are those of the last; none without a run."""
+    peak = {"eval_total": 2.5, "eval_total_half": 0.3, "eval_score": 0.5, "eval_kl": 1.0}
+    end = {"eval_total": 2.0, "eval_total_half": 0.4, "eval_score": 0.75, "eval_kl": 3.25}
+    peak |= {"eval_distinct": 300.0, "sampled_entropy": 4.0}
+    end |= {"eval_distinct": 120.0, "sampled_entropy": 1.5}
+    *_, header, _, row, _ = results.coefficient_table({"0.05": [peak, end]})
+    assert header.split(" | ")[1:3] == ["total", "since its peak"]
+    cells = "2.00 ± 0.40 | -0.50 ± 0.50 | 0.75 | +0.25 | 3.2 | 120 | 1.50"
+    assert row == f"| 0.05 | {cells} |"
+    assert results.coefficient_table({}) == []
+
+
 @pytest.fixture(scope="module")
 def runs(world_run, tmp_path_factory):
     """Two seeds with a report each, and one PPO run with another kl_coef: toys."""
@@ -78,7 +91,7 @@ def test_it_writes_the_tables_and_both_figures(runs):
     titles = re.findall(r"^## (.*)$", text, re.M)
     assert titles[:3] == ["What it wins", "What it costs", "Total by kind of prompt"]
     assert "| SFT | " in text and "|  | seed 1 | seed 2 |" in text
-    assert "kl_coef 0.5: from its judged peak" in text
+    assert "## PPO of seed 1 by KL coefficient" in text and "\n| 0.5 | " in text
 
 
 def test_every_table_has_as_many_cells_in_each_row_as_in_its_header(runs):
