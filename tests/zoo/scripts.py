@@ -830,13 +830,13 @@ EVALUATE = [
         "The policy is evaluated on wordings that it was trained on.",
     ),
     (
-        "return prefers(prompts, evaluate.finished(first), evaluate.finished(second))",
-        "return prefers(prompts, evaluate.finished(second), evaluate.finished(first))",
+        "texts = evaluate.finished(first), evaluate.finished(second)",
+        "texts = evaluate.finished(second), evaluate.finished(first)",
         "Your judge sees the two sides swapped.",
     ),
     (
-        "return prefers(prompts, evaluate.finished(first), evaluate.finished(second))",
-        "return prefers(prompts, [r.text for r in first], [r.text for r in second])",
+        "texts = evaluate.finished(first), evaluate.finished(second)",
+        "texts = [r.text for r in first], [r.text for r in second]",
         "Your judge sees what was cut off as if it had ended.",
     ),
     (
