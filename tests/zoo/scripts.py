@@ -1445,8 +1445,8 @@ REPORT = [
         "Every policy has noise of its own.",
     ),
     (
-        "kl = float((logprobs - evaluate.sequence_logprobs(sft, examples)).mean())",
-        "kl = float((evaluate.sequence_logprobs(sft, examples) - logprobs).mean())",
+        "kl = float((logprobs - ref_logprobs).mean())",
+        "kl = float((ref_logprobs - logprobs).mean())",
         "The KL has the wrong sign.",
     ),
     (
