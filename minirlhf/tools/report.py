@@ -105,7 +105,8 @@ def written(tokenizer, prompts, responses):  # N texts each -> N Replies
 def summary(prompts, answers, scores):
     """Everything that is reported, as a dictionary fit for JSON. `answers` as `sample_all` gives
     them, `scores` {name: normalised scores (N,)}."""
-    values = {name: measures.values(prompts, side.replies) for name, side in answers.items()}
+    results = {n: measures.judgements(prompts, side.replies) for n, side in answers.items()}
+    values = {name: measures.values_of(prompts, results[name]) for name in answers}
     clusters = np.array([measures.cluster(prompt) for prompt in prompts])
     sft = values["SFT"]
     rows, half_widths = {}, {}
@@ -119,9 +120,7 @@ def summary(prompts, answers, scores):
         half_widths[name] = jsonable(intervals)
     report = {"prompts": len(prompts), "clusters": len(set(clusters))}
     report |= {"rows": rows, "half_widths": half_widths}
-    report["groups"] = {
-        name: measures.by_group(prompts, side.replies) for name, side in answers.items()
-    }
+    report["groups"] = {name: measures.by_group(prompts, results[name]) for name in answers}
     return report | (comparisons(values, clusters, rows) if "PPO" in values else {})
 
 

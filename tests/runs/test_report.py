@@ -95,6 +95,14 @@ def test_the_summary_of_three_known_prompts():
     assert "of_the_way" not in numbers and "memoriser" not in numbers["gains"]
 
 
+def test_each_reply_is_judged_once(monkeypatch):
+    """Judging is half of a report's time, and the tables by kind of prompt need it too."""
+    calls, judge = [], measures.judge
+    monkeypatch.setattr(measures, "judge", lambda *pair: calls.append(pair) or judge(*pair))
+    summary(SFT=BAD, PPO=RUDE, faultless=GOOD)
+    assert len(calls) == 9
+
+
 def test_ppo_is_compared_with_the_memoriser_too():
     """A policy that learned beats one that remembers."""
     gains = summary(SFT=BAD, PPO=GOOD, memoriser=RUDE)["gains"]

@@ -1560,13 +1560,13 @@ REPORT = [
         "Every policy has the scores of SFT.",
     ),
     (
-        "values = {name: measures.values(prompts, side.replies) for",
-        'values = {name: measures.values(prompts, answers["SFT"].replies) for',
+        "values = {name: measures.values_of(prompts, results[name]) for",
+        'values = {name: measures.values_of(prompts, results["SFT"]) for',
         "Every policy has the judge's numbers of SFT.",
     ),
     (
-        "name: measures.by_group(prompts, side.replies) for",
-        "name: measures.by_group(prompts[::-1], side.replies) for",
+        "name: measures.by_group(prompts, results[name]) for",
+        "name: measures.by_group(prompts[::-1], results[name]) for",
         "The groups are those of other prompts.",
     ),
     (
