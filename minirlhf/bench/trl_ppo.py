@@ -10,7 +10,6 @@ end; ours replaces that score by -3.
 
 import contextlib
 import copy
-import dataclasses
 import json
 import os
 import tempfile
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from minirlhf import data, evaluate, reward
 from minirlhf.bench import peers
 from minirlhf.formats import gpt2
-from minirlhf.run import chain, checkpoint, config
+from minirlhf.run import chain, checkpoint, config, resume
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import table
@@ -55,12 +54,12 @@ def flags_of(folder):
     """The flags of the PPO run in `folder`, as a Config of train_ppo.py. An InputError if TRL has
     no such options."""
     path = Path(folder) / "config.json"
-    if not path.exists():
-        raise InputError(f"{path} does not exist; run train_ppo.py first, TRL takes its flags")
-    record = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    record = resume.read_record(folder)
+    if record is None:
+        problem = f"{path} {'is damaged' if path.exists() else 'does not exist'}"
+        raise InputError(f"{problem}; run train_ppo.py first, TRL takes its flags")
     flags_class = script("train_ppo").Config
-    names = [field.name for field in dataclasses.fields(flags_class)]
-    flags = flags_class(**{name: record[name] for name in names if name in record})
+    flags = flags_class(**resume.recorded_flags(flags_class, record, path))
     if flags.data or flags.reward:
         problem = f"{folder} was trained with --data or --reward"
         raise InputError(f"{problem}; only the embedded world and its reward model will do")

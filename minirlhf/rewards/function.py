@@ -1,4 +1,5 @@
-"""Your own reward: a plain function (prompts, responses) -> scores."""
+"""Your own reward and your own judge: plain functions (prompts, responses) -> scores and (prompts,
+first, second) -> how likely the first is better."""
 
 import contextlib
 import hashlib
@@ -18,7 +19,8 @@ from minirlhf.run.metrics import printable
 
 def load_function(option, name):
     """The function that "module:function", the value of `option`, names. The module is a file of
-    the current folder, wherever the script is, or an installed one. InputError if there is none."""
+    the current folder, wherever the script is, or an installed one. InputError if there is none, or
+    if the module fails while it is imported, with the place in it."""
     module, _, attribute = name.partition(":")
     folder = os.getcwd()
     if folder not in sys.path:
@@ -30,10 +32,13 @@ def load_function(option, name):
             raise TypeError(f"{attribute} is not a function")
         return function
     except (ImportError, AttributeError, ValueError, TypeError) as error:
+        problem = flat(str(error)) + place(error, libraries=False)
         raise InputError(
-            f"{option} {name}: {error}; write module:function, of a file in {folder} or of an "
+            f"{option} {name}: {problem}; write module:function, of a file in {folder} or of an "
             "installed module"
         ) from error
+    except Exception as error:
+        raise InputError(f"{option} {name} failed{place(error)}: {described(error)}") from error
 
 
 def source(name):
@@ -55,22 +60,39 @@ def kept_dtype():
 
 
 def call(name, function, prompts, replies):  # N texts, N Replies -> (N,) float32
-    """A user's reward function on prompts and the texts of replies. InputError if it fails, with
-    the place in the user's code, and unless it returns one finite number a response; `name` is what
-    the message calls the function."""
+    """A user's reward function, which messages call `name`, on prompts and the texts of replies."""
+    return numbers("--reward", name, function, prompts, [reply.text for reply in replies])
+
+
+def judge(name, function, prompts, first, second):  # N texts each -> (N,) float32
+    """A user's judge, which messages call `name`: how likely the first response is the better."""
+    return numbers("--judge", name, function, prompts, first, second, limit=1)
+
+
+def numbers(option, name, function, *columns, limit=None):  # lists of N -> (N,) float32
+    """What a user's function makes of `columns`: one finite number a row, with `limit` from 0 to
+    it. InputError if it returns anything else, or if it fails, with the place in the user's
+    code."""
     try:
         with kept_dtype():
-            result = function(prompts, [reply.text for reply in replies])
+            result = function(*columns)
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise InputError(f"--reward {name} failed{place(error)}: {flat(problem)}") from error
+        raise InputError(f"{option} {name} failed{place(error)}: {described(error)}") from error
     if isinstance(result, torch.Tensor):
         result = result.detach().cpu().tolist()  # it may have a gradient, or be bf16
-    scores = as_float32(result)
-    if scores is None or scores.shape != (len(prompts),) or not np.isfinite(scores).all():
-        problem = f"must return {len(prompts)} finite numbers, one a response"
-        raise InputError(f"--reward {name} {problem}; got {whole(result)}")
-    return torch.from_numpy(scores)
+    values, n = as_float32(result), len(columns[0])
+    if values is None or values.shape != (n,) or not in_range(values, limit).all():
+        kind = "finite numbers" if limit is None else f"numbers from 0 to {limit}"
+        raise InputError(
+            f"{option} {name} must return {n} {kind}, one a response; got {whole(result, limit)}"
+        )
+    return torch.from_numpy(values)
+
+
+def in_range(values, limit):
+    """Whether numbers are finite, and from 0 to `limit` if there is one."""
+    finite = np.isfinite(values)
+    return finite if limit is None else finite & (values >= 0) & (values <= limit)
 
 
 def as_float32(x):
@@ -82,24 +104,33 @@ def as_float32(x):
         return None
 
 
-def place(error):
+def place(error, libraries=True):
     """Where an error arose, for a message: in the last line of the user's code that it went
-    through, and not in a library which the code called. Empty if the code has no lines."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # without `call` itself
-    libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
-    written = [frame for frame in frames if not frame.filename.startswith((*libraries, "<"))]
-    frame = next(reversed(written or frames), None)
+    through, and not in a library which the code called. A library's line counts where there is no
+    other, if `libraries`. Empty if the code has no lines."""
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # without the function that caught it
+    installed = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+    written = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))]
+    frame = next(reversed(written or (frames if libraries else [])), None)
     return f" at {frame.filename}, line {frame.lineno}" if frame else ""
 
 
-def whole(result):
+def described(error):
+    """The type of an error and what it says."""
+    name, text = type(error).__name__, getattr(error, "msg", "") or str(error)
+    return flat(f"{name}: {text}") if text else name
+
+
+def whole(result, limit=None):
     """A value that is wrong, all of it, on one line; of a list with a bad number first that one."""
     values = result.tolist() if isinstance(result, np.ndarray) else result
     text = flat(repr(values))
     if isinstance(values, list | tuple):
         for index, value in enumerate(values):
             number = as_float32(value)
-            if number is None or number.shape or not np.isfinite(number):
+            if number is None or number.shape or not in_range(number, limit):
                 return f"{flat(repr(value))} for response {index}: {text}"
         return f"{len(values)} of them: {text}"
     return text

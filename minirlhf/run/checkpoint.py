@@ -33,6 +33,10 @@ SCRIPTS = {  # the script that writes a stage's folder
 }
 
 
+class OtherModel(InputError):
+    """A checkpoint that does not belong with the others."""
+
+
 # ---- flags
 
 
@@ -216,7 +220,7 @@ def load_tokenizer(state, path):
     tokenizer = get_tokenizer(state["tokenizer"])
     size = state["gpt"]["vocab_size"]
     if tokenizer.fingerprint() != state["vocabulary"] or tokenizer.vocab_size != size:
-        raise InputError(
+        raise OtherModel(
             f"{path} was trained with another vocabulary called {tokenizer.name}; train it again"
         )
     return tokenizer
@@ -242,7 +246,15 @@ def empty_gpt(state, path):
 def same_vocabulary(path, tokenizer, other_path, other):
     """InputError if two models, called `path` and `other_path`, have different vocabularies."""
     if tokenizer.fingerprint() != other.fingerprint():
-        raise InputError(
+        raise OtherModel(
             f"{path} uses the tokenizer {tokenizer.name}, {other_path} uses {other.name}; "
             "they must be the same"
         )
+
+
+def same_sft(folder, sft):
+    """InputError if the policy in a folder was trained from another SFT model than `sft`."""
+    record = resume.read_record(folder) or {}
+    before = record.get("inputs", {}).get("sft")
+    if before not in (None, resume.fingerprint(sft)):
+        raise OtherModel(f"{folder} was trained from another SFT model; train it again")

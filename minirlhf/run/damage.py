@@ -6,6 +6,7 @@ file, as the comment of the archive: it covers the headers too. Other programs i
 """
 
 import os
+import time
 import zipfile
 import zlib
 
@@ -17,6 +18,9 @@ SEAL = b"minirlhf crc32 "  # and eight hexadecimal digits
 SEALED = len(SEAL) + 8  # bytes
 END_RECORD = b"PK\x05\x06"  # the last record of a zip archive: 22 bytes, without a comment
 CHUNK = 1 << 20
+SETTLED = 2  # seconds after its last change, from which on a file's time tells a later change
+
+whole = set()  # `identity` of the files that this process has checked
 
 
 class Checksum:
@@ -46,12 +50,31 @@ def load(path, device="cpu", mmap=None):
     anything else: no bit of it is used before all bits are checked."""
     try:
         with open(path, "rb") as file:
-            check_archive(file)
+            check_once(file)
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # zipfile and torch raise many types of error for damaged bytes
         raise ValueError(" ".join(str(error).split())) from error
     check_tensors(state)
     return state
+
+
+def identity(file):
+    """What another content of an open file would change; None while the file is so new that it
+    could change again within one tick of the file system's clock."""
+    status = os.fstat(file.fileno())
+    if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def check_once(file):
+    """`check_archive`, unless this process has checked the same bytes: what resumes a run reads its
+    checkpoint several times."""
+    known = identity(file)
+    if known not in whole:
+        check_archive(file)
+        whole.add(known)
+        whole.discard(None)
 
 
 def check_archive(file):

@@ -146,10 +146,11 @@ def load_judge(args, score):
     """`prefer(prompts, replies, replies)`, see `evaluate.win_rate`: the function --judge, on the
     world's prompts the world's judge, on others the reward model."""
     if args.judge:
-        prefers = function.load_function("--judge", args.judge)
+        judges = function.load_function("--judge", args.judge)
 
         def prefer(prompts, first, second):
-            return prefers(prompts, evaluate.finished(first), evaluate.finished(second))
+            texts = evaluate.finished(first), evaluate.finished(second)
+            return function.judge(args.judge, judges, prompts, *texts)
 
         return prefer
     if not args.data:

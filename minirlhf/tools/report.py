@@ -11,6 +11,7 @@ compares two checkpoints on your own prompts.
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +77,8 @@ def sample_all(args, tokenizer, policies, score, prompts):  # -> {name: Answers}
         replies = evaluate.respond(gpt, tokenizer, prompts, uniforms, progress=name)
         examples = [reply.example for reply in replies]
         logprobs = evaluate.sequence_logprobs(gpt, examples)
-        kl = float((logprobs - evaluate.sequence_logprobs(sft, examples)).mean())
+        ref_logprobs = evaluate.sequence_logprobs(sft, examples) if gpt is not sft else logprobs
+        kl = float((logprobs - ref_logprobs).mean())
         answers[name] = Answers(replies, kl, -float(logprobs.mean()))
     limits = args.best_of, args.max_new_tokens, args.seed
     candidates = evaluate.candidates(sft, tokenizer, score, prompts, *limits)
@@ -103,7 +105,8 @@ def written(tokenizer, prompts, responses):  # N texts each -> N Replies
 def summary(prompts, answers, scores):
     """Everything that is reported, as a dictionary fit for JSON. `answers` as `sample_all` gives
     them, `scores` {name: normalised scores (N,)}."""
-    values = {name: measures.values(prompts, side.replies) for name, side in answers.items()}
+    results = {n: measures.judgements(prompts, side.replies) for n, side in answers.items()}
+    values = {name: measures.values_of(prompts, results[name]) for name in answers}
     clusters = np.array([measures.cluster(prompt) for prompt in prompts])
     sft = values["SFT"]
     rows, half_widths = {}, {}
@@ -117,9 +120,7 @@ def summary(prompts, answers, scores):
         half_widths[name] = jsonable(intervals)
     report = {"prompts": len(prompts), "clusters": len(set(clusters))}
     report |= {"rows": rows, "half_widths": half_widths}
-    report["groups"] = {
-        name: measures.by_group(prompts, side.replies) for name, side in answers.items()
-    }
+    report["groups"] = {name: measures.by_group(prompts, results[name]) for name in answers}
     return report | (comparisons(values, clusters, rows) if "PPO" in values else {})
 
 
@@ -167,13 +168,23 @@ def jsonable(numbers):
 
 
 def load_policies(out):
-    """({name: GPT} of the policies in `out`, their tokenizer). The SFT model is required."""
-    policies, tokenizer = {}, None
+    """({name: GPT} of the policies in `out`, their tokenizer). The SFT model is required. What an
+    older run has left, of another vocabulary or from another SFT model, is left out, and that is
+    said."""
+    sft, tokenizer = checkpoint.load_gpt(f"{out}/sft")
+    policies = {}
     for name, folder in POLICIES.items():
-        if name == "SFT" or (Path(out) / folder / "checkpoint.pt").exists():
-            policies[name], other = checkpoint.load_gpt(f"{out}/{folder}")
-            checkpoint.same_vocabulary(folder, other, "the SFT model", tokenizer or other)
-            tokenizer = other
+        path = Path(out) / folder
+        if name == "SFT":
+            policies[name] = sft
+        elif (path / "checkpoint.pt").exists():
+            try:
+                gpt, other = checkpoint.load_gpt(path)
+                checkpoint.same_vocabulary(path, other, "the SFT model", tokenizer)
+                checkpoint.same_sft(path, sft)
+                policies[name] = gpt
+            except checkpoint.OtherModel as error:
+                print(f"{name} is left out: {error}", file=sys.stderr)
     return policies, tokenizer
 
 

@@ -52,7 +52,11 @@ def axis_values(results):  # N Judgements -> {axis: (N,)}
 def values(prompts, replies):  # N texts, N Replies -> {measure: (N,)}
     """MEASURES of each reply, NaN on prompts to which one does not apply: the axes, and 1 where the
     verdict is the one of SHARES."""
-    results = judgements(prompts, replies)
+    return values_of(prompts, judgements(prompts, replies))
+
+
+def values_of(prompts, results):  # N texts, N Judgements -> {measure: (N,)}
+    """`values` of replies that are judged already."""
     groups = [group(prompt) for prompt in prompts]
     columns = axis_values(results)
     for name, (verdict, applicable) in SHARES.items():
@@ -75,11 +79,11 @@ def describe(results):  # N Judgements -> "helpful 0.61, ..."
     return ", ".join(f"{name} {value:.2f}" for name, value in axes(results).items())
 
 
-def by_group(prompts, replies):  # N texts, N Replies -> {group: {measure: mean}}
+def by_group(prompts, results):  # N texts, N Judgements -> {group: {measure: mean}}
     """For each group that occurs: the number of its prompts, the mean total, and the share of each
     verdict."""
     rows = {name: [] for name in GROUPS}
-    for prompt, judgement in zip(prompts, judgements(prompts, replies), strict=True):
+    for prompt, judgement in zip(prompts, results, strict=True):
         rows[group(prompt)].append(judgement)
     return {name: group_numbers(results) for name, results in rows.items() if results}
 

@@ -2,6 +2,7 @@
 
     python tests/faults/faults.py                 every case, 30 kills a stage; prints the counts
     python tests/faults/faults.py --kills 2       fewer
+    python tests/faults/faults.py kill --stages ppo dpo
     python tests/faults/faults.py soak            2,000 updates: memory and open files stay level
 
 A run that was killed and resumed is held against one that nobody disturbed: checkpoint, metrics
@@ -170,8 +171,9 @@ def read(path):
 class Cases:
     """The undisturbed runs, a folder for the others, and how many cases passed."""
 
-    def __init__(self, folder, kills, seed):
+    def __init__(self, folder, kills, seed, stages=tuple(BY_NAME)):
         self.folder, self.kills, self.random = folder, kills, random.Random(seed)
+        self.stages = [stage for stage in STAGES if stage.name in stages]
         self.base, self.log = folder / "base", folder / "log"
         self.passed, self.failed = Counter(), []
         (folder / "fault_rewards.py").write_text(REWARDS)
@@ -211,7 +213,7 @@ class Cases:
 def kill_cases(cases):
     """Runs that are killed, resumed and killed again, until there are enough kills; the last of
     them finishes, and what it leaves is what the undisturbed run has left."""
-    for stage in STAGES:
+    for stage in cases.stages:
         kills = 0
         while kills < cases.kills:
             out, rest, how, code = cases.out(stage), cases.random.randint(1, 4), [], None
@@ -319,7 +321,7 @@ def disk_cases(cases):
     """The disk is full, or read-only, from the k-th save of a checkpoint on. One line names the
     file and the remedy, the last checkpoint is whole, and the resumed run is the undisturbed one.
     """
-    for stage in STAGES:
+    for stage in cases.stages:
         for number in (errno.ENOSPC, errno.EROFS):
             for k in (1, 2):
                 with disk(cases.folder / "disk") as mounted:
@@ -372,7 +374,7 @@ def fill(path):
 
 def signal_cases(cases):
     """Each signal lets the step finish and save, and is the exit code."""
-    for stage in STAGES:
+    for stage in cases.stages:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             out = cases.out(stage)
             cases.log.write_bytes(b"")
@@ -426,7 +428,7 @@ def reward_cases(cases):
 def lock_cases(cases):
     """Two writers: of a run that is alive --resume and --overwrite are refused, and the run ends as
     if nobody had tried. After `kill -9` nothing is in the way."""
-    for stage in STAGES:
+    for stage in cases.stages:
         for end in (signal.SIGCONT, signal.SIGKILL):
             out, other = cases.out(stage), cases.folder / "other.log"
             fault = partial(at_metrics, stage.name, 4, signal.SIGSTOP)
@@ -542,6 +544,9 @@ def main():
     groups = {group.__name__.removesuffix("_cases"): group for group in GROUPS}
     parser.add_argument("mode", nargs="?", choices=("all", "soak", *groups), default="all")
     parser.add_argument("--kills", type=int, default=30, help="kills a stage [30]")
+    parser.add_argument(
+        "--stages", nargs="+", choices=BY_NAME, default=tuple(BY_NAME), help="which [all]"
+    )
     parser.add_argument("--updates", type=int, default=2000, help="of the soak [2000]")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -556,7 +561,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         if args.mode == "soak":
             sys.exit(0 if soak(Path(folder), args.updates) else 1)
-        cases = Cases(Path(folder), args.kills, args.seed)
+        cases = Cases(Path(folder), args.kills, args.seed, args.stages)
         for group in groups.values() if args.mode == "all" else [groups[args.mode]]:
             before = Counter(cases.passed)
             group(cases)

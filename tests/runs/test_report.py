@@ -7,8 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import saved
 
 import train_ppo
+from minirlhf import evaluate
 from minirlhf.data import Example
 from minirlhf.evaluate import Reply
 from minirlhf.run.config import InputError
@@ -91,6 +93,14 @@ def test_the_summary_of_three_known_prompts():
     assert rows["PPO"]["entropy"] == 2.0 and rows["PPO"]["lookalikes"] is None
     assert numbers["groups"]["SFT"]["fact"]["wrong"] == 1
     assert "of_the_way" not in numbers and "memoriser" not in numbers["gains"]
+
+
+def test_each_reply_is_judged_once(monkeypatch):
+    """Judging is half of a report's time, and the tables by kind of prompt need it too."""
+    calls, judge = [], measures.judge
+    monkeypatch.setattr(measures, "judge", lambda *pair: calls.append(pair) or judge(*pair))
+    summary(SFT=BAD, PPO=RUDE, faultless=GOOD)
+    assert len(calls) == 9
 
 
 def test_ppo_is_compared_with_the_memoriser_too():
@@ -211,6 +221,52 @@ def test_kl_and_entropy_are_of_the_responses_that_each_policy_sampled(finished):
         entropy, kl = -np.mean(sums["policy"]), np.mean(sums["policy"]) - np.mean(sums["SFT"])
         assert answers[name].entropy == pytest.approx(entropy, abs=1e-4)
         assert answers[name].kl == pytest.approx(kl, abs=1e-4)
+
+
+def edited(folder, change):
+    """`change(state)` in a folder's checkpoint."""
+    state = saved(folder)
+    change(state)
+    torch.save(state, folder / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("how", ["another vocabulary", "another SFT model"])
+def test_a_policy_that_an_older_run_has_left_is_left_out_with_a_line(
+    finished, tmp_path, capsys, how
+):
+    """`minirlhf demo` replaces its own three stages, and on-judge stays: the report died of its
+    vocabulary, at the very end. A KL from an SFT model that the policy never saw means nothing."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    if how == "another vocabulary":
+        edited(out / "on-judge" / "ppo", lambda state: state.update(vocabulary="0" * 16))
+    else:
+        edited(out / "sft", lambda state: state["model"]["norm.bias"].add_(0.01))
+    report.main(["--out", str(out), *SMALL])
+    rows = json.loads((out / "report.json").read_text())["rows"]
+    console = capsys.readouterr()
+    lines = [line for line in console.err.splitlines() if " is left out: " in line]
+    names = {"PPO on the judge"} if how == "another vocabulary" else {"PPO", "PPO on the judge"}
+    assert rows.keys() == POLICIES - names
+    assert [line.split(" is left out")[0] for line in lines] == sorted(names)
+    assert all(how in line and str(out) in line for line in lines)
+    assert "PPO on the judge " not in console.out
+
+
+def test_each_policys_responses_go_once_through_it_and_once_through_sft(finished, monkeypatch):
+    """Those of SFT go through it once in all: its log-probabilities are its own reference."""
+    policies, tokenizer = report.load_policies(str(finished))
+    calls, logprobs = [], evaluate.sequence_logprobs
+    names = {id(gpt): name for name, gpt in policies.items()}
+
+    def record_and_compute(gpt, examples):
+        calls.append(names[id(gpt)])
+        return logprobs(gpt, examples)
+
+    monkeypatch.setattr(report.evaluate, "sequence_logprobs", record_and_compute)
+    prompts = writers.prompts(5, np.random.default_rng(0), "validation")
+    args = report.Config(prompts=5, best_of=4, max_new_tokens=4)
+    report.sample_all(args, tokenizer, policies, lambda p, r: np.zeros(len(r)), prompts)
+    assert calls == ["base", "SFT", "SFT", "PPO", "SFT", "PPO on the judge", "SFT"]
 
 
 def test_the_split_chooses_the_prompts(finished, monkeypatch):

@@ -315,6 +315,23 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_written(run, refused
         os.replace(path.with_name("checkpoint.previous.pt"), path)
 
 
+def test_a_checkpoint_is_verified_once_in_a_resumption(run, monkeypatch):
+    """Flags, step and weights are read of it at three moments, and a large one takes seconds."""
+    checks, check = [], damage.check_archive
+
+    def count_and_check(file):
+        checks.append(Path(file.name).parent.name)
+        check(file)
+
+    monkeypatch.setattr(damage, "check_archive", count_and_check)
+    monkeypatch.setattr(damage, "SETTLED", 0)  # this one is seconds old
+    for stage, script in STAGES.items():
+        checks.clear()
+        damage.whole.clear()
+        script.main(["--out", str(run), "--resume"])
+        assert checks.count(stage) == 1 and len(set(checks)) == len(checks), (stage, checks)
+
+
 def put(*path):
     """A function that puts a value into a checkpoint's dictionary, at a path of keys."""
     *path, name, value = path

@@ -114,3 +114,17 @@ def test_a_run_that_trl_cannot_follow_is_refused(tmp_path, flags, message):
 def test_without_a_run_of_ours_there_is_nothing_to_follow(tmp_path):
     with pytest.raises(InputError, match=r"config.json does not exist; run train_ppo.py first"):
         trl_ppo.main(["--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "config.json is damaged; run train_ppo.py first"),
+        ('{"flags": {"updates": "x"}}', "config.json is damaged: --updates is 'x'"),
+    ],
+)
+def test_a_damaged_record_of_our_run_is_one_line(tmp_path, content, message):
+    """It is read as --resume reads it."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        trl_ppo.flags_of(tmp_path)

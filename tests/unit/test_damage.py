@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import zipfile
 
@@ -65,6 +66,28 @@ def test_no_bit_of_a_sealed_file_can_flip_unnoticed(load):
     for bit in [*bits, *range(len(content) * 8 - 800, len(content) * 8)]:
         with pytest.raises(ValueError):
             load(flipped(content, bit))
+
+
+def test_a_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
+    """Also where the change keeps its size and its time, and where it comes so soon that the file
+    system's clock has not moved on."""
+    path, checks = tmp_path / "file.pt", []
+    content, check = archive(STATE), damage.check_archive
+    monkeypatch.setattr(damage, "check_archive", lambda file: checks.append(check(file)))
+    path.write_bytes(content)
+    for expected in (1, 2):  # while it is new
+        damage.load(path)
+        assert len(checks) == expected
+    monkeypatch.setattr(damage, "SETTLED", 0)
+    for _ in range(3):
+        damage.load(path)
+    assert len(checks) == 3
+    status = path.stat()
+    path.write_bytes(flipped(content, 4000))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            damage.load(path)
 
 
 def test_without_a_seal_no_number_can_flip_unnoticed(load):

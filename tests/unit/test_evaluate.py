@@ -1,6 +1,7 @@
 """The specification of evaluate.py: numbers that compare two policies without favouring one."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from minirlhf.feedback import agreement
 from minirlhf.generate import Samples
 from minirlhf.reward import RewardModel
 from minirlhf.run import checkpoint
-from minirlhf.run.config import CANDIDATE_NOISE
+from minirlhf.run.config import CANDIDATE_NOISE, InputError
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import evaluate as evaluate_command
 from minirlhf.world import judge, measures, writers
@@ -397,6 +398,23 @@ def test_the_command_says_that_a_checkpoint_beats_itself_half_of_the_time(
     flags = "--prompts 6 --max-new-tokens 4 --device cpu"
     evaluate_command.main(f"{models} {flags}".split())
     assert "policy beats the baseline: 50.0% +- 0.0 of 6 prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["return 1 / 0", "return [2.0] * len(prompts)"])
+def test_a_judge_of_yours_that_fails_is_one_line(gpt, tokenizer, tmp_path, monkeypatch, source):
+    """It raises, or gives what is no probability."""
+    (tmp_path / "bad_judge.py").write_text(f"def prefer(prompts, first, second):\n    {source}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "bad_judge", raising=False)
+    checkpoint.save(tmp_path / "sft", "sft", gpt.config, tokenizer, 0, model=gpt)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    models = f"--policy {tmp_path}/sft --baseline {tmp_path}/sft --reward-model none"
+    flags = f"--data {tmp_path}/p.jsonl --judge bad_judge:prefer --max-new-tokens 4 --device cpu"
+    with pytest.raises(InputError) as error:
+        evaluate_command.main(f"{models} {flags}".split())
+    message = str(error.value)
+    assert message.startswith("--judge bad_judge:prefer ") and "\n" not in message
+    assert ("bad_judge.py, line 2: ZeroDivisionError" in message) == (source == "return 1 / 0")
 
 
 def test_the_best_of_fewer_comes_from_the_first_of_the_same_candidates(gpt, tokenizer):

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
-from minirlhf.rewards.function import call, load_function, source
+from minirlhf.rewards.function import call, judge, load_function, source
+from minirlhf.run.config import InputError
 
 
 class Reply(NamedTuple):
@@ -56,3 +58,75 @@ def test_the_source_of_a_function_is_known_by_its_bytes(tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("0.0", "1.0"))
     assert len(first) == 16 and source("counted_reward:score") != first
     assert source("") is None and source("builtins:len") is None
+
+
+# ---- a judge
+
+
+def judged(function):
+    """What `judge` makes of a function, on two prompts."""
+    return judge("my:judge", function, ["p", "q"], ["a", "b"], ["c", "d"])
+
+
+def test_a_judge_sees_the_prompts_and_both_sides_and_gives_probabilities():
+    """As numbers of any kind; True and False say that it is sure."""
+    for values in ([0, 0.25], torch.tensor([0, 0.25]), np.array([0, 0.25]), [False, 0.25]):
+        calls = []
+        rates = judged(lambda *columns, values=values, calls=calls: calls.append(columns) or values)
+        assert calls == [(["p", "q"], ["a", "b"], ["c", "d"])]
+        assert rates.tolist() == [0, 0.25] and rates.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, float("nan"), float("inf"), None, "first", [1]])
+def test_what_is_no_probability_is_shown_whole_with_its_place(bad):
+    """A judge that answers with scores would give a win rate of 300%."""
+    with pytest.raises(InputError) as error:
+        judged(lambda *_: [0.5, bad])
+    words = "--judge my:judge must return 2 numbers from 0 to 1, one a response; got "
+    assert str(error.value) == f"{words}{bad!r} for response 1: {[0.5, bad]!r}"
+
+
+@pytest.mark.parametrize("value", [None, 0.5, [0.5], [0.5] * 3, "ab", {}])
+def test_a_result_that_is_not_one_number_a_response_is_refused(value):
+    with pytest.raises(InputError, match="must return 2 numbers from 0 to 1"):
+        judged(lambda *_: value)
+
+
+def test_a_judge_that_fails_is_an_error_in_the_users_file():
+    """It used to be a traceback, after both policies had answered every prompt."""
+
+    def fails(prompts, first, second):
+        return [1 / len(text[1:]) for text in first]
+
+    line = fails.__code__.co_firstlineno + 1
+    with pytest.raises(InputError) as error:
+        judged(fails)
+    place = f"--judge my:judge failed at {__file__}, line {line}: "
+    assert str(error.value) == place + "ZeroDivisionError: division by zero"
+
+
+# ---- a file that fails while it is imported
+
+BROKEN = {
+    "syntax": ("def score(:\n", "line 1: SyntaxError: invalid syntax"),
+    "name": ("\n\nx = y\n", "line 3: NameError: name 'y' is not defined"),
+    "file": ("open('/none/x')\n", "line 1: FileNotFoundError: "),
+    "key": ("{}['a']\n", "line 1: KeyError: 'a'"),
+    "package": ("import no_such_package\n", "line 1; write module:function"),
+    "value": ("import json\njson.loads('{')\n", "line 2; write module:function"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path, monkeypatch, kind):
+    """A colon that is missing, a file of its own that is not there: one line, not a traceback."""
+    source, words = BROKEN[kind]
+    path = tmp_path / f"broken_{kind}.py"
+    path.write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for option in ("--reward", "--judge"):
+        with pytest.raises(InputError) as error:
+            load_function(option, f"broken_{kind}:score")
+        message = str(error.value)
+        assert message.startswith(f"{option} broken_{kind}:score") and "\n" not in message
+        assert f"at {path}, {words}" in message

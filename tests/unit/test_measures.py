@@ -132,7 +132,8 @@ def test_each_group_has_its_own_total_and_shares_of_verdicts():
     """Two prompts about a fact, right and declined: total (3 + 0) / 2. A group that does not occur
     is left out."""
     prompts = [PROMPTS["fact"]] * 2 + [PROMPTS["harmful"]]
-    numbers = measures.by_group(prompts, replies(RIGHT["fact"], DECLINED, WRONG["harmful"]))
+    texts = replies(RIGHT["fact"], DECLINED, WRONG["harmful"])
+    numbers = measures.by_group(prompts, measures.judgements(prompts, texts))
     assert numbers.keys() == {"fact", "harmful"}
     verdicts = {"right": 0.5, "wrong": 0, "declined": 0.5, "off": 0, "malformed": 0}
     assert numbers["fact"] == {"prompts": 2, "total": 1.5} | verdicts

@@ -830,13 +830,13 @@ EVALUATE = [
         "The policy is evaluated on wordings that it was trained on.",
     ),
     (
-        "return prefers(prompts, evaluate.finished(first), evaluate.finished(second))",
-        "return prefers(prompts, evaluate.finished(second), evaluate.finished(first))",
+        "texts = evaluate.finished(first), evaluate.finished(second)",
+        "texts = evaluate.finished(second), evaluate.finished(first)",
         "Your judge sees the two sides swapped.",
     ),
     (
-        "return prefers(prompts, evaluate.finished(first), evaluate.finished(second))",
-        "return prefers(prompts, [r.text for r in first], [r.text for r in second])",
+        "texts = evaluate.finished(first), evaluate.finished(second)",
+        "texts = [r.text for r in first], [r.text for r in second]",
         "Your judge sees what was cut off as if it had ended.",
     ),
     (
@@ -1445,8 +1445,8 @@ REPORT = [
         "Every policy has noise of its own.",
     ),
     (
-        "kl = float((logprobs - evaluate.sequence_logprobs(sft, examples)).mean())",
-        "kl = float((evaluate.sequence_logprobs(sft, examples) - logprobs).mean())",
+        "kl = float((logprobs - ref_logprobs).mean())",
+        "kl = float((ref_logprobs - logprobs).mean())",
         "The KL has the wrong sign.",
     ),
     (
@@ -1560,13 +1560,13 @@ REPORT = [
         "Every policy has the scores of SFT.",
     ),
     (
-        "values = {name: measures.values(prompts, side.replies) for",
-        'values = {name: measures.values(prompts, answers["SFT"].replies) for',
+        "values = {name: measures.values_of(prompts, results[name]) for",
+        'values = {name: measures.values_of(prompts, results["SFT"]) for',
         "Every policy has the judge's numbers of SFT.",
     ),
     (
-        "name: measures.by_group(prompts, side.replies) for",
-        "name: measures.by_group(prompts[::-1], side.replies) for",
+        "name: measures.by_group(prompts, results[name]) for",
+        "name: measures.by_group(prompts[::-1], results[name]) for",
         "The groups are those of other prompts.",
     ),
     (
