@@ -21,7 +21,7 @@ import numpy as np
 
 from minirlhf.model import GPT
 from minirlhf.run import chain, checkpoint, compute, config
-from minirlhf.run.config import ModelFlags, InputError, flag, rng
+from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.metrics import printable, shorten
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.tools import output, prompting
