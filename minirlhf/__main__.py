@@ -27,6 +27,11 @@ COMMANDS = {
     "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
     "evaluate": Command("minirlhf.tools.evaluate", "compare two checkpoints on held-out prompts"),
+    "evaluate-rm": Command(
+        "minirlhf.tools.evaluate_rm", "accuracy and calibration of a reward model on comparisons"
+    ),
+    "sample": Command("minirlhf.tools.sample", "responses to a file of prompts, as JSON Lines"),
+    "chat": Command("minirlhf.tools.chat", "talk to a checkpoint, or to two side by side"),
     "report": Command("minirlhf.tools.report", "the results of one run on the embedded world"),
     "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),

@@ -116,6 +116,22 @@ def generate(
     return Samples(tokens[:, : int(lengths.max())], prompt_lengths, lengths, ended)
 
 
+@torch.no_grad()
+def stream_response(gpt, prompt, uniforms, end_token, temperature=1.0):  # ids, (N,) -> ids
+    """One row of `generate`, for whoever wants to read along: yields the ids of the response one at
+    a time, each as soon as it is sampled. At the same uniforms they are the same."""
+    check_lengths([len(prompt)], len(uniforms), gpt.config.context)
+    tokens = torch.tensor([prompt], device=gpt.device)  # (1, T), in later passes (1, 1)
+    cache = KVCache(torch.tensor([len(prompt)], device=gpt.device), len(prompt) + len(uniforms))
+    for step, uniform in enumerate(uniforms.to(gpt.device)):
+        hidden = gpt.hidden(tokens, cache)[:, -1]  # (1, C)
+        cache.advance(step > 0)  # the prefill has left the position right of the prompt
+        tokens = choose(gpt.head(hidden), uniform[None], temperature)[:, None]
+        yield tokens.item()
+        if tokens.item() == end_token:
+            return
+
+
 def check_lengths(lengths, max_new_tokens, context):
     if min(lengths, default=0) == 0:
         raise ValueError(

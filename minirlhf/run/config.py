@@ -30,7 +30,7 @@ def flag(default, help, choices=None, low=None, above=None, high=None):
 
 
 @dataclass(frozen=True)
-class ComputeFlags:
+class ModelFlags:
     """The flags of every command that runs a model."""
 
     seed: int = flag(1, "seed of everything random", low=0)
@@ -45,6 +45,12 @@ class ComputeFlags:
     threads: int = flag(
         0, "CPU threads; 0: one per core, torch's choice; 1 is faster beside another job", low=0
     )
+
+
+@dataclass(frozen=True)
+class ComputeFlags(ModelFlags):
+    """The flags of every command that runs a model on records."""
+
     drop_long: bool = flag(
         False, "leave out records that do not fit the context, instead of stopping with an error"
     )
@@ -202,6 +208,8 @@ HELD_OUT_PROMPTS = Stream(8)
 HELD_OUT_NOISE, CANDIDATE_NOISE = Stream(8, 1), Stream(8, 2)
 CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 21)
 FAULTLESS_RESPONSES = Stream(8, 30)
+SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
+CHAT_NOISE = Stream(21)  # `step` is the turn
 
 
 def rng(seed, stream, step=0):

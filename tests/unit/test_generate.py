@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minirlhf.generate import KVCache, Samples, choose, generate
+from minirlhf.generate import KVCache, Samples, choose, generate, stream_response
 from minirlhf.model import logprobs, response_mask
 
 sampler = importlib.import_module("minirlhf.generate")
@@ -145,6 +145,48 @@ def test_temperature_zero_is_argmax(make_gpt):
         assert responses(generate(gpt, PROMPTS, 20, 0, 0, uniforms=uniforms)) == expected
     logits, uniforms = torch.tensor([[1.0, 3.0, 2.0], [0.5, 0.1, 0.4]]), torch.tensor([0.0, 0.99])
     assert choose(logits, uniforms, 0).tolist() == [1, 0]
+
+
+# ---- one token at a time
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0])
+def test_a_streamed_response_has_the_ids_of_generate_at_the_same_uniforms(make_gpt, temperature):
+    """Prompts of 1, 5 and 3 tokens, some of which end before their 20 tokens. What a person sees
+    being written is what an evaluation samples."""
+    lengths = set()
+    for seed in range(3):
+        gpt, uniforms = make_gpt(vocab_size=12, std=0.3, seed=seed), uniforms_of(3, 20, seed)
+        batch = generate(gpt, PROMPTS, 20, 0, temperature, uniforms)
+        rows = zip(PROMPTS, uniforms, strict=True)
+        streams = [list(stream_response(gpt, *row, 0, temperature)) for row in rows]
+        assert streams == responses(batch)
+        lengths |= set(map(len, streams))
+    assert 20 in lengths and (temperature == 0 or len(lengths) > 2)
+
+
+def test_a_streamed_token_comes_before_the_next_one_is_computed(make_gpt, monkeypatch):
+    """The prompt goes through the model once, then one token a pass: the shapes after the first and
+    after the third token. A reader waits for one token and not for a response."""
+    gpt = scripted_gpt(make_gpt)
+    shapes = pass_shapes(monkeypatch, gpt)
+    ids = stream_response(gpt, [1, 3, 1], script([2, 1, 3, 0, 2]), end_token=0)
+    assert shapes == []
+    assert next(ids) == 2
+    assert shapes == [(1, 3)]
+    assert [next(ids), next(ids)] == [1, 3]
+    assert shapes == [(1, 3), (1, 1), (1, 1)]
+    assert list(ids) == [0]
+
+
+def test_streaming_leaves_the_gradients_of_its_reader_alone_and_refuses_what_does_not_fit(make_gpt):
+    """Between two tokens the code of the reader runs, in its own mode."""
+    gpt = make_gpt(vocab_size=12)
+    ids = stream_response(gpt, [1], uniforms_of(1, 3)[0], end_token=11)
+    next(ids)
+    assert torch.is_grad_enabled()
+    with pytest.raises(ValueError, match="30 tokens and 3 new ones do not fit a context of 32"):
+        next(stream_response(gpt, [1] * 30, uniforms_of(1, 3)[0], end_token=11))
 
 
 # ---- the distribution

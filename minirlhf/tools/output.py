@@ -1,0 +1,93 @@
+"""Records -> JSON Lines on the standard output or in a file, which a later command goes on with.
+
+Beside a file FILE stands FILE.config.json: what the records depend on. A command with --resume
+drops a last line that was cut short and goes on after the others, if all of that is the same.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from minirlhf.run import resume
+from minirlhf.run.config import InputError
+from minirlhf.run.files import write_text
+from minirlhf.run.metrics import append
+
+
+@contextlib.contextmanager
+def lines(args, settings, inputs):
+    """(records that are there, a function that writes another one). `settings` are flags that the
+    records depend on, and `inputs` models and records (see `resume.fingerprint`). A reader of the
+    standard output that has enough (`| head`) ends the command without a message."""
+    if not args.to:
+        if args.resume or args.overwrite:
+            raise InputError("--resume and --overwrite are about the file --to; give it")
+        with quiet_pipe():
+            yield 0, lambda record: print(json.dumps(record), flush=True)
+        return
+    path = Path(args.to).resolve()
+    content = {"flags": settings, "inputs": resume.fingerprints(**inputs)}
+    refuse_input(args)
+    done = prepare(path, content, args.resume, args.overwrite)
+    yield done, lambda record: append(path, json.dumps(record) + "\n")
+    print(f"the records are in {args.to}", file=sys.stderr)
+
+
+def refuse_input(args):
+    """InputError if the file that is written is the one that is read."""
+    if args.data and Path(args.to).resolve() == Path(args.data).resolve():
+        raise InputError(f"--to {args.to} is the file of --data; name another one")
+
+
+def prepare(path, content, go_on, overwrite):
+    """The number of records that are there already; afterwards the file is ready for the next one.
+    InputError if it must not be touched."""
+    settings = path.with_name(path.name + ".config.json")
+    if path.exists() and not path.is_file():
+        problem = "is no plain file; without --to the records go to the standard output"
+        raise InputError(f"--to {path} {problem}")
+    if path.exists() and go_on:
+        refuse_changed(path, settings, content)
+        return cut_to_lines(path)
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path} already exists; go on with it by --resume, replace it with --overwrite"
+        )
+    path.unlink(missing_ok=True)  # first: the old records must not stand beside new settings
+    write_text(settings, json.dumps(content, indent=2) + "\n")
+    append(path, "")
+    return 0
+
+
+def refuse_changed(path, settings, content):
+    """InputError if a file was begun with other settings or inputs."""
+    try:
+        before = json.loads(settings.read_text(encoding="utf-8"))
+        old, new = ({**x["flags"], **x["inputs"]} for x in (before, content))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{settings}, which says how it was begun, is missing or damaged"
+        raise InputError(f"{path}: {problem}; start again with --overwrite") from error
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            change = f"was begun with {name.replace('_', ' ')} {old.get(name)}"
+            remedy = "give the same as before, or start again with --overwrite"
+            raise InputError(f"{path} {change}, and this is {new.get(name)}; {remedy}")
+
+
+def cut_to_lines(path):
+    """The number of whole lines of a file; what a killed command wrote of one more is removed."""
+    content = path.read_bytes()
+    os.truncate(path, content.rfind(b"\n") + 1)
+    return content.count(b"\n")
+
+
+@contextlib.contextmanager
+def quiet_pipe():
+    """While it is entered, a reader of the standard output may go away."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python flushes the standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
