@@ -376,3 +376,22 @@ def test_the_record_formats_shown_are_what_the_readers_read(page, kinds):
     lines = blocks(page, "json")[0].splitlines()
     for kind, line in zip(kinds.split(), lines, strict=True):
         assert getattr(rows, kind)(json.loads(line)), line
+
+
+def test_the_loop_of_ones_own_raises_its_reward(colour_run, capsys):
+    """The code of docs/data.md as it stands there, on a model that has learned to name one of three
+    colours, each in a third of its responses: the reward is for "b"."""
+    (code,) = [
+        text for text in blocks(ROOT / "docs" / "data.md", "python") if "for step in" in text
+    ]
+    for old, new in (
+        ("out/demo/sft", str(colour_run / "sft")),
+        ("What is the capital of Peru?", "Pick a colour, number 1."),
+        ("Lima", "b"),
+        ("prompts, 32,", "prompts, 6,"),  # the model's context is 32
+    ):
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, {})
+    shares = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(shares) == 15 and shares[0] < 0.6 and min(shares[-3:]) > 0.9
