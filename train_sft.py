@@ -41,8 +41,8 @@ class Config(TrainingFlags):
     )
     init: str = flag(
         "",
-        "a Hugging Face GPT-2 folder to start from instead of pretraining; goes with "
-        "--tokenizer gpt2",
+        "a run to start from instead of pretraining, with its tokenizer, or a Hugging Face GPT-2 "
+        "folder, which goes with --tokenizer gpt2",
     )
     size: str = flag(
         "nano", "size of the model when it starts from scratch", choices=tuple(model.SIZES)
@@ -187,7 +187,13 @@ def next_command(args):
 
 
 def load_model(args):
-    """(GPT, Tokenizer): GPT-2's weights, or a model of the chosen size with random ones."""
+    """(GPT, Tokenizer): those of a run, GPT-2's weights, or random ones in the chosen size."""
+    if args.init and is_run(args.init):
+        gpt, tokenizer = checkpoint.load_gpt(args.init)
+        if args.tokenizer not in (Config.tokenizer, tokenizer.name):
+            problem = f"has the tokenizer {tokenizer.name}, not {args.tokenizer}"
+            raise InputError(f"--init {args.init} {problem}; leave out --tokenizer")
+        return gpt, tokenizer
     tokenizer = get_tokenizer(args.tokenizer)
     if args.init:
         gpt = gpt2.load_gpt2(args.init)
@@ -203,6 +209,11 @@ def load_model(args):
     with config.torch_seed(args.seed, config.GPT_WEIGHTS):
         shape = model.GPTConfig.sized(args.size, tokenizer.vocab_size, args.context)
         return model.GPT(shape), tokenizer
+
+
+def is_run(path):
+    """Whether --init names a checkpoint of ours, its file or its folder."""
+    return Path(path).suffix == ".pt" or (Path(path) / "checkpoint.pt").exists()
 
 
 def load_documents(args, tokenizer, gpt):

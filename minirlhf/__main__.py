@@ -32,6 +32,8 @@ COMMANDS = {
     ),
     "sample": Command("minirlhf.tools.sample", "responses to a file of prompts, as JSON Lines"),
     "chat": Command("minirlhf.tools.chat", "talk to a checkpoint, or to two side by side"),
+    "export": Command("minirlhf.tools.export", "a run as a folder that transformers opens"),
+    "import": Command("minirlhf.tools.importing", "a GPT-2 folder of transformers as a run"),
     "report": Command("minirlhf.tools.report", "the results of one run on the embedded world"),
     "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),

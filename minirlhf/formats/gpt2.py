@@ -6,17 +6,16 @@ other logits would be worse than none.
 """
 
 import dataclasses
-import hashlib
 import json
-import zipfile
 from pathlib import Path
 
 import torch
 
+from minirlhf.formats import weights
+from minirlhf.formats.weights import SAVE_AGAIN
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.run import damage
 from minirlhf.run.config import InputError
-from minirlhf.run.files import write_atomically, write_text
+from minirlhf.run.files import write_text
 
 SIZES = {  # ours: theirs
     "vocab_size": "vocab_size",
@@ -49,9 +48,7 @@ NAMES = {  # ours: theirs
 }
 CAUSAL_MASKS = (".attn.bias", ".attn.masked_bias")  # old versions stored them with the weights
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-CHECKSUM = "minirlhf_sha256"  # in the metadata of a safetensors file
 END_TOKEN = 50256  # of GPT-2's vocabulary of 50,257 ids
-SAVE_AGAIN = "save the model again with GPT2LMHeadModel.save_pretrained"
 
 
 def their_view(gpt):
@@ -73,8 +70,9 @@ def their_view(gpt):
 # ---- in
 
 
-def load_gpt2(folder):
-    """The GPT of a Hugging Face GPT-2 folder, float32 on the CPU. InputError where the folder holds
+def load_gpt2(folder, vocab_size=None):
+    """The GPT of a Hugging Face GPT-2 folder, float32 on the CPU. With `vocab_size` it has no more
+    ids than that: rows of the embedding beyond them are left out. InputError where the folder holds
     what would not be reproduced exactly."""
     config = read_config(Path(folder) / "config.json")
     path, tensors = read_tensors(Path(folder), config)
@@ -85,6 +83,11 @@ def load_gpt2(folder):
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         gpt = GPT(config)
     check_tensors(path, tensors, their_view(gpt))  # before memory is taken
+    if vocab_size and vocab_size < config.vocab_size:
+        tensors["wte.weight"] = tensors["wte.weight"][:vocab_size]
+        config = dataclasses.replace(config, vocab_size=vocab_size)
+        with torch.device("meta"):
+            gpt = GPT(config)
     gpt.to_empty(device="cpu")
     for name, view in their_view(gpt).items():
         view.copy_(tensors[name])
@@ -150,28 +153,9 @@ def check_settings(path, settings):
 
 
 def read_tensors(folder, config):
-    """(path of the folder's weight file, its tensors by name). The prefix "transformer.", which
-    some writers use, is removed. InputError where there is no such file, or it cannot be read, or
-    it has a checksum that is not that of its tensors and of `config`."""
-    path = folder / "model.safetensors"
-    if not path.exists():
-        path = folder / "pytorch_model.bin"
-    if not path.exists():
-        problem = "holds neither model.safetensors nor pytorch_model.bin in one piece"
-        raise InputError(f"{folder}: {problem}; download one")
-    try:
-        tensors, checksum = load_file(path)
-    except ImportError as error:
-        remedy = "pip install minirlhf[hf]"
-        raise InputError(f"{path}: reading it takes another package; {remedy}") from error
-    except Exception as error:  # each format has many types of error for a file that was cut short
-        remedy = "is the download complete? (a clone needs `git lfs pull`)"
-        raise InputError(f"{path}: cannot be read; {remedy}") from error
-    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
-        raise InputError(f"{path}: holds no weights by name; {SAVE_AGAIN}")
-    if checksum and checksum != checksum_of(tensors, config):
-        problem = "damaged: its checksum is not that of its weights and of config.json"
-        raise InputError(f"{path}: {problem}; {SAVE_AGAIN}")
+    """(path of the folder's weights, its tensors by name). The prefix "transformer.", which some
+    writers use, is removed, and so are the causal masks. InputError as in `weights.read`."""
+    path, tensors = weights.read(folder, config)
     return path, {
         name.removeprefix("transformer."): tensor
         for name, tensor in tensors.items()
@@ -179,38 +163,13 @@ def read_tensors(folder, config):
     }
 
 
-def load_file(path):
-    """(What a weight file holds, its checksum or None). ImportError if safetensors is needed and
-    not installed. The zip archive that newer .bin files are has checksums of its own; safetensors
-    has none, but `save_gpt2` writes one."""
-    if path.suffix == ".bin":
-        if zipfile.is_zipfile(path):
-            return damage.load(path), None
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        damage.check_tensors(tensors)
-        return tensors, None
-    import safetensors.torch  # the [hf] extra
-
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    return safetensors.torch.load_file(path), metadata.get(CHECKSUM)
-
-
-def checksum_of(tensors, config):
-    """The SHA-256 of named tensors and of the sizes in `config`: what the logits depend on."""
-    digest = hashlib.sha256(repr(config).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 # ---- out
 
 
-def save_gpt2(gpt, folder):
+def save_gpt2(gpt, folder, end_token=None):
     """Write config.json and model.safetensors, or pytorch_model.bin where the [hf] extra is
-    missing. Each file is written atomically."""
+    missing. Each file is written atomically. `end_token` is the id that ends a text, by default
+    GPT-2's where the vocabulary has its size."""
     folder = Path(folder)
     # Clones: a slice would take its whole storage into the file, the rows beyond the vocabulary
     # included.
@@ -218,27 +177,18 @@ def save_gpt2(gpt, folder):
         f"transformer.{name}": view.cpu().clone(memory_format=torch.contiguous_format)
         for name, view in their_view(gpt).items()
     }
-    metadata = {"format": "pt", CHECKSUM: checksum_of(tensors, gpt.config)}
-    try:
-        from safetensors import torch as safetensors
-    except ImportError:
-        write_atomically(folder / "pytorch_model.bin", lambda file: torch.save(tensors, file))
-        for path in folder.glob("model.safetensors*"):  # every reader prefers it
-            path.unlink()
-    else:
-        write_atomically(
-            folder / "model.safetensors",
-            lambda file: safetensors.save_file(tensors, file.name, metadata=metadata),
-        )
-    write_text(folder / "config.json", json.dumps(their_settings(gpt.config), indent=2) + "\n")
+    weights.write(tensors, folder, gpt.config)
+    settings = their_settings(gpt.config, end_token)
+    write_text(folder / "config.json", json.dumps(settings, indent=2) + "\n")
 
 
-def their_settings(config):
-    """GPTConfig -> what config.json holds."""
+def their_settings(config, end_token=None):
+    """GPTConfig and the id of the end token -> what config.json holds."""
     settings = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
     settings |= {theirs: getattr(config, ours) for ours, theirs in SIZES.items()} | SETTINGS
     settings |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)  # no dropout
     # Where none is named, transformers takes GPT-2's end token, and warns if the vocabulary is too
     # small for it.
-    end_token = END_TOKEN if config.vocab_size == END_TOKEN + 1 else None
+    if end_token is None and config.vocab_size == END_TOKEN + 1:
+        end_token = END_TOKEN
     return settings | dict.fromkeys(("bos_token_id", "eos_token_id"), end_token)

@@ -29,6 +29,12 @@ def flag(default, help, choices=None, low=None, above=None, high=None):
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
+def place(help):
+    """A config field that is required and has no option: its place on the command line is what
+    names it."""
+    return dataclasses.field(default="", metadata=flag("", help).metadata | {"place": True})
+
+
 @dataclass(frozen=True)
 class ModelFlags:
     """The flags of every command that runs a model."""
@@ -105,6 +111,9 @@ def parse(config_class, argv=None, defaults=None, prog=None):
     parser = Parser(prog, description=config_class.__doc__, allow_abbrev=False)
     fields = own_fields_first(config_class)
     for field in fields:
+        if "place" in field.metadata:
+            parser.add_argument(field.name, help=field.metadata["help"], metavar=field.name.upper())
+            continue
         default = (defaults or {}).get(field.name, field.default)
         parser.add_argument(option(field), default=default, **argument(field, default))
     config = config_class(**vars(parser.parse_args(argv)))

@@ -109,7 +109,7 @@ def copied_record(folder):
 
 def saved_record(folder):
     """The record in FOLDER/checkpoint.pt; None without a checkpoint, or if it is of an older
-    version. InputError if the checkpoint is damaged."""
+    version. InputError if the checkpoint is damaged, or has no optimiser to go on with."""
     path = Path(folder) / "checkpoint.pt"
     if not path.exists():
         return None
@@ -117,7 +117,11 @@ def saved_record(folder):
         state = damage.load(path, mmap=True)
     except ValueError as error:
         raise damage.refusal(path, error) from error
-    record = state.get("run") if isinstance(state, dict) else None
+    state = state if isinstance(state, dict) else {}
+    if state.get("weights_only"):
+        problem = "holds weights without an optimiser, so there is nothing to resume"
+        raise InputError(f"{path} {problem}; start another run from it with another --out")
+    record = state.get("run")
     return record if is_record(record) else None
 
 
