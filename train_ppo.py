@@ -30,6 +30,7 @@ from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
 from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.tools import microscope
 from minirlhf.tools.monitor import Monitor
 from minirlhf.world import writers
 
@@ -90,6 +91,9 @@ class Config(TrainingFlags, ChainFlags):
     )
     eval_every: int = flag(10, "updates between two evaluations on held-out prompts", low=1)
     save_every: int = flag(20, "updates between two checkpoints", low=1)
+    microscope: int = flag(
+        4, "responses whose tokens are recorded at the first update and at evaluations", low=0
+    )
 
 
 # What makes a policy worthless when it is NaN or infinite.
@@ -108,7 +112,7 @@ class Models:
 
 
 def iterate(args, models, optimizer, controller, prompts, step):
-    """One iteration of PPO, on one batch of prompts. Returns its metrics."""
+    """One iteration of PPO, on one batch of prompts. Returns its metrics and its rollout."""
     actor_critic, clock = models.actor_critic, Clock()
 
     # Sample a response to each prompt: tensors for PPO, and the same rows as replies, with text.
@@ -145,7 +149,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
-    return stats | clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
+    stats |= clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
+    return stats, rollout
 
 
 def sample(args, gpt, tokenizer, prompts, step):
@@ -213,7 +218,7 @@ def train(args, folder, models, prompts, monitor):
             optim.set_learning_rate(optimizer, args.lr * share)
             start, stop = step * args.batch_size, (step + 1) * args.batch_size
             batch = [prompts[i] for i in data.stream(len(prompts), start, stop, args.seed)]
-            stats = iterate(args, models, optimizer, controller, batch, step)
+            stats, rollout = iterate(args, models, optimizer, controller, batch, step)
             optim.require_finite(step, **{name: stats[name] for name in FINITE})
 
             # ---- bookkeeping
@@ -222,6 +227,8 @@ def train(args, folder, models, prompts, monitor):
             progress.complete(updates, stats)
             if progress.due(args.eval_every):
                 stats |= monitor.evaluate(updates, actor_critic.gpt, folder)
+            if args.microscope and (not step or progress.due(args.eval_every)):
+                microscope.record(args, folder, step, models, rollout)
             bar.set_postfix({name: f"{stats[name]:.2f}" for name in ("score", "kl", "ended")})
             progress.record()
 

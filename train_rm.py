@@ -22,8 +22,8 @@ from minirlhf.feedback import agreement, baselines, simulated
 from minirlhf.formats import jsonl
 from minirlhf.run import chain, checkpoint, compute, config, health, optim, resume
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
-from minirlhf.run.files import write_text
-from minirlhf.run.folder import COMPARISONS, start_run
+from minirlhf.run.files import write_json, write_text
+from minirlhf.run.folder import CALIBRATION, COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.run.progress import Progress
 from minirlhf.world import judge, measures, writers
@@ -264,6 +264,7 @@ def report(args, folder, reward_model, tokenizer, held_out, comparisons):
     truth = None if args.data else [totals(c) for c in held_out]
     numbers = agreement.ranking_numbers(held_out, scores, truth)
     numbers["score_spread"] = float(reward_model.std)
+    write_json(folder / CALIBRATION, agreement.calibration(held_out, scores))
     if args.data:
         numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
         print(baselines.baseline_line("the reward model", numbers))

@@ -35,6 +35,8 @@ COMMANDS = {
     "export": Command("minirlhf.tools.export", "a run as a folder that transformers opens"),
     "import": Command("minirlhf.tools.importing", "a GPT-2 folder of transformers as a run"),
     "report": Command("minirlhf.tools.report", "the results of one run on the embedded world"),
+    "page": Command("minirlhf.tools.page", "a page about any run, for a browser"),
+    "doctor": Command("minirlhf.tools.doctor", "what is wrong with a run, and what to try"),
     "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
     "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),

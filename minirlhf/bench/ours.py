@@ -105,7 +105,7 @@ def ppo_iteration(job, precision, critic=False):
     prompts, steps = list(map(Ids.decode, job.prompts)), itertools.count()
 
     def run():
-        stats = train_ppo.iterate(flags, models, optimizer, controller, prompts, next(steps))
+        stats, _ = train_ppo.iterate(flags, models, optimizer, controller, prompts, next(steps))
         seconds = {part: stats[f"{part}_s"] for part in ("rollout", "scoring", "update")}
         response_tokens = round(stats["length"] * len(prompts))
         return seconds | {"whole": sum(seconds.values())}, response_tokens

@@ -40,6 +40,29 @@ def ranking_numbers(comparisons, scores, totals=None):
     return numbers | {"calibration_error": reward.calibration_error(margins, likely)}
 
 
+def calibration(comparisons, scores, bins=10):
+    """The reliability diagram of raw scores on held-out comparisons: for each bin of confidence,
+    sigmoid(difference of the scores), that has pairs: mean confidence, the share of pairs that are
+    ordered as the model orders them (a tie of scores counts half), and the number of pairs."""
+    margins = [
+        row[better] - row[worse]
+        for comparison, row in zip(comparisons, scores, strict=True)
+        for better, worse in ordered_pairs(comparison)
+    ]
+    margins = np.array(margins, dtype=float)
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    correct = np.where(margins == 0, 0.5, margins > 0)
+    places = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    return [
+        {
+            "confidence": float(confidence[places == place].mean()),
+            "accuracy": float(correct[places == place].mean()),
+            "pairs": int((places == place).sum()),
+        }
+        for place in sorted(set(places.tolist()))
+    ]
+
+
 def ordered_pairs(comparison):
     """(index of the better response, index of the worse one) of every pair with different texts and
     different ranks."""

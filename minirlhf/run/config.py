@@ -22,11 +22,12 @@ class Divergence(InputError):
     """A number that is not finite. The model is then worse than that of the last checkpoint."""
 
 
-def flag(default, help, choices=None, low=None, above=None, high=None):
+def flag(default, help, choices=None, low=None, above=None, high=None, word=False):
     """A config field: its default, the sentence that documents it, and the range it must lie in
-    (`low` <= value, `above` < value, value <= `high`)."""
+    (`low` <= value, `above` < value, value <= `high`). A `word` is given by its place, without
+    --name, and may be left out."""
     limits = {"choices": choices, "low": low, "above": above, "high": high}
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
+    return dataclasses.field(default=default, metadata={"help": help, "word": word, **limits})
 
 
 def place(help):
@@ -87,6 +88,11 @@ class TrainingFlags(ComputeFlags):
     )
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
     resume: bool = flag(False, "continue the run in the output folder with its flags")
+    track: str = flag(
+        "none",
+        "show the run in TensorBoard or Weights & Biases, too (pip install -e '.[track]')",
+        choices=("none", "tensorboard", "wandb"),
+    )
     overwrite: bool = flag(False, "replace the run that is already there")
     keep: int = flag(
         1,
@@ -131,7 +137,7 @@ def own_fields_first(config_class):
 
 
 def option(field):
-    return "--" + field.name.replace("_", "-")
+    return field.name if field.metadata["word"] else "--" + field.name.replace("_", "-")
 
 
 def argument(field, default):
@@ -142,6 +148,8 @@ def argument(field, default):
         return {"help": words, "action": argparse.BooleanOptionalAction}
     if field.metadata["choices"]:
         return {"help": words, "type": field.type, "choices": field.metadata["choices"]}
+    if field.metadata["word"]:
+        return {"help": words, "type": field.type, "metavar": field.name.upper(), "nargs": "?"}
     return {"help": words, "type": field.type, "metavar": field.type.__name__.upper()}
 
 

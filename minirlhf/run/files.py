@@ -1,6 +1,7 @@
 """Files that are written as a whole or not at all."""
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -45,6 +46,11 @@ def write_atomically(path, write, previous=None):
 def write_text(path, text):
     """`write_atomically`, of a text in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path, content):
+    """`write_atomically`, of lists and dictionaries of numbers and texts as JSON."""
+    write_text(path, json.dumps(content) + "\n")
 
 
 def keep_as(path, previous):

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minirlhf.run import chain, resume
+from minirlhf.run import chain, resume, trackers
 from minirlhf.run.config import InputError
 from minirlhf.run.files import TEMPORARY, write_text
 from minirlhf.run.lock import lock
+from minirlhf.run.metrics import MICROSCOPE
 
 PREVIOUS = "checkpoint.previous.pt"  # the checkpoint before the last
 COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
-RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt", COMPARISONS)
+CALIBRATION = "calibration.json"  # of a reward model, and of DPO on own comparisons
+RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt", MICROSCOPE)
+RUN_FILES += (CALIBRATION, COMPARISONS)
 INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
 
 
@@ -80,7 +83,9 @@ def start_run(args, tokenizer, *stages, **inputs):
     process writes it, or if a resumed run began with other inputs.
     """
     folders = [Path(args.out) / stage for stage in stages]
+    track = getattr(args, "track", trackers.NONE)
     check(args, folders)  # before a folder is made
+    trackers.require(track)
     inputs = resume.fingerprints(vocabulary=tokenizer.fingerprint(), **inputs)
     with contextlib.ExitStack() as locks:
         for folder in folders:
@@ -96,6 +101,7 @@ def start_run(args, tokenizer, *stages, **inputs):
         # The first folder's, by which --resume goes, is there before any other.
         for folder, content in zip(folders, records, strict=True):
             write_record(folder, content)
+        locks.enter_context(trackers.tracked(track, folders))
         yield folders
 
 
@@ -131,6 +137,7 @@ def remove_run(folders, records):
     """Remove the files of an older run. First its config.json says so: a run that is half removed
     can be replaced and not resumed."""
     files = [folder / name for folder in folders for name in RUN_FILES]
+    files += [file for folder in folders for file in trackers.event_files(folder)]
     files = [file for file in files if os.path.lexists(file)]  # a link to nowhere, too
     if not files:
         return

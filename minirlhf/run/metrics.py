@@ -11,7 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minirlhf.run import trackers
 from minirlhf.run.files import write_text
+
+MICROSCOPE = "microscope.jsonl"  # the tokens of a few responses; PPO writes it
 
 
 class Metrics:
@@ -23,8 +26,8 @@ class Metrics:
 
     def __init__(self, folder, step=0):
         self.path = Path(folder) / "metrics.jsonl"
-        lines = [line for line, record in read_records(self.path) if record["step"] < step]
-        write_text(self.path, "".join(lines))
+        past = cut_back(self.path, step)
+        trackers.hand_over(self.path.parent, "begin", step, past)
 
     def log(self, step, **numbers):
         """A number may be a float, an int or a tensor of one element. What is None is left out.
@@ -32,6 +35,7 @@ class Metrics:
         record = {"step": step}
         record |= {name: number(float(x)) for name, x in numbers.items() if x is not None}
         append(self.path, json.dumps(record) + "\n")
+        trackers.hand_over(self.path.parent, "log", record)
         return record
 
     def flush(self):
@@ -41,6 +45,14 @@ class Metrics:
                 os.fsync(file.fileno())
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
+        trackers.hand_over(self.path.parent, "flush")
+
+
+def cut_back(path, step):
+    """Cut a file of records back to the steps before `step`, and return these records."""
+    pairs = [(line, record) for line, record in read_records(path) if record["step"] < step]
+    write_text(path, "".join(line for line, _ in pairs))
+    return [record for _, record in pairs]
 
 
 class Clock:
@@ -152,6 +164,7 @@ def write_samples(folder, title, header, rows):
     """Append a table to FOLDER/samples.txt, uncut, and print it, cut to fit a screen."""
     text = "\n".join([title, *table(header, rows, width=10_000)]) + "\n\n"
     append(Path(folder) / "samples.txt", text)
+    trackers.hand_over(folder, "show", title, header, rows)
     tqdm.write("\n".join(["", title, *table(header, rows)]) + "\n")
 
 
@@ -162,8 +175,10 @@ def samples_size(folder):
 
 
 def cut_samples(folder, state):
-    """Cut FOLDER/samples.txt back to what it held when the checkpoint `state` was saved: a run that
-    is resumed appends the rest again."""
+    """Cut FOLDER/samples.txt and microscope.jsonl back to what they held when the checkpoint
+    `state` was saved: a run that is resumed appends the rest again."""
     size = state.get("samples_bytes", 0 if state["step"] == 0 else math.inf)
     if samples_size(folder) > size:
         os.truncate(Path(folder) / "samples.txt", size)
+    if (Path(folder) / MICROSCOPE).exists():
+        cut_back(Path(folder) / MICROSCOPE, state["step"])

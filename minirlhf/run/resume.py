@@ -19,7 +19,7 @@ from minirlhf.run.files import write_text
 
 CHANGEABLE = {  # flags that a resumed run may change
     *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
-    *("updates", "eval_every", "save_every", "keep"),
+    *("updates", "eval_every", "save_every", "keep", "track", "microscope"),
 }
 NAMES = {  # of inputs, in messages
     "data": "the data",

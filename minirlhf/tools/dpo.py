@@ -17,7 +17,8 @@ from minirlhf.feedback import agreement, baselines
 from minirlhf.formats import jsonl
 from minirlhf.run import chain, checkpoint, compute, config, health, optim
 from minirlhf.run.config import ChainFlags, TrainingFlags, flag
-from minirlhf.run.folder import COMPARISONS, start_run
+from minirlhf.run.files import write_json
+from minirlhf.run.folder import CALIBRATION, COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics
 from minirlhf.run.progress import Progress
 
@@ -87,6 +88,7 @@ def report(args, folder, models, held_out, comparisons):
     scores = implicit_rewards(*models, held_out, args.beta)
     numbers = agreement.ranking_numbers(held_out, scores)
     numbers |= baselines.baseline_numbers(comparisons, held_out, scores)
+    write_json(folder / CALIBRATION, agreement.calibration(held_out, scores))
     step = int(checkpoint.load(folder, ("dpo",))["step"])
     Metrics(folder, step).log(step, **numbers)
     print(baselines.baseline_line("the policy's implicit reward", numbers))

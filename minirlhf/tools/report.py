@@ -1,12 +1,12 @@
 """What one run on the embedded world has won, and what that cost: tables, intervals, examples, a
-figure.
+figure, a page.
 
-    minirlhf report                 the run in out/; writes out/report.json, and out/report.png if
-                                    matplotlib is installed
+    minirlhf report                 the run in out/; writes out/report.json, out/report.html, and
+                                    out/report.png if matplotlib is installed
     minirlhf report --split test    on the prompts that no choice was made on: at the very end
 
-It reads the checkpoints, and needs the world's judge, who knows the truth. `minirlhf evaluate`
-compares two checkpoints on your own prompts.
+The tables need the world's judge, who knows the truth. A run on own data gets the page, and the
+command that compares its checkpoints: `minirlhf evaluate`.
 """
 
 import json
@@ -20,10 +20,10 @@ import numpy as np
 
 from minirlhf import data, evaluate, reward
 from minirlhf.run import chain, checkpoint, config
-from minirlhf.run.config import InputError, flag, rng
+from minirlhf.run.config import flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import number, read_metrics
-from minirlhf.tools import figures, tables
+from minirlhf.tools import figures, page, tables
 from minirlhf.world import measures, writers
 from minirlhf.world.memoriser import Memoriser
 
@@ -188,28 +188,29 @@ def load_policies(out):
     return policies, tokenizer
 
 
-def refuse_own_data(out):
-    """InputError, with the command to use instead, if a stage in `out` was trained on somebody's
-    own data, of which the world's judge knows nothing."""
+def own_data_command(out):
+    """The command that compares the run in `out`, if a stage was trained on somebody's own data, of
+    which the world's judge knows nothing; None otherwise."""
     stored = {s: chain.stored_flags(Path(out) / s) for s in ("ppo", "dpo", "rm", "sft")}
     flags = {stage: values for stage, values in stored.items() if values}
     path = next((values["data"] for values in flags.values() if values.get("data")), None)
     if path is None:
-        return
+        return None
     last = next((stage for stage in ("ppo", "dpo") if stage in flags), "sft")
     pretrained = last == "sft" and (Path(out) / "pretrain").exists()
     baseline = "pretrain" if pretrained else "sft"
     reward_model = f"{out}/rm" if "rm" in flags else "none --judge MODULE:FUNCTION"
     command = f"minirlhf evaluate --policy {out}/{last} --baseline {out}/{baseline}"
-    raise InputError(
-        f"{out} was trained with --data {path}, and the report's judge knows the embedded world "
-        f"alone; use: {command} --reward-model {reward_model} --data {path}"
-    )
+    return f"{command} --reward-model {reward_model} --data {path}"
 
 
 def main(argv=None):
     args = config.parse(Config, argv)
-    refuse_own_data(args.out)
+    html = f"{args.out}/report.html"
+    if command := own_data_command(args.out):
+        page.write(args.out, html)
+        print(f"the page of the run is {html}; no judge knows your data, compare it: {command}")
+        return
     policies, tokenizer = load_policies(args.out)
     reward_model, other, stored = reward.load_reward_model(f"{args.out}/rm")
     checkpoint.same_vocabulary("the reward model", other, "the SFT model", tokenizer)
@@ -224,6 +225,8 @@ def main(argv=None):
     tables.show(report)
     tables.show_examples(prompts, {name: s.replies for name, s in answers.items()}, args.examples)
     write_text(f"{args.out}/report.json", json.dumps(report, indent=1) + "\n")
+    page.write(args.out, html)
+    print(f"\nthe page of the run is {html}")
     if "PPO" not in policies:
         return
     if pyplot := figures.load_pyplot():

@@ -33,7 +33,8 @@ from readme import code_lines  # noqa: E402
 DOCS = [ROOT / "docs" / f"{name}.md" for name in ("data", "metrics", "results", "speed")]
 EXPERIMENTS = ROOT / "docs" / "experiments.md"  # its commands are of their day and are not run
 PROMISES = ROOT / "docs" / "promises.md"
-PAGES = [README, *DOCS, EXPERIMENTS, PROMISES]
+SEEING = ROOT / "docs" / "seeing.md"
+PAGES = [README, *DOCS, SEEING, EXPERIMENTS, PROMISES]
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 SECTIONS = [
     "Reading order",
@@ -56,9 +57,20 @@ TOY = {  # what makes each command small; everything else stays as the page has 
     "gates": "--prompts 8 --best-of 2 --max-new-tokens 4",
     "scaling": "--rollouts 2 --new-tokens 4 --runs 1",
     "world": "",
+    "page": "",
+    "doctor": "",
 }
 LONG = {"demo", "bench", "trl", "results"}  # have tests of their own: here their flags are read
-FOREIGN = {"--impl", "--constraint", "--editable", "--branch", "--source", "--help", "--compile"}
+FOREIGN = {
+    "--logdir",
+    "--impl",
+    "--constraint",
+    "--editable",
+    "--branch",
+    "--source",
+    "--help",
+    "--compile",
+}
 
 
 # ---- what the pages show
@@ -86,7 +98,7 @@ def commands():
     """Every command line that the README and the docs show, once, in order: lines of a block
     without a language, and code within a sentence."""
     lines = []
-    for page in (README, *DOCS):
+    for page in (README, *DOCS, SEEING):
         for language, text in parts(page):
             if language is None:
                 lines += re.findall(r"`((?:python|minirlhf) [^`]+)`", text)

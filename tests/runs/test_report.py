@@ -320,6 +320,7 @@ def configure(folder, **data):
         (folder / stage).mkdir(parents=True, exist_ok=True)
         record = {"flags": {"data": path}}
         (folder / stage / "config.json").write_text(json.dumps(record))
+        (folder / stage / "metrics.jsonl").write_text('{"step": 0, "loss": 0.5}\n')
 
 
 @pytest.mark.parametrize(
@@ -340,13 +341,18 @@ def configure(folder, **data):
         ),
     ],
 )
-def test_a_run_on_own_data_is_refused_with_the_command_that_compares_it(tmp_path, stages, command):
-    """The world's judge would call every response malformed, and the report would be zeros."""
+def test_a_run_on_own_data_gets_a_page_and_the_command_that_compares_it(
+    tmp_path, stages, command, capsys
+):
+    """The world's judge would call every response malformed, and the tables would be zeros."""
     configure(tmp_path, **stages)
-    with pytest.raises(InputError) as error:
-        report.main(["--out", str(tmp_path)])
-    assert str(error.value).endswith("minirlhf evaluate " + command.format(out=tmp_path))
-    assert "\n" not in str(error.value)
+    report.main(["--out", str(tmp_path)])
+    line = capsys.readouterr().out
+    assert line.endswith("minirlhf evaluate " + command.format(out=tmp_path) + "\n")
+    assert line.count("\n") == 1 and f"{tmp_path}/report.html" in line
+    text = (tmp_path / "report.html").read_text()
+    assert all(f'<section id="{stage}">' in text for stage in stages)
+    assert not (tmp_path / "report.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\0" * 30])
@@ -358,11 +364,10 @@ def test_a_damaged_config_is_no_traceback(tmp_path, content):
         report.main(["--out", str(tmp_path)])
 
 
-def test_the_command_that_it_names_compares_the_run(colour_run, capsys):
+def test_the_command_that_it_names_compares_the_run(out, capsys):
     """As it stands there, on a run of all stages on a user's data."""
-    with pytest.raises(InputError) as error:
-        report.main(["--out", str(colour_run)])
-    words = str(error.value).split("minirlhf evaluate ")[1].split()
+    report.main(["--out", str(out)])
+    words = capsys.readouterr().out.split("minirlhf evaluate ")[1].split()
     evaluate_command.main([*words, "--max-new-tokens", "4", "--prompts", "4", "--best-of", "1"])
     assert "policy beats the baseline" in capsys.readouterr().out
 

@@ -277,6 +277,7 @@ def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_train_sft.py,
     test_resume.py, test_chain.py and test_cuda.py."""
     elsewhere = {"resume", "overwrite", "drop_long", "skip_bad", "device", "init", "tokenizer"}
+    elsewhere |= {"track"}
     fields = {field.name: field.default for field in dataclasses.fields(train_sft.Config)}
     assert {*FLAGS, "out", "data", "text", "precision", *elsewhere} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

@@ -76,3 +76,26 @@ def test_calibration_is_to_the_labellers_where_the_totals_are_known_and_to_the_l
     assert plain == pytest.approx(1 - confidence)
     known = agreement.ranking_numbers(one, score, [[1.0, 1.5]])["calibration_error"]
     assert known == pytest.approx(abs(confidence - 1 / (1 + math.exp(-0.5 / LABEL_NOISE))))
+
+
+def test_the_reliability_diagram_bins_pairs_by_how_sure_the_model_is():
+    """Margins 1, -2, .5 and 0: right, wrong, right, and a tie, which counts half. In one bin they
+    are 2.5 of 4; in ten, each has its own."""
+    sure = 1 / (1 + np.exp(-np.abs(MARGINS)))
+    [row] = agreement.calibration(COMPARISONS, SCORES, bins=1)
+    assert row == {"confidence": pytest.approx(sure.mean()), "accuracy": 2.5 / 4, "pairs": 4}
+    rows = agreement.calibration(COMPARISONS, SCORES)
+    assert [row["confidence"] for row in rows] == pytest.approx(sorted(sure))
+    assert [row["accuracy"] for row in rows] == [0.5, 1, 1, 0]
+    assert agreement.calibration(COMPARISONS[2:4], SCORES[2:4]) == []
+
+
+def test_the_reliability_diagram_has_the_calibration_error_of_the_metrics():
+    """Both have the same bins."""
+    rng = np.random.default_rng(0)
+    comparisons = [Comparison(str(i), ["a", "b"], [0, 1]) for i in range(200)]
+    scores = rng.normal(0.3, 2, (200, 2)).tolist()
+    rows = agreement.calibration(comparisons, scores)
+    error = sum(row["pairs"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / 200
+    numbers = agreement.ranking_numbers(comparisons, scores)
+    assert error == pytest.approx(numbers["calibration_error"])

@@ -1781,6 +1781,7 @@ FLAGS = [
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
+    *ignored("train_ppo.py", "microscope"),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data beta epochs batch_size lr warmup"),
     *ignored("minirlhf/tools/dpo.py", "held_out save_every"),
     *ignored("minirlhf/tools/evaluate.py", "seed device precision drop_long skip_bad policy"),
@@ -1832,6 +1833,12 @@ READINGS = [
         "        if not args.resume:\n            remove_run",
         "        if True:\n            remove_run",
         "resume",
+    ),
+    (
+        "minirlhf/run/folder.py",
+        'getattr(args, "track", trackers.NONE)',
+        "trackers.NONE",
+        "track",
     ),
     (
         "minirlhf/run/chain.py",
@@ -2070,6 +2077,8 @@ KILLERS = {
     "device": ["runs/test_whole_flags.py", "-k", "device"],
     ("train_sft.py", "init"): ["runs/test_train_sft.py", "-k", "gpt2_folder"],
     ("minirlhf/run/compute.py", "threads"): [RUNS["ppo"], "-k", "told"],
+    ("minirlhf/run/folder.py", "track"): ["runs/test_track.py"],
+    ("train_ppo.py", "microscope"): ["runs/test_microscope.py"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }
 for file, stage in STAGES.items():

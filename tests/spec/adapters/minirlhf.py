@@ -83,7 +83,8 @@ def trace(case):
         patch.object(train_ppo, "sample", lambda *_: (samples, None)),
         patch.object(ppo, "update", watched_update),
     ):
-        stats = train_ppo.iterate(flags(case), models, optimizer, controller, case.prompts, step=0)
+        prompts = case.prompts
+        stats, _ = train_ppo.iterate(flags(case), models, optimizer, controller, prompts, step=0)
     names = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns")
     gradient = in_place(optimizer.first[0], case)
     return {name: in_place(getattr(rollouts[0], name), case) for name in names} | {
