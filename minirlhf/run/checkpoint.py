@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.run import damage, resume
+from minirlhf.run import damage, defaults, resume
 from minirlhf.run.config import Divergence, InputError, parse
 from minirlhf.run.files import write_atomically
 from minirlhf.run.folder import PREVIOUS, refuse_existing, refuse_lost_files, refuse_replaced
@@ -48,7 +48,7 @@ def configure(config_class, stage, argv):
     if not args.resume:
         refuse_existing(args, Path(args.out) / stage)  # before anything slow
         refuse_lost_files(args, Path(args.out) / stage)
-        return args
+        return defaults.for_model(args, stage, argv)
     folder = Path(args.out) / stage
     refuse_replaced(folder)
     record = resume.recorded(folder)

@@ -22,18 +22,13 @@ class Divergence(InputError):
     """A number that is not finite. The model is then worse than that of the last checkpoint."""
 
 
-def flag(default, help, choices=None, low=None, above=None, high=None, word=False):
+def flag(default, help, choices=None, low=None, above=None, high=None, by_place=False):
     """A config field: its default, the sentence that documents it, and the range it must lie in
-    (`low` <= value, `above` < value, value <= `high`). A `word` is given by its place, without
-    --name, and may be left out."""
+    (`low` <= value, `above` < value, value <= `high`). One `by_place` has no --name: its place on
+    the command line names it. Without a default it is required."""
     limits = {"choices": choices, "low": low, "above": above, "high": high}
-    return dataclasses.field(default=default, metadata={"help": help, "word": word, **limits})
-
-
-def place(help):
-    """A config field that is required and has no option: its place on the command line is what
-    names it."""
-    return dataclasses.field(default="", metadata=flag("", help).metadata | {"place": True})
+    metadata = {"help": help, "by_place": by_place, **limits}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -117,9 +112,6 @@ def parse(config_class, argv=None, defaults=None, prog=None):
     parser = Parser(prog, description=config_class.__doc__, allow_abbrev=False)
     fields = own_fields_first(config_class)
     for field in fields:
-        if "place" in field.metadata:
-            parser.add_argument(field.name, help=field.metadata["help"], metavar=field.name.upper())
-            continue
         default = (defaults or {}).get(field.name, field.default)
         parser.add_argument(option(field), default=default, **argument(field, default))
     config = config_class(**vars(parser.parse_args(argv)))
@@ -137,7 +129,7 @@ def own_fields_first(config_class):
 
 
 def option(field):
-    return field.name if field.metadata["word"] else "--" + field.name.replace("_", "-")
+    return field.name if field.metadata["by_place"] else "--" + field.name.replace("_", "-")
 
 
 def argument(field, default):
@@ -148,8 +140,9 @@ def argument(field, default):
         return {"help": words, "action": argparse.BooleanOptionalAction}
     if field.metadata["choices"]:
         return {"help": words, "type": field.type, "choices": field.metadata["choices"]}
-    if field.metadata["word"]:
-        return {"help": words, "type": field.type, "metavar": field.name.upper(), "nargs": "?"}
+    if field.metadata["by_place"]:
+        count = {} if default == "" else {"nargs": "?"}
+        return {"help": words, "type": field.type, "metavar": field.name.upper()} | count
     return {"help": words, "type": field.type, "metavar": field.type.__name__.upper()}
 
 

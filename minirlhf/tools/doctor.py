@@ -24,7 +24,7 @@ STAGES = ("pretrain", "sft", "rm", "ppo", "on-judge/ppo", "dpo")
 class Config:
     """Say what is wrong with a run, and what to try."""
 
-    run: str = flag("out", "folder of a run, or of all stages", word=True)
+    run: str = flag("out", "folder of a run, or of all stages", by_place=True)
 
 
 class Rule(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from minirlhf import reward
 from minirlhf.formats import gpt2, opt, tokenizer_json
 from minirlhf.run import chain, checkpoint, config, damage, resume
-from minirlhf.run.config import InputError, flag, place
+from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_atomically, write_text
 from minirlhf.tools import card
 
@@ -32,8 +32,8 @@ class Config:
     dpo) as AutoModelForCausalLM, a reward model (rm) as AutoModelForSequenceClassification, each
     with its AutoTokenizer."""
 
-    run: str = place("the checkpoint: a folder, such as out/ppo, or a file")
-    folder: str = place("the folder to write, new or empty")
+    run: str = flag("", "the checkpoint: a folder, such as out/ppo, or a file", by_place=True)
+    folder: str = flag("", "the folder to write, new or empty", by_place=True)
     weights_only: bool = flag(
         False,
         "write a checkpoint of minirlhf without the optimiser instead: all commands take it, and "

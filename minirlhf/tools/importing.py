@@ -15,7 +15,7 @@ from pathlib import Path
 from minirlhf.formats import gpt2, tokenizer_json
 from minirlhf.formats.weights import SAVE_AGAIN
 from minirlhf.run import checkpoint, config, folder, resume
-from minirlhf.run.config import InputError, flag, place
+from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_text
 from minirlhf.run.lock import lock
 from minirlhf.run.metrics import printable, shorten
@@ -29,8 +29,10 @@ NAMES = {1_664: "tiny", 50_257: "gpt2"}  # vocabularies by their number of ids
 class Config:
     """Write the weights in a GPT-2 folder of transformers as a run: OUT/checkpoint.pt."""
 
-    folder: str = place("the folder: config.json, and model.safetensors or pytorch_model.bin")
-    out: str = place("the folder of the run to write, such as out/gpt2")
+    folder: str = flag(
+        "", "the folder: config.json, and model.safetensors or pytorch_model.bin", by_place=True
+    )
+    out: str = flag("", "the folder of the run to write, such as out/gpt2", by_place=True)
     tokenizer: str = flag("", "tiny or any tiktoken encoding [by the number of ids: gpt2, tiny]")
     drop_tokens: bool = flag(
         False, "go on without ids that were added to the tokenizer's, other than a pad token"

@@ -28,7 +28,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 class Config:
     """Write a page about a run that any browser shows: curves, calibration, samples, tokens."""
 
-    run: str = flag("out", "folder of a run, or of all stages", word=True)
+    run: str = flag("out", "folder of a run, or of all stages", by_place=True)
     html: str = flag("", "file to write [RUN/page.html]")
 
 

@@ -38,7 +38,24 @@ def refused(capsys, *argv, config_class=Config):
     return printed.err
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """A command with a required place and one that may be left out."""
+
+    source: str = flag("", "What is read.", by_place=True)
+    target: str = flag("out", "What is written.", by_place=True)
+    steps: int = flag(100, "Steps.", low=1)
+
+
 # ---- what a command line gives
+
+
+def test_a_place_has_no_name_and_is_required_unless_it_has_a_default(capsys):
+    """`minirlhf export RUN FOLDER`: the order says which is which, wherever the flags stand."""
+    assert parse(Places, ["a", "--steps", "7"]) == Places("a", "out", 7)
+    assert parse(Places, ["a", "b"]) == Places("a", "b")
+    assert "SOURCE" in refused(capsys, config_class=Places)
+    assert "c" in refused(capsys, "a", "b", "c", config_class=Places)
 
 
 def test_no_argument_gives_the_defaults():

@@ -1,0 +1,41 @@
+"""Learning rates for models as large as GPT-2's. The defaults of the stages are for a model of half
+a million parameters, which learns at rates that destroy a pretrained one.
+
+SFT: Radford et al. 2018, section 4.1. Reward model and PPO: Ziegler et al. 2019, section 2. DPO:
+the rate of the reward model, which learns from the same comparisons.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from minirlhf.run import damage
+from minirlhf.run.config import parse
+
+LARGE = 512  # the width of hidden states from which on a model counts as large
+RATES = {"sft": 6.25e-5, "rm": 1.77e-5, "ppo": 1.41e-5, "dpo": 1.77e-5}
+
+
+def for_model(args, stage, argv):
+    """The flags of a stage, whose defaults suit the model that it starts from. The command line
+    goes before them; a line on stderr says so otherwise."""
+    path = args.init if stage == "sft" else args.sft or f"{args.out}/sft"
+    if not path or width(path) < LARGE:
+        return args
+    args = parse(type(args), argv, defaults={"lr": RATES[stage]})
+    if args.lr == RATES[stage]:
+        print(f"{path} is a large model: --lr is {args.lr:g} unless it is given", file=sys.stderr)
+    return args
+
+
+def width(path):
+    """The width of a checkpoint's hidden states, or of a GPT-2 folder's; 0 where it is not known:
+    what reads the model says what is wrong."""
+    path = Path(path)
+    config, file = path / "config.json", path if path.suffix == ".pt" else path / "checkpoint.pt"
+    try:
+        if file.exists():
+            return int(damage.load(file, mmap=True)["gpt"]["width"])
+        return int(json.loads(config.read_text(encoding="utf-8"))["n_embd"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
