@@ -51,14 +51,18 @@ def demonstration(row):
 
 
 def refuse_judged(row):
-    """Unusable, unless a response is one to imitate as far as the row says."""
+    """Unusable, unless a response is one to imitate as far as the row says. `minirlhf sample` says
+    with "ended" whether a response has its end; the score that it may have is no reason then."""
+    if row.get("ended") is False:
+        raise Unusable("the response was cut off before its end, which is not imitated")
     label = row.get("label")
     if label in (False, -1):
         raise Unusable("the label is false, and a response that people disliked is not imitated")
     if label not in (None, True):
         raise Unusable("the label is neither true nor false; write one, or remove the field")
     for name in SCALES:
-        if row.get(name) is not None:
+        sampled = name == "score" and row.get("ended") is True
+        if row.get(name) is not None and not sampled:
             raise Unusable(
                 f"the field {name!r} judges the response, on a scale that is not known here; keep "
                 "the rows to imitate, and remove the field"

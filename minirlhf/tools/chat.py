@@ -26,11 +26,12 @@ from minirlhf.run.metrics import printable, shorten
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.tools import output, prompting
 from minirlhf.tools.answer import Answer
-from minirlhf.tools.columns import Columns
+from minirlhf.tools.columns import Columns, wrap
 from minirlhf.world import sentences, writers
 from minirlhf.world.sentences import KINDS
 
 HELP = "/temperature X   /seed N   /new: forget the turns   /help   /quit"
+WIDTH = 79  # cells of a line; a terminal of 80 breaks a line of 80 in its own way
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ class Conversation:
             )
             if kept is None:
                 limits = f"{room} tokens for it, and {self.max_new_tokens} for the answer"
-                raise InputError(f"the message is too long for {speaker.path}: it has {limits}")
+                problem = f"the message is too long; there are {limits}"
+                raise InputError(f"{speaker.path}: {problem}")
             if len(kept) < len(turns):
-                print(f"({speaker.path} forgets the oldest {len(turns) - len(kept)} turns)")
+                note(f"{speaker.path}: forgets the oldest {len(turns) - len(kept)} turns")
             turns[:] = kept
             prompts.append(prompting.apply(speaker.template, message, turns))
         return prompts
@@ -138,7 +140,7 @@ def react(conversation, message):
         elif message:
             converse(conversation, message)
     except InputError as error:
-        print(f"({shorten(str(error), 400)})")
+        note(shorten(str(error), 400))
 
 
 def messages():
@@ -175,8 +177,10 @@ def command(conversation, message):
     elif name == "/new":
         conversation.forget()
     elif name != "/help":
-        raise InputError(f"{name} is no command; {HELP}")
-    print(HELP if name == "/help" else f"({settings(conversation)})")
+        raise InputError(f"{name} is no command; /help lists them")
+    if name == "/help":
+        print(HELP)
+    note(settings(conversation))
 
 
 def number(kind, text, requirement):
@@ -201,13 +205,18 @@ def settings(conversation):
 # ---- what it prints
 
 
+def note(text):
+    """Print what no policy has said: in brackets, in lines of up to 79 cells."""
+    print("\n".join(wrap(f"({text})", WIDTH)))
+
+
 def introduce(conversation):
     """Who answers, with which settings, and what a policy of the embedded world was taught."""
     for speaker in conversation.speakers:
         size = sum(p.numel() for p in speaker.gpt.parameters()) / 1e6
         sizes = f"{size:.1f} million weights, context {speaker.gpt.config.context}"
-        print(f"{speaker.path}: {sizes}, template {speaker.template}")
-    print(settings(conversation))
+        note(f"{speaker.path}: {sizes}, template {speaker.template}")
+    note(settings(conversation))
     print(HELP)
     if any(chain.trained_on(speaker.path) == chain.WORLD for speaker in conversation.speakers):
         print("\nThe embedded world is all it knows. Of each kind of prompt one:")
@@ -227,7 +236,7 @@ def converse(conversation, message):
     answers = conversation.answers(message)
     size = shutil.get_terminal_size()
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    columns = Columns(len(answers), sys.stdout, live, min(80, size.columns) - 1, size.lines)
+    columns = Columns(len(answers), sys.stdout, live, min(WIDTH, size.columns - 1), size.lines)
     if len(answers) > 1:
         columns.title([speaker.path for speaker in conversation.speakers])
     try:
@@ -239,7 +248,7 @@ def converse(conversation, message):
         columns.show([a.text for a in answers], [True for _ in answers])
     for speaker, answer in zip(conversation.speakers, answers, strict=True):
         if not answer.ended:
-            print(f"({speaker.path} was cut off after {answer.tokens} tokens)")
+            note(f"{speaker.path}: cut off after {answer.tokens} tokens")
     print()
     conversation.add(message, answers)
 

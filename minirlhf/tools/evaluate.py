@@ -3,13 +3,16 @@ win rate.
 
     minirlhf evaluate                                      out/ppo against out/sft, on the world
     minirlhf evaluate --data hh.jsonl --judge my:prefer    your prompts, your judge
+    minirlhf evaluate --data hh.jsonl --reward-model none  your prompts, samples, KL and length
 
 A score is what it is in PPO: a response without end gets the missing-end score in place of its own.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -17,9 +20,9 @@ from minirlhf import evaluate, reward
 from minirlhf.data import fits_context, hold_out
 from minirlhf.formats import jsonl
 from minirlhf.rewards import function
-from minirlhf.run import chain, checkpoint, compute, config
+from minirlhf.run import chain, checkpoint, compute, config, files
 from minirlhf.run.config import ChainFlags, InputError, flag, rng
-from minirlhf.run.metrics import table
+from minirlhf.run.metrics import number, table
 from minirlhf.world import judge, measures, writers
 
 
@@ -51,6 +54,7 @@ class Config(ChainFlags):
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
     temperature: float = flag(1.0, "sampling temperature", low=0)
     shown: int = flag(8, "prompts shown side by side", low=0)
+    to: str = flag("", "JSON file for the results, with the responses to all prompts")
 
 
 def main(argv=None):
@@ -68,10 +72,15 @@ def main(argv=None):
     trunks = [policy, baseline, *([reward_model.gpt] if reward_model else [])]
     prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
     policies = {"baseline": baseline, "policy": policy}
+    if args.to:
+        files.writable("--to", args.to)
     replies, kls = sample_all(args, tokenizer, policies, score, prompts)
-    show_table(args, prompts, replies, kls, score)
-    show_win_rates(prompts, replies, prefer)
+    results = {"policy": args.policy, "baseline": args.baseline, "judge": judge_name(args, score)}
+    results["means"] = show_table(args, prompts, replies, kls, score)
+    results["win_rates"] = show_win_rates(prompts, replies, prefer, results["judge"])
     show_samples(prompts[: args.shown], replies)
+    if args.to:
+        write_results(args, results, prompts, replies)
 
 
 def sample_all(args, tokenizer, policies, score, prompts):
@@ -107,6 +116,8 @@ def load_score(args, tokenizer, device, precision):
         return partial(evaluate.final_scores, score, missing_end_score), None
     if args.reward_model == "none":
         return None, None
+    if args.data and args.reward_model == "out/rm" and not Path("out/rm").exists():
+        raise InputError("there is no out/rm; name a --reward-model, or do without: none")
     reward_model, other, stored = reward.load_reward_model(args.reward_model, device, precision)
     checkpoint.same_vocabulary(args.policy, tokenizer, args.reward_model, other)
     missing_end_score = load_missing_end_score(args, stored)
@@ -144,7 +155,7 @@ def load_prompts(args, tokenizer, context):
 
 def load_judge(args, score):
     """`prefer(prompts, replies, replies)`, see `evaluate.win_rate`: the function --judge, on the
-    world's prompts the world's judge, on others the reward model."""
+    world's prompts the world's judge, on others the score; None where there is none."""
     if args.judge:
         judges = function.load_function("--judge", args.judge)
 
@@ -157,11 +168,18 @@ def load_judge(args, score):
         return evaluate.by_score(
             lambda prompts, replies: judge.total(prompts, evaluate.finished(replies))
         )
+    return evaluate.by_score(score) if score else None
+
+
+def judge_name(args, score):
+    """Who says which of two responses is the better one."""
+    if args.judge:
+        return args.judge
+    if not args.data:
+        return "the world's judge"
     if not score:
-        raise InputError(
-            "nothing can judge your prompts; give --judge module:function or --reward-model"
-        )
-    return evaluate.by_score(score)
+        return "none"
+    return f"the function {args.reward}" if args.reward else f"the reward model {args.reward_model}"
 
 
 # ---- what it prints
@@ -169,7 +187,7 @@ def load_judge(args, score):
 
 def show_table(args, prompts, replies, kls, score):
     """The means of every policy: on the world's prompts the judge's axes; score, KL, length, and
-    the share of responses that came to their end."""
+    the share of responses that came to their end. Returns them as {policy: {name: number}}."""
     names = [] if args.data else list(measures.AXES)
     rows = []
     for name, responses in replies.items():
@@ -182,14 +200,29 @@ def show_table(args, prompts, replies, kls, score):
         row.append(float(np.mean([reply.ended for reply in responses])))
         rows.append(row)
     print("\n".join(["", *table(["", *names, "score", "kl", "length", "ended"], rows), ""]))
+    columns = [*names, "score", "kl", "length", "ended"]
+    return {row[0]: dict(zip(columns, map(plain, row[1:]), strict=True)) for row in rows}
 
 
-def show_win_rates(prompts, replies, prefer):
+def plain(cell):
+    """A cell of the table as a number for JSON; None where there is none."""
+    return number(cell) if isinstance(cell, float) else None
+
+
+def show_win_rates(prompts, replies, prefer, name_of_judge):
+    """{policy: {"rate", "half_width"}}, of the 95% interval; {} without a judge."""
+    if not prefer:
+        print("the judge: none, so nobody says which is better; give --judge or --reward-model")
+        return {}
+    print(f"the judge: {name_of_judge}")
+    rates = {}
     for name, responses in replies.items():
         rate, half_width = evaluate.win_rate(prefer, prompts, responses, replies["baseline"])
         percent = f"{100 * rate:.1f}% +- {100 * half_width:.1f}"
         ending = f"of {len(prompts)} prompts (ties count half)"
         print(f"{name} beats the baseline: {percent} {ending}")
+        rates[name] = {"rate": rate, "half_width": number(half_width)}
+    return rates
 
 
 def show_samples(prompts, replies):
@@ -197,6 +230,18 @@ def show_samples(prompts, replies):
     texts = {name: [reply.text for reply in replies[name]] for name in ("baseline", "policy")}
     rows = zip(prompts, texts["baseline"], texts["policy"], strict=False)  # prompts is the shortest
     print("\n".join(["", *table(["prompt", "baseline", "policy"], rows)]))
+
+
+def write_results(args, results, prompts, replies):
+    """The file --to: who was compared on what, the numbers, and every response."""
+    results |= {"data": args.data or chain.WORLD, "prompts": len(prompts), "seed": args.seed}
+    results |= {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
+    results["samples"] = [
+        {"prompt": prompt} | {name: side[n].text for name, side in replies.items()}
+        for n, prompt in enumerate(prompts)
+    ]
+    files.write_text(args.to, json.dumps(results, indent=2) + "\n")
+    print(f"\nthe results are in {args.to}")
 
 
 if __name__ == "__main__":

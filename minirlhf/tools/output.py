@@ -17,28 +17,20 @@ from minirlhf.run.metrics import append
 
 
 @contextlib.contextmanager
-def lines(args, settings, inputs):
-    """(records that are there, a function that writes another one). `settings` are flags that the
-    records depend on, and `inputs` models and records (see `resume.fingerprint`). A reader of the
-    standard output that has enough (`| head`) ends the command without a message."""
-    if not args.to:
-        if args.resume or args.overwrite:
-            raise InputError("--resume and --overwrite are about the file --to; give it")
+def lines(to, settings, inputs, go_on=False, overwrite=False):
+    """(the number of records that are there, a function that writes another one). `to` is the file,
+    or empty; `settings` are flags that the records depend on, and `inputs` models and records (see
+    `resume.fingerprint`). A reader of the standard output that has enough (`| head`) ends the
+    command without a message."""
+    if not to:
         with quiet_pipe():
             yield 0, lambda record: print(json.dumps(record), flush=True)
         return
-    path = Path(args.to).resolve()
+    path = Path(to).resolve()
     content = {"flags": settings, "inputs": resume.fingerprints(**inputs)}
-    refuse_input(args)
-    done = prepare(path, content, args.resume, args.overwrite)
+    done = prepare(path, content, go_on, overwrite)
     yield done, lambda record: append(path, json.dumps(record) + "\n")
-    print(f"the records are in {args.to}", file=sys.stderr)
-
-
-def refuse_input(args):
-    """InputError if the file that is written is the one that is read."""
-    if args.data and Path(args.to).resolve() == Path(args.data).resolve():
-        raise InputError(f"--to {args.to} is the file of --data; name another one")
+    print(f"the records are in {to}", file=sys.stderr)
 
 
 def prepare(path, content, go_on, overwrite):

@@ -13,6 +13,7 @@ say how it is sampled, not on the batch.
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ class Config(ChainFlags):
     policy: str = flag("out/ppo", "checkpoint (folder or file) of the policy")
     data: str = flag("", "prompts as JSON Lines; - is the standard input")
     prompt: str = flag("", "one prompt, instead of --data")
-    template: str = flag(
+    prompt_template: str = flag(
         "auto",
         "what becomes of --prompt: plain: nothing; line: a line feed is added; hh: a dialogue of "
         "HH-RLHF; auto: line for a policy of the embedded world, else plain",
@@ -76,7 +77,8 @@ def main(argv=None):
     settings = Settings(args.responses, args.best_of, args.temperature, args.seed, new_tokens)
     inputs = {"policy": policy, "prompts": prompts, "reward_model": reward_model}
     inputs |= {"missing_end_score": missing_end_score, "precision": args.precision}
-    with output.lines(args, settings._asdict(), inputs) as (done, write):
+    old = args.resume, args.overwrite  # what becomes of a file that is there
+    with output.lines(args.to, settings._asdict(), inputs, *old) as (done, write):
         notes(args, missing_end_score)
         models = policy, tokenizer, score
         for values in records(*models, prompts, settings, args.batch_size, done):
@@ -87,6 +89,10 @@ def refuse_useless(args):
     """InputError for flags that contradict each other."""
     if args.data and args.prompt:
         raise InputError("--data and --prompt: give one of them")
+    if not args.to and (args.resume or args.overwrite):
+        raise InputError("--resume and --overwrite are about the file --to; give it")
+    if args.to and args.data and Path(args.to).resolve() == Path(args.data).resolve():
+        raise InputError(f"--to {args.to} is the file of --data; name another one")
     if args.best_of > 1 and args.reward_model == "none":
         raise InputError(f"--best-of {args.best_of} needs a --reward-model that chooses")
     if args.temperature == 0 and args.responses * args.best_of > 1:
@@ -112,7 +118,7 @@ def load_prompts(args, tokenizer, context, new_tokens):
     """The prompts that leave room for a response."""
     fits = fits_context(tokenizer, context, new_tokens, args.drop_long)
     if args.prompt:
-        template = prompting.pick_template(args.template, args.policy)
+        template = prompting.pick_template(args.prompt_template, args.policy)
         prompts = [prompting.apply(template, args.prompt)]
         if not fits(prompts[0]):
             raise InputError("--prompt: it does not fit the context; shorten it")

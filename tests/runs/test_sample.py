@@ -144,25 +144,32 @@ def test_without_best_of_a_reward_model_only_scores(models, scorer, sampled):
     assert all((record["score"] == -9) == (not record["ended"]) for record in records)
 
 
-def test_the_records_are_read_back_as_prompts_and_as_demonstrations(models, tmp_path):
-    """A file of one response each can be imitated, as best-of-n is by SFT."""
+def test_the_records_are_read_back_as_prompts_and_those_that_ended_as_demonstrations(
+    models, scorer, tmp_path, capsys
+):
+    """The best of n can be imitated: its score is no judgement on an unknown scale. What was cut
+    off would teach to stop in mid-sentence."""
     path = tmp_path / "responses.jsonl"
-    run_command(sample.main, models | FLAGS | {"to": path})
+    run_command(sample.main, models | FLAGS | scorer[0] | {"best_of": 2, "to": path})
     assert jsonl.read_prompts(path) == PROMPTS
-    assert [d.prompt for d in jsonl.read_demonstrations(path)]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    finished = [(r["prompt"], r["response"]) for r in records if r["ended"]]
+    read = jsonl.read_demonstrations(path, skip_bad=True)
+    assert [(d.prompt, d.response) for d in read] == finished and 0 < len(finished) < 7
+    assert "cut off before its end" in capsys.readouterr().err
 
 
 def test_one_prompt_gets_the_line_feed_of_the_embedded_world(tmp_path, sampled, capsys):
-    """A policy that was trained on the world has seen prompts that end in a line feed; --template
-    decides otherwise, and of a policy with other data nothing is added."""
+    """A policy that was trained on the world has seen prompts that end in a line feed, unless
+    --prompt-template says otherwise; to a policy of other data nothing is added."""
     save_policy(tmp_path / "one", seed=9)
     flags = {"policy": tmp_path / "one", "max_new_tokens": 2, "prompt": "Hi."}
     assert sampled(**flags)[0]["prompt"] == "Hi."
     record = {"flags": {"data": "", "seed": 1}, "data": chain.WORLD}
     (tmp_path / "one" / "config.json").write_text(json.dumps(record))
     assert sampled(**flags)[0]["prompt"] == "Hi.\n"
-    assert sampled(**flags, template="plain")[0]["prompt"] == "Hi."
-    hh = sampled(**flags, template="hh")[0]["prompt"]
+    assert sampled(**flags, prompt_template="plain")[0]["prompt"] == "Hi."
+    hh = sampled(**flags, prompt_template="hh")[0]["prompt"]
     assert hh == "\n\nHuman: Hi.\n\nAssistant:"
 
 

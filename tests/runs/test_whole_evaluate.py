@@ -247,10 +247,71 @@ def test_your_judge_gets_finished_texts_of_first_and_second_in_both_orders(tmp_p
     assert run.win_rates()["policy"] == pytest.approx(expected, abs=0.051)
 
 
+def test_the_results_are_written_to_a_file_with_the_judge_and_all_responses(own, tmp_path, capsys):
+    """The numbers of the table and of the win rates, unrounded, and who judged."""
+    places = {"policy": tmp_path / "two", "baseline": tmp_path / "one"}
+    flags = FLAGS | {"data": tmp_path / "prompts.jsonl", "precision": "bf16"} | places
+    to = tmp_path / "new" / "results.json"
+    run_command(command.main, flags | {"reward_model": tmp_path / "scorer", "to": to})
+    assert own.text.strip() in capsys.readouterr().out
+    results = json.loads(to.read_text())
+    assert results["judge"] == f"the reward model {tmp_path / 'scorer'}"
+    assert f"the judge: {results['judge']}\n" in own.text
+    for name, cells in own.rows.items():
+        for column, cell in zip(own.header, cells, strict=True):
+            assert results["means"][name][column] == pytest.approx(float(cell), abs=0.0051)
+        rate, half_width, _ = own.win_rates()[name]
+        stored = results["win_rates"][name]
+        assert 100 * stored["rate"] == pytest.approx(rate, abs=0.051)
+        assert 100 * stored["half_width"] == pytest.approx(half_width, abs=0.051)
+    replies = own.replies()
+    for n, sample in enumerate(results["samples"]):
+        assert sample["prompt"] == PROMPTS[n]
+        assert all(sample[name] == side[n].text for name, side in replies.items())
+    assert len(results["samples"]) == 11 and results["temperature"] == 0.8
+
+
+def test_own_prompts_without_a_reward_model_give_samples_kl_and_length_and_no_winner(
+    tmp_path, capsys
+):
+    """Nobody says which response is better, and the output says so."""
+    path, to = tmp_path / "prompts.jsonl", tmp_path / "results.json"
+    write_records(path, [{"prompt": p} for p in PROMPTS])
+    models = {"baseline": save_policy(tmp_path / "one", seed=9)}
+    models["policy"] = save_policy(tmp_path / "two", seed=8)
+    places = {"policy": tmp_path / "two", "baseline": tmp_path / "one", "reward_model": "none"}
+    flags = {name: FLAGS[name] for name in ("prompts", "max_new_tokens")}
+    with pytest.MonkeyPatch.context() as patch:
+        calls = recorded(patch)["generate"]
+        run_command(command.main, places | flags | {"data": path, "to": to})
+    text, results = capsys.readouterr().out, json.loads(to.read_text())
+    assert "the judge: none" in text and "beats" not in text
+    assert results["judge"] == "none" and results["win_rates"] == {}
+    means = results["means"]["policy"]
+    replies = replies_of(calls[1])
+    assert means["kl"] == pytest.approx(
+        loop_kl(models["policy"], models["baseline"], replies).mean()
+    )
+    assert means["length"] == pytest.approx(np.mean([reply.length for reply in replies]))
+    assert means["score"] is None and set(results["means"]) == {"policy", "baseline"}
+
+
+def test_without_a_reward_model_it_says_how_to_do_without(tmp_path, monkeypatch, refused):
+    """Its default is that of the three stages, which one's own policy may not have."""
+    monkeypatch.chdir(tmp_path)
+    save_policy(tmp_path / "one", seed=9)
+    path = write_records(tmp_path / "prompts.jsonl", [{"prompt": "Hi"}])
+    argv = ["--policy", "one", "--baseline", "one", "--data", str(path)]
+    message = refused(command.main, argv, tmp_path)
+    assert message == "error: there is no out/rm; name a --reward-model, or do without: none\n"
+    message = refused(command.main, [*argv, "--reward-model", "none", "--to", "."], tmp_path)
+    assert message.startswith("error: --to .: Is a directory")
+
+
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_chain.py, test_evaluate.py
     and test_cuda.py."""
     named = {*FLAGS, "policy", "baseline", "reward_model", "reward", "judge", "data", "precision"}
     fields = {field.name: field.default for field in dataclasses.fields(command.Config)}
-    assert named | {"mix_data", "drop_long", "skip_bad", "device"} == set(fields)
+    assert named | {"mix_data", "drop_long", "skip_bad", "device", "to"} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

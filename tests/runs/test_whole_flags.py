@@ -10,7 +10,7 @@ import train_rm
 import train_sft
 from minirlhf import model
 from minirlhf.run.config import InputError
-from minirlhf.tools import dpo, evaluate, world
+from minirlhf.tools import chat, dpo, evaluate, evaluate_rm, sample, world
 
 COMMANDS = {
     "sft": train_sft.main,
@@ -18,7 +18,10 @@ COMMANDS = {
     "ppo": train_ppo.main,
     "dpo": dpo.main,
     "evaluate": evaluate.main,
+    "evaluate-rm": evaluate_rm.main,
+    "sample": sample.main,
 }
+WITHOUT_OUT = ("evaluate", "evaluate-rm", "sample")
 SHORT = [{"prompt": f"Say {i}", "chosen": "yes", "rejected": "no"} for i in range(24)]
 LONG = {"prompt": "no " * 70, "chosen": "yes", "rejected": "no"}
 BAD = [{"prompt": f"Say {i}", "chosen": "yes", "rejected": "yes"} for i in range(40)]
@@ -49,8 +52,12 @@ def chain(tmp_path, monkeypatch):
             "baseline": tmp_path / "start",
             "reward_model": tmp_path / "scorer",
         },
+        "evaluate-rm": {"reward_model": tmp_path / "scorer"},
+        "sample": {"policy": tmp_path / "start"},
     }
     monkeypatch.setattr(evaluate, "sample_all", stop)
+    monkeypatch.setattr(evaluate_rm, "measure", stop)
+    monkeypatch.setattr(sample, "records", stop)
     for module in (train_sft, train_rm, train_ppo, dpo):
         monkeypatch.setattr(module, "start_run", stop)
     monkeypatch.setattr(train_ppo, "Monitor", stop)
@@ -59,7 +66,7 @@ def chain(tmp_path, monkeypatch):
         data = {}
         if rows is not None:
             data["data"] = write_records(tmp_path / "data.jsonl", rows)
-        out = {} if command == "evaluate" else {"out": tmp_path / "out"}
+        out = {} if command in WITHOUT_OUT else {"out": tmp_path / "out"}
         run_command(COMMANDS[command], out | data | places[command] | flags)
 
     return call
@@ -77,7 +84,7 @@ def test_a_record_that_is_too_long_is_an_error_unless_it_is_to_be_dropped(chain,
         chain(command, SHORT)
 
 
-@pytest.mark.parametrize("command", ["sft", "rm", "ppo", "evaluate"])
+@pytest.mark.parametrize("command", ["sft", "rm", "ppo", "evaluate", "sample"])
 def test_the_worlds_records_that_are_too_long_are_too(chain, command):
     """Its demonstrations do not fit a context of 36; its prompts leave no room for 52 tokens in one
     of 64."""
@@ -92,7 +99,7 @@ def test_the_worlds_records_that_are_too_long_are_too(chain, command):
         chain(command, None, **flags, drop_long=True)
 
 
-@pytest.mark.parametrize("command", ["sft", "rm", "dpo"])
+@pytest.mark.parametrize("command", ["sft", "rm", "dpo", "evaluate-rm"])
 def test_a_file_of_which_most_rows_are_skipped_is_an_error_unless_it_is_told_to_go_on(
     chain, command
 ):
@@ -105,7 +112,7 @@ def test_a_file_of_which_most_rows_are_skipped_is_an_error_unless_it_is_told_to_
         chain(command, rows, skip_bad=True)
 
 
-@pytest.mark.parametrize("command", ["ppo", "evaluate"])
+@pytest.mark.parametrize("command", ["ppo", "evaluate", "sample"])
 def test_prompts_that_cannot_be_read_are_an_error_unless_it_is_told_to_go_on(chain, command):
     """Dialogues that do not begin with a human turn are none."""
     rows = [*SHORT, *[{"chosen": "a", "rejected": "b"}] * 40]
@@ -122,6 +129,8 @@ def test_a_device_that_is_not_there_is_refused_by_every_command(chain, monkeypat
         chain(command, SHORT, device="cuda")
     with pytest.raises(Reached):
         chain(command, SHORT, device="cpu")
+    with pytest.raises(InputError, match="--device cuda"):
+        chat.main(["--device", "cuda"])
 
 
 def test_the_world_prints_as_many_texts_as_it_is_asked_for_of_its_seed(capsys):

@@ -230,7 +230,6 @@ READERS = {  # functions that read flags for a command
     "compute.resolve_microbatch(": {"microbatch_tokens"},
     "chain.refuse_mixed(args": {"mix_data"},
     "start_run(args": {"out", "resume", "overwrite", "track"},
-    "output.lines(args": {"to", "resume", "overwrite"},
 }
 
 
