@@ -26,6 +26,7 @@ from minirlhf.run import checkpoint, compute, config, health, optim
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.world import judge, measures, writers
 
+TOKENIZER = get_tokenizer()
 HELD_OUT = "validation"  # the world's split that evaluations take
 COMPARISONS = [  # a user's own; every other one has a tie
     Comparison(f"What is {i}?", [f"It is {i * 7 % 10}, I think", f"{i}", "no idea"], [0, i % 2, 2])
@@ -39,15 +40,14 @@ COMPARISONS = [  # a user's own; every other one has a tie
 def toy_gpt(seed):
     """A model of one layer that samples varied tokens and ends about every fifth response of 5
     tokens."""
-    tokenizer = get_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        gpt = GPT(GPTConfig(tokenizer.vocab_size, context=64, layers=1, heads=2, width=16))
+        gpt = GPT(GPTConfig(TOKENIZER.vocab_size, context=64, layers=1, heads=2, width=16))
         for name, parameter in gpt.named_parameters():
             mean = 1.0 if "norm" in name and "weight" in name else 0.0
             parameter.data = torch.randn_like(parameter) * 0.1 + mean
     gpt.norm.bias.data[0] = 1.0
-    gpt.token_embedding.weight.data[tokenizer.end_token, 0] = 4.0
+    gpt.token_embedding.weight.data[TOKENIZER.end_token, 0] = 4.0
     return gpt
 
 
@@ -55,7 +55,7 @@ def save_policy(folder, seed, stage="sft"):
     """A toy policy as a checkpoint. Returns it."""
     gpt = toy_gpt(seed)
     folder.mkdir(parents=True)
-    checkpoint.save(folder, stage, gpt.config, get_tokenizer(), 0, model=gpt)
+    checkpoint.save(folder, stage, gpt.config, TOKENIZER, 0, model=gpt)
     return gpt
 
 
@@ -67,7 +67,7 @@ def save_reward_model(folder, seed, missing_end_score):
     model.normalise(torch.tensor([[0.1, 1.1], [0.4, -0.8]]))
     folder.mkdir(parents=True)
     parts = {"model": model, "missing_end_score": missing_end_score}
-    checkpoint.save(folder, "rm", model.gpt.config, get_tokenizer(), 0, **parts)
+    checkpoint.save(folder, "rm", model.gpt.config, TOKENIZER, 0, **parts)
     return model
 
 
@@ -177,17 +177,16 @@ def write_records(path, records):
 
 def replies_of(call):
     """The Replies of a call of `generate`, read off its tensors."""
-    tokenizer, replies = get_tokenizer(), []
-    samples = call.result
+    samples, replies = call.result, []
     for row, start, stop, ended in zip(*(x.tolist() for x in samples), strict=True):
-        text = tokenizer.decode([i for i in row[start:stop] if i != tokenizer.end_token])
+        text = TOKENIZER.decode([i for i in row[start:stop] if i != TOKENIZER.end_token])
         replies.append(Reply(text, evaluate.data.Example(row[:stop], start), ended))
     return replies
 
 
 def prompts_of(call):
     """The prompts of a call of `generate`, as texts."""
-    return [get_tokenizer().decode(ids) for ids in call.args[1]]
+    return [TOKENIZER.decode(ids) for ids in call.args[1]]
 
 
 def loop_logprobs(gpt, reply, temperature=1.0):  # -> list of floats
@@ -210,9 +209,8 @@ def loop_kl(gpt, reference, replies, temperature=1.0):  # -> (N,) numpy
 
 def example_of(prompt, response):
     """A finished response, as a Reply."""
-    tokenizer = get_tokenizer()
-    ids = tokenizer.encode(prompt)
-    tokens = [*ids, *tokenizer.encode(response), tokenizer.end_token]
+    ids = TOKENIZER.encode(prompt)
+    tokens = [*ids, *TOKENIZER.encode(response), TOKENIZER.end_token]
     return Reply(response, evaluate.data.Example(tokens, len(ids)), True)
 
 

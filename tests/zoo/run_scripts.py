@@ -2,12 +2,15 @@
 a copy of the repository, and runs the tests that should kill each.
 
 With words, only the mutants whose file, flag or sentence has one of them. Prints those that
-survive, and how many of each file were killed. A process that has torch already is copied for every
-mutant (os.fork), since importing it would take longer than the tests.
+survive, and how many of each file were killed: first of the semantic ones, then of the flags. What
+was killed is noted in out/mutants.jsonl and not made again, so that a run can be stopped and goes
+on; remove that file after a change of the code or of a test. A process that has torch already is
+copied for every mutant (os.fork), since importing it would take longer than the tests.
 """
 
 import importlib
 import io
+import json
 import os
 import re
 import shutil
@@ -15,17 +18,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from scripts import KILLERS, MUTANTS
 
 ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "out" / "mutants.jsonl"
 OWN_PATHS = {ROOT, *(ROOT / name for name in ("tests", "tests/zoo", "docs/spec"))}
 UNCHANGED = ("run", "", "world", "formats", "rewards")  # rooms of minirlhf, but for run/
-RESULTS = {0: "survived", 1: "killed", -signal.SIGALRM: "killed"}  # by exit code
-SECONDS = 240  # a mutant that takes longer is killed: a loop that does not end is noticed
+RESULTS = {0: "survived", 1: "killed", -signal.SIGPROF: "killed"}  # by exit code
+SECONDS = 120  # of the processor; what takes longer is killed: a loop that does not end is noticed
 
 
 def broken(mutant, source):
@@ -66,13 +69,13 @@ def outcome(mutant, folder):
 
 
 def in_child(file, words, folder):
-    """pytest's exit code, in a process of its own that has yet to import `file`; -14 if it took too
-    long."""
+    """pytest's exit code, in a process of its own that has yet to import `file`; minus a signal's
+    number if it took too long."""
     child = os.fork()
     if not child:
         code = 3
         try:
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             forget(file)
             code = run_tests(words, folder)
         finally:
@@ -129,27 +132,45 @@ def forget(file):
 
 def main(words):
     chosen = [m for m in MUTANTS if not words or any(w in " ".join(vars_of(m)) for w in words)]
-    counts, start = Counter(), time.perf_counter()
+    killed, start = killed_before(), time.perf_counter()
+    rest = [mutant for mutant in chosen if key(mutant) not in killed]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         copy_repository(folder)
         load(folder)
-        chosen = fit_to_judge(chosen, folder)
-        for mutant in chosen:
+        for mutant in fit_to_judge(rest, folder):
             result = outcome(mutant, folder)
-            counts[mutant.file, result] += 1
             print(".", end="", file=sys.stderr, flush=True)
-            if result != "killed":
-                print(
-                    f"{result.upper()} {mutant.file}: {mutant.right!r} -> {mutant.wrong!r}",
-                    flush=True,
-                )
-    for file in dict.fromkeys(mutant.file for mutant in chosen):
-        total = sum(n for (name, _), n in counts.items() if name == file)
-        print(f"{file}: {counts[file, 'killed']} of {total} killed")
-    killed = sum(n for (_, result), n in counts.items() if result == "killed")
-    seconds = time.perf_counter() - start
-    print(f"{killed} of {len(chosen)} killed, in {seconds:.0f} seconds")
+            if result == "killed":
+                killed.add(key(mutant))
+                with RECORD.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(key(mutant)) + "\n")
+            else:
+                text = f"{mutant.file}: {mutant.right!r} -> {mutant.wrong!r}"
+                print(f"{result.upper()} {text}", flush=True)
+    show_counts(chosen, killed)
+    print(f"in {time.perf_counter() - start:.0f} seconds")
+
+
+def key(mutant):
+    return mutant.file, mutant.right, mutant.wrong
+
+
+def killed_before():
+    """The keys in RECORD, which is made if it is not there."""
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.touch()
+    return {tuple(json.loads(line)) for line in RECORD.read_text(encoding="utf-8").splitlines()}
+
+
+def show_counts(chosen, killed):
+    """A line for each file, as in the table of mutants.md."""
+    for name in [*dict.fromkeys(mutant.file for mutant in chosen), ""]:
+        cells = [f"`{name}`" if name else "all"]
+        for flags in (False, True):
+            side = [m for m in chosen if name in ("", m.file) and bool(m.flag) == flags]
+            cells.append(f"{sum(key(m) in killed for m in side)} of {len(side)}")
+        print("| " + " | ".join(cells) + " |")
 
 
 def vars_of(mutant):

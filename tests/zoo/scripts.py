@@ -1570,6 +1570,16 @@ REPORT = [
         "The groups are those of other prompts.",
     ),
     (
+        "ref_logprobs = evaluate.sequence_logprobs(sft, examples) if gpt is not sft else logprobs",
+        "ref_logprobs = evaluate.sequence_logprobs(sft, examples) if gpt is sft else logprobs",
+        "Every policy has KL 0.",
+    ),
+    (
+        "                checkpoint.same_sft(path, sft)\n",
+        "",
+        "A policy of an older run is compared with an SFT model that it never saw.",
+    ),
+    (
         'last = read_metrics(f"{args.out}/rm")[-1]',
         'last = read_metrics(f"{args.out}/rm")[0]',
         "The reward model's numbers are those of its first step.",
@@ -1726,6 +1736,16 @@ RESULTS = [
         'half_width = math.hypot(peak["eval_total_half"], end["eval_total_half"])',
         'half_width = end["eval_total_half"]',
         "The interval of a difference is that of its end.",
+    ),
+    (
+        "(total, half_width, score), end = fall(records), records[-1]",
+        "(total, half_width, score), end = fall(records), records[0]",
+        "The numbers at the end of training are those of the first evaluation.",
+    ),
+    (
+        "row = [name, f\"{end['eval_total']:.2f}",
+        "row = [name, f\"{end['eval_score']:.2f}",
+        "The reward model's score stands where the judge's total is expected.",
     ),
     (
         "key=lambda path: float(path.parent.name[3:])",
@@ -2062,6 +2082,11 @@ STAGES = {
     "train_ppo.py": "ppo",
     "minirlhf/tools/dpo.py": "dpo",
 }
+WHOLE = "runs/test_whole_report.py"
+REPORT_TESTS = "interval or clustered or summary or memoriser_too or highest or every_number"
+RESULTS_TESTS = "students or claims or fall or order_of or every_cell or each_point or beside"
+RESULTS_TESTS += " or kl_coefficient"
+MONITOR_TESTS = "evaluation or console or your_function or judges_numbers"
 KILLERS = {
     "train_sft.py": [RUNS["sft"]],
     "train_rm.py": [RUNS["rm"]],
@@ -2071,16 +2096,16 @@ KILLERS = {
     "minirlhf/tools/evaluate_rm.py": ["runs/test_evaluate_rm.py"],
     "minirlhf/tools/sample.py": ["runs/test_sample.py"],
     "minirlhf/tools/chat.py": ["runs/test_chat.py"],
-    "minirlhf/tools/monitor.py": [RUNS["ppo"]],
+    "minirlhf/tools/monitor.py": [RUNS["ppo"], "-k", MONITOR_TESTS],
     "minirlhf/feedback/agreement.py": ["unit/test_agreement.py"],
     "minirlhf/run/compute.py": ["unit/test_compute.py"],
     "minirlhf/run/folder.py": ["runs/test_train_sft.py", "-k", "existing or three_steps"],
     "minirlhf/run/chain.py": ["runs/test_chain.py", "-k", "would_mix"],
     "minirlhf/tools/gates.py": ["runs/test_whole_gates.py", "runs/test_gates.py"],
-    "minirlhf/tools/report.py": ["runs/test_whole_report.py", "runs/test_report.py"],
-    "minirlhf/tools/tables.py": ["runs/test_whole_report.py", "runs/test_report.py"],
-    "minirlhf/tools/results.py": ["runs/test_whole_report.py", "runs/test_results.py"],
-    "minirlhf/tools/figures.py": ["runs/test_report.py", "runs/test_results.py"],
+    "minirlhf/tools/report.py": ["runs/test_report.py", WHOLE, "-k", REPORT_TESTS],
+    "minirlhf/tools/tables.py": [WHOLE, "-k", "printed_number or examples or every_number"],
+    "minirlhf/tools/results.py": ["runs/test_results.py", WHOLE, "-k", RESULTS_TESTS],
+    "minirlhf/tools/figures.py": [WHOLE, "-k", "figure or updates"],
     "minirlhf/tools/world.py": ["runs/test_whole_flags.py", "-k", "the_world_prints"],
     "minirlhf/tools/demo.py": ["unit/test_demo.py"],
     "drop_long": ["runs/test_whole_flags.py", "-k", "too_long or are_too"],
@@ -2108,4 +2133,5 @@ KILLERS["        chain.refuse_mixed(args, args.policy, args.baseline)\n"] = [
     "-k",
     "world",
 ]
+KILLERS["                checkpoint.same_sft(path, sft)\n"] = ["runs/test_report.py", "-k", "older"]
 KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
