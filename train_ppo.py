@@ -327,7 +327,8 @@ def load_prompts(args, tokenizer, context):
     """(prompts to learn on, prompts held out)"""
     if args.data:
         fits = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
-        prompts = jsonl.read_prompts(args.data, fits, args.skip_bad)
+        columns = function.wanted_columns(args.reward)
+        prompts = jsonl.read_prompts(args.data, fits, **jsonl.flags(args, columns=columns))
         prompts, held_out = data.hold_out(prompts, args.held_out, args.seed)
         return prompts, held_out or prompts[:1]  # a single prompt serves for both
     room = tokenizer, context, args.max_new_tokens, args.drop_long

@@ -182,7 +182,7 @@ def load_comparisons(args, sft, tokenizer):
     are yet to be made."""
     if args.data:
         fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
-        return jsonl.read_comparisons(args.data, fits, args.skip_bad)
+        return jsonl.read_comparisons(args.data, fits, **jsonl.flags(args))
     for split in ("train", "validation"):  # what does not fit is an error now, and not after hours
         draw_prompts(args, sft, tokenizer, split)
     collected = Path(args.out) / "rm" / COMPARISONS

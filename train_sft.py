@@ -181,7 +181,8 @@ def next_command(args):
     yet to be named."""
     if not args.data:
         return chain.command("python train_rm.py", args, chain.STAGE_FLAGS)
-    serves = Path(args.data).is_file() and jsonl.holds_comparisons(args.data)
+    names = jsonl.flags(args)
+    serves = Path(args.data).is_file() and jsonl.holds_comparisons(args.data, **names)
     comparisons = args.data if serves else "YOUR_COMPARISONS.jsonl"
     return chain.command("python train_rm.py", args, chain.STAGE_FLAGS, data=comparisons)
 
@@ -236,7 +237,7 @@ def load_demonstrations(args, tokenizer, gpt):
 
     if args.data:
         fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)
-        records = jsonl.read_demonstrations(args.data, fits, args.skip_bad)
+        records = jsonl.read_demonstrations(args.data, fits, **jsonl.flags(args))
         splits = tuple(map(encoded, data.hold_out(records, args.held_out, args.seed)))
         lengths = [len(example.tokens) - example.prompt_length for example in both(splits)]
         health.warn(health.long_answers(lengths, args.max_new_tokens))

@@ -34,6 +34,8 @@ COMMANDS = {
     "chat": Command("minirlhf.tools.chat", "talk to a checkpoint, or to two side by side"),
     "export": Command("minirlhf.tools.export", "a run as a folder that transformers opens"),
     "import": Command("minirlhf.tools.importing", "a GPT-2 folder of transformers as a run"),
+    "formats": Command("minirlhf.tools.formats", "the forms of records that --data may have"),
+    "convert": Command("minirlhf.tools.convert", "records of any form as JSON Lines of our own"),
     "report": Command("minirlhf.tools.report", "the results of one run on the embedded world"),
     "page": Command("minirlhf.tools.page", "a page about any run, for a browser"),
     "doctor": Command("minirlhf.tools.doctor", "what is wrong with a run, and what to try"),

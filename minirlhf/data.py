@@ -14,6 +14,20 @@ import torch
 from minirlhf.run.config import SHUFFLE, InputError, rng
 
 
+class Prompt(str):
+    """The text of a prompt that carries other columns of its row, {name: value}, for a reward
+    function that asks for them."""
+
+    def __new__(cls, text, columns=None):
+        prompt = super().__new__(cls, text)
+        prompt.columns = columns or {}
+        return prompt
+
+    def __repr__(self):
+        """What the fingerprint of a run is made of: the columns too."""
+        return super().__repr__() + (f" {self.columns}" if self.columns else "")
+
+
 @dataclass(frozen=True)
 class Demonstration:
     prompt: str

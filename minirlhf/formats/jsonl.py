@@ -1,6 +1,4 @@
-"""JSON Lines -> the records of data.py.
-
-A file is JSON Lines, plain or gzip. A line has one of these forms:
+"""Files -> the records of data.py, and records -> JSON Lines of our own:
 
     {"prompt": ..., "response": ...}                      a demonstration; "completion" will do
     {"prompt": ..., "responses": [...], "ranks": [...]}   a comparison: rank 0 is best, equal ranks
@@ -9,157 +7,300 @@ A file is JSON Lines, plain or gzip. A line has one of these forms:
     {"chosen": ..., "rejected": ...}                      two whole dialogues (Anthropic's HH-RLHF)
     {"prompt": ...}                                       a prompt
 
-Any of them serves as a prompt, and a comparison of two as a demonstration (the chosen side). What a
-row means, and which rows are skipped, is in formats/rows.py.
+Other forms are in formats/forms.py, other kinds of files in formats/containers.py. Any form serves
+as a prompt, and a comparison as a demonstration (the best response). What a row means, and which
+rows are skipped, is in formats/rows.py.
 """
 
 import json
-import re
 import sys
+from dataclasses import dataclass, field
 
-from minirlhf.formats import rows
-from minirlhf.formats.lines import numbered_lines
+from minirlhf.data import Comparison, Demonstration, Prompt
+from minirlhf.formats import containers, forms, rows, turns
+from minirlhf.formats.fields import Unusable, missing
 from minirlhf.run.config import InputError
 from minirlhf.run.metrics import shorten
 
+REASONS = 10  # that are printed; the rest is counted
 
-def read_demonstrations(path, fits=None, skip_bad=False):
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of how data are read. `columns` are fields that a prompt carries along."""
+
+    skip_bad: bool = False
+    form: str = ""
+    map: str = ""
+    template: str = "hh"
+    keep_turns: bool = False
+    columns: tuple = ()
+
+
+def flags(args, **others):
+    """The flags of a command that the readers below take."""
+    names = ("skip_bad", "form", "map", "template", "keep_turns")
+    return {name: getattr(args, name) for name in names} | others
+
+
+def read_demonstrations(path, fits=None, skip_bad=False, **options):
     """list of Demonstration; see `read_records`."""
-    example = '{"prompt": "...", "response": "..."}'
-    return read_records(path, rows.demonstration, example, fits, skip_bad)
+    return read_records(path, rows.demonstration, fits, Options(skip_bad, **options))
 
 
-def read_comparisons(path, fits=None, skip_bad=False):
+def read_comparisons(path, fits=None, skip_bad=False, **options):
     """list of Comparison; see `read_records`."""
-    example = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
-    return read_records(path, rows.comparison, example, fits, skip_bad)
+    return read_records(path, rows.comparison, fits, Options(skip_bad, **options))
+
+
+def read_prompts(path, fits=None, skip_bad=False, **options):
+    """list of Prompt, which are texts; see `read_records`."""
+    return read_records(path, rows.prompt, fits, Options(skip_bad, **options))
 
 
 def read_collected(path, fits=None):
     """list of Comparison: those that a run has collected, all of them, as it wrote them."""
-    numbered, _ = read_rows(path, rows.ranking)
-    return fitting(path, numbered, fits)
+    numbered = []
+    for place, row in containers.read_rows(path):
+        try:
+            judged = rows.ranking(raised(row))
+        except ValueError as error:
+            raise refusal(place, error) from error
+        numbered.append((place, Comparison(*judged[:4])))
+    return fitting(path, numbered, fits, Options())
 
 
-def read_prompts(path, fits=None, skip_bad=False):
-    """list of texts; see `read_records`."""
-    return read_records(path, rows.prompt, '{"prompt": "..."}', fits, skip_bad)
+def holds_comparisons(path, **options):
+    """Whether the first row of a file is a comparison."""
+    records = read_rows(path, rows.comparison, Options(**options), Tally())
+    try:
+        return next(records, None) is not None
+    except InputError:
+        return False
 
 
-def holds_comparisons(path):
-    """Whether the first line of a file is a comparison."""
-    _, line = next(numbered_lines(path))
-    return bool({"chosen", "responses"} & set(parse_line(line)))
+# ---- rows -> records
 
 
-def read_records(path, convert, example, fits=None, skip_bad=False):
-    """The records of a file.
+@dataclass
+class Tally:
+    """How many rows were read, and {reason: places} of those that were skipped."""
 
-    `convert` makes a record of a line's dictionary. A row that it finds `Unusable` is skipped, and
-    a record with `fits(record)` False is left out; how many, and why, is printed on stderr.
-    InputError where a line has a wrong form, by file and line; where more than half of the rows are
-    skipped, unless `skip_bad`; and for a file without a record, with `example` in the message.
+    total: int = 0
+    skipped: dict = field(default_factory=dict)
+
+    def skip(self, place, reason):
+        self.skipped.setdefault(str(reason), []).append(place)
+
+    def skipped_rows(self):
+        return sum(map(len, self.skipped.values()))
+
+    def reasons(self):
+        """A sentence for each reason, the first ten of them."""
+        lines = [f"skipped {count(x, self.total)}: {r}" for r, x in self.skipped.items()]
+        rest = sum(map(len, list(self.skipped.values())[REASONS:]))
+        return lines[:REASONS] + ([f"skipped {rest} rows for other reasons"] if rest else [])
+
+
+EXAMPLES = {
+    rows.demonstration: '{"prompt": "...", "response": "..."}',
+    rows.comparison: '{"prompt": "...", "chosen": "...", "rejected": "..."}',
+    rows.prompt: '{"prompt": "..."}',
+}
+
+
+def read_records(path, convert, fits, options):
+    """The records of files.
+
+    `convert` makes a record of what a row says. A row that it finds `Unusable` is skipped, and a
+    record with `fits(record)` False is left out; how many, and why, is printed on stderr.
+    InputError where a row has a wrong form, by file and line, and where more than half of the rows
+    are skipped: `skip_bad` skips and counts such rows instead. InputError for a file without a
+    record, with an example in the message.
     """
-    numbered, skipped = read_rows(path, convert)
-    total = len(numbered) + sum(map(len, skipped.values()))
-    reasons = [
-        f"skipped {count(path, lines, total)}: {reason}" for reason, lines in skipped.items()
-    ]
-    if not numbered:
+    tally = Tally()
+    numbered = list(read_rows(path, convert, options, tally))
+    check(path, tally, EXAMPLES[convert], options, bool(numbered))
+    return fitting(path, without_prompts(path, numbered), fits, options)
+
+
+def check(path, tally, example, options, any_record):
+    """Prints why rows were skipped. InputError if too many were."""
+    reasons = tally.reasons()
+    if not any_record:
         problem = "; ".join(["no usable record", *reasons])
-        raise InputError(f"{path}: {problem}; a line is a JSON object such as {example}")
-    if len(numbered) < total / 2 and not skip_bad:
+        raise InputError(f"{path}: {problem}; a line is a JSON object such as {example}; {LIST}")
+    if tally.skipped_rows() > tally.total / 2 and not options.skip_bad:
         problem = f"more than half of the rows cannot be used; {'; '.join(reasons)}"
         raise InputError(f"{path}: {problem}; mend the file, or go on with --skip-bad")
     for reason in reasons:
         print(f"{path}: {reason}", file=sys.stderr)
-    return fitting(path, without_prompts(path, numbered), fits)
 
 
-def read_rows(path, convert):
-    """[(line number, record)] of a file, and {reason: line numbers} of what is skipped."""
-    numbered, skipped = [], {}
-    for number, line in numbered_lines(path):
+LIST = forms.LIST
+
+
+def read_rows(path, convert, options, tally):
+    """(place, record), ... of files, one after another; `tally` counts. Single responses that are
+    judged become comparisons with the others to their prompt, at the end. Without `convert` the
+    first row decides what all become."""
+    form, names = forms.get_form(options.form), forms.parse_map(options.map)
+    template, groups = turns.get_template(options.template), {}
+    for place, row in containers.read_rows(path):
+        tally.total += 1
         try:
-            numbered.append((number, convert(parse_line(line))))
-        except rows.Unusable as reason:
-            skipped.setdefault(str(reason), []).append(number)
+            row = raised(row)
+            renamed = forms.mapped(row, names) if names else row
+            for judged in forms.judged(renamed, form, convert is rows.prompt):
+                convert = convert or rows.natural(judged)
+                if convert is rows.comparison and is_single(judged):
+                    groups.setdefault(rows.prompt(judged, template), []).append((place, judged))
+                    continue
+                yield place, with_columns(convert(judged, template), row, options.columns)
+        except Unusable as reason:
+            tally.skip(place, reason)
         except ValueError as error:
-            raise InputError(f"{path}:{number}: {shorten(str(error), 300)}") from error
-    return numbered, skipped
+            error = missing(row, *error.args) if isinstance(error, rows.Lacking) else error
+            if not options.skip_bad:
+                raise refusal(place, error) from error
+            tally.skip(place, shorten(str(error), 300))
+    yield from grouped(groups, template, tally)
 
 
-def count(path, lines, total):
+def raised(row):
+    """A row; the ValueError that is in the place of one is raised."""
+    if isinstance(row, ValueError):
+        raise row
+    return row
+
+
+def refusal(place, error):
+    """The InputError that names the place, what was found and what is accepted."""
+    path, number = place
+    accepted = f"; {LIST}" if "JSON" not in str(error) else ""
+    return InputError(f"{path}:{number}: {shorten(str(error), 300)}{accepted}")
+
+
+def with_columns(record, row, columns):
+    """A prompt with these fields of its row; any other record as it is."""
+    if not columns:
+        return record
+    return Prompt(record, {name: forms.lookup(row, name) for name in columns})
+
+
+def is_single(judged):
+    return len(judged.responses) == 1 and judged.ratings is not None
+
+
+def grouped(groups, template, tally):
+    """(place, Comparison), ... of {prompt: [(place, Judged of one response)]}."""
+    for members in groups.values():
+        places, singles = zip(*members, strict=True)
+        merged = {single.responses[0]: single.ratings[0] for single in singles}
+        if len(set(merged.values())) < 2:
+            for place in places:
+                tally.skip(place, "no other response to its prompt is judged differently")
+            continue
+        together = rows.Judged(singles[0].prompt, list(merged), None, list(merged.values()))
+        yield places[0], rows.comparison(together, template)
+
+
+def count(places, total):
     """ "2 of 9 rows (first: file:3)" """
-    return f"{len(lines)} of {total} rows (first: {path}:{lines[0]})"
+    path, number = places[0]
+    return f"{len(places)} of {total} rows (first: {path}:{number})"
+
+
+# ---- records of a whole file
 
 
 def without_prompts(path, numbered):
-    """The (line number, record) of a file. Where in most of its rows all responses begin with the
-    prompt, that beginning is removed from them: each stage puts the prompt before the response. In
-    fewer rows it may be chance."""
-    lines = [number for number, record in numbered if rows.repeats_prompt(record)]
-    if not lines:
+    """The (place, record) of a file. Where in most of its rows all responses begin with the prompt,
+    that beginning is removed from them: each stage puts the prompt before the response. In fewer
+    rows it may be chance."""
+    places = [place for place, record in numbered if rows.repeats_prompt(record)]
+    if not places:
         return numbered
-    rows_repeating = count(path, lines, len(numbered))
-    if len(lines) <= len(numbered) / 2:
+    rows_repeating = count(places, len(numbered))
+    if len(places) <= len(numbered) / 2:
         problem = "the responses begin with the prompt, and stay so: most rows are not like that"
         print(f"{path}: in {rows_repeating} {problem}", file=sys.stderr)
         return numbered
     remedy = "the responses repeated the prompt, which was removed from them"
     print(f"{path}: in {rows_repeating} {remedy}", file=sys.stderr)
     return [
-        (number, rows.without_prompt(record) if rows.repeats_prompt(record) else record)
-        for number, record in numbered
+        (place, rows.without_prompt(record) if rows.repeats_prompt(record) else record)
+        for place, record in numbered
     ]
 
 
-def fitting(path, numbered, fits):
-    """The records that fit; `fits` is a function (see `data.fits_context`), or None: all do."""
-    records, too_long = [], []
-    for number, record in numbered:
+def fitting(path, numbered, fits, options):
+    """The records that fit; `fits` is a function (see `data.fits_context`), or None: all do. A
+    prompt of several turns that does not fit loses its oldest ones, unless `keep_turns`."""
+    records, too_long, cut = [], [], []
+    for place, record in numbered:
         try:
-            if fits and not fits(record):
-                too_long.append(number)
-            else:
-                records.append(record)
+            whole, record = record, shortest_cut(record, fits, options)
         except ValueError as error:
-            raise InputError(f"{path}:{number}: {shorten(str(error), 300)}") from error
+            path_of, number = place
+            raise InputError(f"{path_of}:{number}: {shorten(str(error), 300)}") from error
+        if record is None:
+            too_long.append(place)
+            continue
+        records.append(record)
+        if record is not whole:
+            cut.append(place)
     if not records:
         problem = f"none of its {len(numbered)} records fits the context"
         raise InputError(f"{path}: {problem}; train_sft.py --context sets it")
-    if too_long:
-        left_out = count(path, too_long, len(numbered))
-        print(f"{path}: left out {left_out}: too long for the context", file=sys.stderr)
+    for places, what, reason in (
+        (too_long, "left out", "too long for the context"),
+        (cut, "cut", "the prompt was too long for the context, and lost its oldest turns"),
+    ):
+        if places:
+            print(f"{path}: {what} {count(places, len(numbered))}: {reason}", file=sys.stderr)
     return records
 
 
-def parse_line(line):
-    """line -> dictionary. ValueError if it is none."""
-    try:
-        record = json.loads(line)
-        text = json.dumps(record, ensure_ascii=False)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}); a line must be one JSON object") from error
-    except RecursionError as error:
-        raise ValueError("JSON within JSON too often; a line must be one flat object") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"a JSON {type(record).__name__}; a line must be one JSON object")
-    if half := re.search("[\ud800-\udfff]", text):
-        raise ValueError(
-            f"holds {half[0]!r}, half of a surrogate pair, which no file or screen can show; "
-            "write the whole character, or remove it"
-        )
-    return record
+def shortest_cut(record, fits, options):
+    """The record, without as many of its prompt's oldest turns as make it fit; None if it does not
+    fit and is to be left out. ValueError if it does not fit."""
+    if fits is None:
+        return record
+    template = turns.get_template(options.template)
+    versions = [record] if options.keep_turns else turns.without_oldest_turns(record, template)
+    problem = None
+    for version in versions:
+        try:
+            if fits(version):
+                return version
+        except ValueError as error:
+            problem = problem or error
+    if problem:
+        raise problem
+    return None
 
 
-# ---- records -> lines
+# ---- records -> lines, and back
 
 
 def write_records(records):
     """Records -> the text of a file that the readers above read back."""
-    lines = []
-    for record in records:
+    return "".join(map(write_record, records))
+
+
+def write_record(record):
+    """One line."""
+    if isinstance(record, str):
+        values = {"prompt": str(record)} | getattr(record, "columns", {})
+    else:
         values = {name: value for name, value in vars(record).items() if value is not None}
-        lines.append(json.dumps(values) + "\n")
-    return "".join(lines)
+    return json.dumps(values) + "\n"
+
+
+def parse_record(line):
+    """A line of ours -> its record."""
+    values = json.loads(line)
+    if "ranks" in values:
+        return Comparison(**values)
+    return Demonstration(**values) if "response" in values else Prompt(values.pop("prompt"), values)

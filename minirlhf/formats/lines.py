@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import re
+import sys
 import zlib
 
 from minirlhf.run.config import InputError
@@ -29,22 +30,42 @@ GZIP = b"\x1f\x8b"  # what a gzip file begins with, whatever its name
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of such a byte
 
 
+class BadLine(ValueError):
+    """Why a line cannot be read, without file and number."""
+
+
 def numbered_lines(path):
     """(1, first line), ... without the blank lines and without byte order marks, of which a file
     that was joined from several has more than one. InputError where a line is not UTF-8 or longer
     than LONGEST_LINE."""
     with open_text(path) as file:
-        for number in itertools.count(1):
-            line = file.readline(LONGEST_LINE + 1)
-            if not line:
-                return
-            if len(line) > LONGEST_LINE:
-                problem = f"longer than {LONGEST_LINE:,} characters"
-                raise InputError(f"{path}:{number}: {problem}; a line is one record")
-            refuse_bad_byte(path, number, line)
-            line = line.lstrip("\ufeff")
-            if line.strip():
-                yield number, line
+        for number, line in lines_of(file, file.readline(LONGEST_LINE + 1)):
+            if isinstance(line, BadLine):
+                raise InputError(f"{path}:{number}: {line}")
+            yield number, line
+
+
+def lines_of(file, start):
+    """The same of an open file, from whose beginning the text `start` was read already. In the
+    place of a line that cannot be read is a BadLine."""
+    head = io.StringIO(start)
+    for number in itertools.count(1):
+        line = head.readline()
+        if not line.endswith("\n"):
+            line += file.readline(LONGEST_LINE + 1 - len(line))
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            yield number, BadLine(f"longer than {LONGEST_LINE:,} characters; a line is one record")
+            while line and not line.endswith("\n"):
+                line = file.readline(LONGEST_LINE)
+            continue
+        if problem := bad_byte(line):
+            yield number, BadLine(problem)
+            continue
+        line = line.lstrip("\ufeff")
+        if line.strip():
+            yield number, line
 
 
 def read_text(path):
@@ -54,7 +75,7 @@ def read_text(path):
     if found := NOT_UTF8.search(text):
         start = text.rfind("\n", 0, found.start()) + 1
         number = text.count("\n", 0, start) + 1
-        refuse_bad_byte(path, number, text[start : found.end()])
+        raise InputError(f"{path}:{number}: {bad_byte(text[start : found.end()])}")
     return text.replace("\ufeff", "")
 
 
@@ -63,7 +84,7 @@ def open_text(path, compressed=True):
     """A file as text; a byte that is not UTF-8 becomes a character of NOT_UTF8. InputError where it
     cannot be read, is of another format, or is a damaged gzip file."""
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             start = file.peek(8)  # it is still to be read: a pipe has no way back
             is_gzip = start.startswith(GZIP)
             refuse_format(path, start, is_gzip and not compressed)
@@ -75,6 +96,11 @@ def open_text(path, compressed=True):
         raise InputError(f"{path}: {error.strerror or error}; check the path") from error
 
 
+def open_bytes(path):
+    """A file, or standard input for "-", as bytes."""
+    return contextlib.nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb")
+
+
 def refuse_format(path, start, is_compressed):
     """InputError if a file that begins with the bytes `start` is no text."""
     if is_compressed:
@@ -84,9 +110,10 @@ def refuse_format(path, start, is_compressed):
             raise InputError(f"{path}: {kind}; {remedy}")
 
 
-def refuse_bad_byte(path, number, line):
-    """InputError if a line holds a byte that is not UTF-8."""
+def bad_byte(line):
+    """What is wrong with a line that holds a byte that is not UTF-8; None if it is UTF-8."""
     if found := NOT_UTF8.search(line):
         byte = ord(found[0]) - 0xDC00
         problem = f"not UTF-8 text (byte {byte:#x} after {found.start()} characters)"
-        raise InputError(f"{path}:{number}: {problem}; save it as UTF-8")
+        return f"{problem}; save it as UTF-8"
+    return None

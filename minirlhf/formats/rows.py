@@ -1,95 +1,207 @@
-"""A row, the dictionary of one line, -> a record of data.py.
+"""A row, the dictionary of one line, -> what it says (`Judged`) -> a record of data.py.
 
-A row of a wrong form is a ValueError: the file has to be mended. A row of the right form from which
-this stage cannot learn is `Unusable`, with the reason: it is skipped and counted.
+Our own forms are read here, and what is said in every form: the other families return a `Judged`
+too. A row of a wrong form is a ValueError: the file has to be mended. A row of the right form from
+which this stage cannot learn is `Unusable`, with the reason: it is skipped and counted.
 """
 
 import dataclasses
 import os
+from typing import NamedTuple
 
-from minirlhf.data import Comparison, Demonstration
-from minirlhf.run.metrics import printable
+from minirlhf.data import Comparison, Demonstration, Prompt
+from minirlhf.formats.fields import (
+    Unusable,
+    as_number,
+    field_names,
+    items,
+    present,
+    structure,
+    text_field,
+    truth,
+)
+from minirlhf.formats.turns import (
+    REPLY,
+    Turn,
+    as_turns,
+    joined,
+    last_reply,
+    prompt_text,
+    question,
+    read_turns,
+    response_text,
+)
 
 ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"  # HH-RLHF's marks of a turn
 SCALES = ("rating", "score", "reward", "rank")  # fields that may say how good a response is
+FLAGS = ("flags", "flagged", "feedback", "thumbs", "liked", "kto_tag")  # and whether it is good
 
 
-class Unusable(Exception):
-    """The reason why a row is skipped."""
+class Lacking(ValueError):
+    """What a row does not say and the stage needs: the names of the field that would say it."""
 
 
-def text_field(row, *names):
-    """The first of the fields `names` that the row has, which must be text."""
-    for name in names:
-        if name in row:
-            if not isinstance(row[name], str):
-                problem = f"must be text, it is {type(row[name]).__name__}"
-                raise ValueError(f"field {name!r} {problem}")
-            return row[name]
-    raise ValueError(f"no field {' or '.join(map(repr, names))}; {field_names(row)}")
+class Judged(NamedTuple):
+    """What a row says. `prompt` is text that stays as it is, or turns that a template writes.
+    `ranks` (0 best) and `ratings` (higher is better) are one number a response; None: not said."""
+
+    prompt: str | list
+    responses: list = []
+    ranks: list | None = None
+    ratings: list | None = None
+    unfit: str | None = None  # why a single response is not imitated
 
 
-def field_names(row):
-    return f"it has {printable(', '.join(row)) or 'none'}"
+# ---- what a row says -> records
 
 
-def prompt(row):
-    """row -> text. Of two dialogues it is their common beginning."""
-    if "prompt" in row or "chosen" not in row:
-        return text_field(row, "prompt")
-    return comparison(row).prompt
+def prompt(judged, template):
+    """Judged -> Prompt, a text"""
+    return Prompt(prompt_text(judged.prompt, template))
 
 
-def demonstration(row):
-    """row -> Demonstration. Of a comparison of two it is the chosen side."""
-    if "chosen" in row:
-        pair = comparison(row)
-        return Demonstration(pair.prompt, pair.responses[0])
-    record = Demonstration(text_field(row, "prompt"), text_field(row, "response", "completion"))
-    refuse_judged(row)
-    return record
+def demonstration(judged, template):
+    """Judged -> Demonstration, of the best response."""
+    if not judged.responses:
+        raise Lacking("response", "completion")
+    if judged.unfit:
+        raise Unusable(judged.unfit)
+    best = 0
+    if len(judged.responses) > 1:
+        best = comparison(judged, template).ranks.index(min(judged.ranks or ranked(judged.ratings)))
+    return Demonstration(prompt(judged, template), texts_of(judged, template)[best])
 
 
-def refuse_judged(row):
-    """Unusable, unless a response is one to imitate as far as the row says. `minirlhf sample` says
-    with "ended" whether a response has its end; the score that it may have is no reason then."""
+def comparison(judged, template):
+    """Judged -> Comparison of different responses, of which one is better than another."""
+    if len(judged.responses) < 2:
+        raise Lacking("chosen")
+    ranks = judged.ranks or ranked(judged.ratings)
+    if len(set(judged.responses)) == 1:
+        raise Unusable("all responses are the same text")
+    if len(set(ranks)) == 1:
+        raise Unusable("all ranks are equal: from a tie nothing can be learned")
+    texts = texts_of(judged, template)
+    return Comparison(prompt(judged, template), texts, ranks, judged.ratings)
+
+
+def natural(judged):
+    """The function above that makes of a Judged what it is good for."""
+    if len(judged.responses) > 1 or judged.ratings:
+        return comparison
+    return demonstration if judged.responses else prompt
+
+
+def texts_of(judged, template):
+    return [response_text(judged.prompt, text, template) for text in judged.responses]
+
+
+def ranked(ratings):
+    """Ratings, higher is better -> ranks, 0 for the best; equal ratings tie."""
+    order = sorted(set(ratings), reverse=True)
+    return [order.index(rating) for rating in ratings]
+
+
+# ---- our own forms, and TRL's
+
+
+def only_prompt(row):
+    """{"prompt"}: a text, or turns."""
+    return Judged(prompt_field(row))
+
+
+def single(row):
+    """{"prompt", "response"}, perhaps with a judgement."""
+    name = present(row, "response", "completion") or "response"
+    begin = prompt_field(row)
+    if messages := as_turns(row.get(name)):
+        begin, text = last_reply(joined(begin, read_turns(messages, name)))
+    else:
+        text = text_field(row, "response", "completion")
+    return judge(row, begin, text)
+
+
+def judge(row, begin, text):
+    """A prompt and one response -> Judged, with what the row says of how good it is."""
+    ratings = [rating for rating in (rating_of(row),) if rating is not None]
+    return Judged(begin, [text], None, ratings or None, unfit(row))
+
+
+def rating_of(row):
+    """The number by which a single response can be compared with others to its prompt; None if
+    there is none."""
+    for name in ("label", *FLAGS):
+        if row.get(name) is not None:
+            good = liked(row, name)
+            return None if good is None else int(good)
+    for name in SCALES:
+        if (value := as_number(row.get(name))) is not None:
+            return -value if name == "rank" else value
+    return None
+
+
+def liked(row, name):
+    """Whether a label or a flag says that the response is good. A list of flags says so where it is
+    empty, "flagged" is the reverse."""
+    value = structure(row[name])
+    if isinstance(value, list):
+        return not value if name == "flags" else None
+    good = truth(value)
+    return good if good is None or name != "flagged" else not good
+
+
+def unfit(row):
+    """Why a response is not one to imitate, as far as the row says; None if it is. What `minirlhf
+    sample` writes has "ended", and perhaps a score, which is no reason where it did."""
     if row.get("ended") is False:
-        raise Unusable("the response was cut off before its end, which is not imitated")
-    label = row.get("label")
-    if label in (False, -1):
-        raise Unusable("the label is false, and a response that people disliked is not imitated")
-    if label not in (None, True):
-        raise Unusable("the label is neither true nor false; write one, or remove the field")
+        return "the response was cut off before its end, which is not imitated"
+    for name in ("label", *FLAGS):
+        if row.get(name) in (None, ""):
+            continue
+        good = liked(row, name)
+        if good is None:
+            return f"the {name} is neither true nor false; write one, or remove the field"
+        if not good:
+            word = "true" if name == "flagged" else "set" if name == "flags" else "false"
+            return f"the {name} is {word}, and a response that people disliked is not imitated"
     for name in SCALES:
         sampled = name == "score" and row.get("ended") is True
-        if row.get(name) is not None and not sampled:
-            raise Unusable(
+        if row.get(name) not in (None, "") and not sampled:
+            return (
                 f"the field {name!r} judges the response, on a scale that is not known here; keep "
                 "the rows to imitate, and remove the field"
             )
-
-
-def comparison(row):
-    """row -> Comparison of different responses, of which one is better than another."""
-    record = ranking(row) if "responses" in row else pair(row)
-    if len(set(record.responses)) == 1:
-        raise Unusable("all responses are the same text")
-    if len(set(record.ranks)) == 1:
-        raise Unusable("all ranks are equal: from a tie nothing can be learned")
-    return record
+    return None
 
 
 def ranking(row):
-    """A row with responses and ranks -> Comparison."""
-    responses, ranks = row["responses"], row.get("ranks")
+    """{"prompt", "responses", "ranks"}; or with "ratings", or "flags" (a list for each response)
+    and no ranks."""
+    responses = structure(row["responses"])
     if not is_list(responses, lambda x: isinstance(x, str)) or len(responses) < 2:
         raise ValueError("field 'responses' must be a list of at least two texts")
+    begin = prompt_field(row)
+    if row.get("ranks") is None and row.get("ratings") is not None:
+        return Judged(begin, responses, None, numbers(row, "ratings", len(responses)))
+    if row.get("ranks") is None and row.get("flags") is not None:
+        flags = items(row, "flags")
+        if len(flags) == len(responses):
+            return Judged(begin, responses, [int(bool(flag)) for flag in flags])
+    ranks = structure(row.get("ranks"))
     # A bool is an int to isinstance, and a negative rank stands for a missing response elsewhere.
     whole = is_list(ranks, lambda x: type(x) is int and 0 <= x < 2**31)
     if not whole or len(ranks) != len(responses):
         problem = f"must be a list of {len(responses)} whole numbers, 0 for the best"
         raise ValueError(f"field 'ranks' {problem}")
-    return Comparison(text_field(row, "prompt"), responses, ranks, row.get("ratings"))
+    return Judged(begin, responses, ranks, row.get("ratings"))
+
+
+def numbers(row, name, count):
+    """A field that is a list of `count` numbers."""
+    values = [as_number(value) for value in items(row, name)]
+    if len(values) != count or None in values:
+        raise ValueError(f"field {name!r} must be a list of {count} numbers")
+    return values
 
 
 def is_list(value, is_item):
@@ -97,19 +209,51 @@ def is_list(value, is_item):
 
 
 def pair(row):
-    """A row with chosen and rejected -> Comparison."""
-    chosen, rejected = text_field(row, "chosen"), text_field(row, "rejected")
-    if "prompt" in row:
-        return Comparison(text_field(row, "prompt"), [chosen, rejected], [0, 1])
+    """{"chosen", "rejected"}, with a prompt or as two whole dialogues; texts or turns."""
+    begin = None
+    if present(row, "prompt"):
+        begin = prompt_field(row)
+        if (system := present(row, "system", "system_prompt")) and isinstance(begin, str):
+            begin = question(begin, text_field(row, system)) if row[system] else begin
+    return compare(row, begin, "chosen", "rejected")
+
+
+def compare(row, begin, *names):
+    """Two fields, the better first, that answer a prompt or, where that is None, hold it: texts or
+    turns -> Judged."""
+    sides = [as_turns(row.get(name)) for name in names]
+    if any(sides):
+        return compare_turns(row, begin, sides, names)
+    chosen, rejected = (text_field(row, name) for name in names)
+    if begin is not None:
+        return Judged(begin, [chosen, rejected], [0, 1])
     if ASSISTANT not in chosen and ASSISTANT not in rejected:
         problem = f"no field 'prompt', and no turn {ASSISTANT!r} in chosen and rejected"
         raise Unusable(f"{problem}; {field_names(row)}")
     return split_dialogues(chosen, rejected)
 
 
+def compare_turns(row, begin, sides, names):
+    """The same, where at least one side is turns. A side that is text, None here, is one reply."""
+    dialogues = []
+    for side, name in zip(sides, names, strict=True):
+        turns = read_turns(side, name) if side else [Turn(REPLY, text_field(row, name))]
+        dialogues.append(last_reply(joined(begin, turns)))
+    (first, chosen), (second, rejected) = dialogues
+    if first != second:
+        raise Unusable("the dialogues differ before the last answer: their prompts differ")
+    return Judged(first, [chosen, rejected], [0, 1])
+
+
+def prompt_field(row, name="prompt"):
+    """A prompt that is text, or turns."""
+    messages = as_turns(row.get(name))
+    return read_turns(messages, name) if messages else text_field(row, name)
+
+
 def split_dialogues(chosen, rejected):
-    """Two dialogues -> Comparison. The prompt is their common beginning, up to and including its
-    last "Assistant:"."""
+    """Two dialogues -> Judged. The prompt is their common beginning, up to and including its last
+    "Assistant:"."""
     if chosen == rejected:  # then nothing shows where the prompt ends
         raise Unusable("all responses are the same text")
     shared = os.path.commonprefix([chosen, rejected])
@@ -119,7 +263,7 @@ def split_dialogues(chosen, rejected):
     responses = [chosen[length:], rejected[length:]]
     if any(mark in response for response in responses for mark in (HUMAN, ASSISTANT)):
         raise Unusable("an answer holds another turn: the dialogues differ before the last answer")
-    return Comparison(shared[:length], responses, [0, 1])
+    return Judged(shared[:length], responses, [0, 1])
 
 
 # ---- responses that repeat the prompt
@@ -130,6 +274,11 @@ def repeats_prompt(record):
     if isinstance(record, str) or not record.prompt:
         return False
     return all(text.startswith(record.prompt) for text in texts(record))
+
+
+def has_silence(record):
+    """Whether a response of a record is empty."""
+    return not isinstance(record, str) and "" in texts(record)
 
 
 def without_prompt(record):

@@ -1,9 +1,11 @@
 """Your own reward and your own judge: plain functions (prompts, responses) -> scores and (prompts,
-first, second) -> how likely the first is better."""
+first, second) -> how likely the first is better. A reward's third parameter without a default, and
+each after it, is the name of a column of --data."""
 
 import contextlib
 import hashlib
 import importlib
+import inspect
 import os
 import sys
 import sysconfig
@@ -41,6 +43,31 @@ def load_function(option, name):
         raise InputError(f"{option} {name} failed{place(error)}: {described(error)}") from error
 
 
+def columns(function):
+    """The names of the columns that a function asks for: its parameters after the first two, as far
+    as they have no default."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[2:]
+    except (TypeError, ValueError):  # one that is written in C
+        return ()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(x.name for x in parameters if x.kind in named and x.default is x.empty)
+
+
+def wanted_columns(name):
+    """The same of "module:function", the value of --reward; none without one."""
+    return columns(load_function("--reward", name)) if name else ()
+
+
+def columns_of(name, function, prompts):
+    """{column: its value for each prompt} of what a function asks for."""
+    wanted = columns(function)
+    if wanted and not all(set(wanted) <= set(getattr(prompt, "columns", ())) for prompt in prompts):
+        problem = f"--reward {name} asks for {', '.join(wanted)}, which these prompts do not have"
+        raise InputError(f"{problem}; give --data with such columns")
+    return {column: [prompt.columns[column] for prompt in prompts] for column in wanted}
+
+
 def source(name):
     """A digest of the file that holds the function "module:function", which is loaded; None if
     there is no name or no file."""
@@ -60,8 +87,10 @@ def kept_dtype():
 
 
 def call(name, function, prompts, replies):  # N texts, N Replies -> (N,) float32
-    """A user's reward function, which messages call `name`, on prompts and the texts of replies."""
-    return numbers("--reward", name, function, prompts, [reply.text for reply in replies])
+    """A user's reward function, which messages call `name`, on prompts and the texts of replies,
+    and on the columns that it asks for."""
+    texts, fields = [reply.text for reply in replies], columns_of(name, function, prompts)
+    return numbers("--reward", name, function, prompts, texts, fields=fields)
 
 
 def judge(name, function, prompts, first, second):  # N texts each -> (N,) float32
@@ -69,18 +98,18 @@ def judge(name, function, prompts, first, second):  # N texts each -> (N,) float
     return numbers("--judge", name, function, prompts, first, second, limit=1)
 
 
-def numbers(option, name, function, *columns, limit=None):  # lists of N -> (N,) float32
-    """What a user's function makes of `columns`: one finite number a row, with `limit` from 0 to
-    it. InputError if it returns anything else, or if it fails, with the place in the user's
-    code."""
+def numbers(option, name, function, *lists, fields=None, limit=None):  # lists of N -> (N,)
+    """What a user's function makes of lists, and of `fields` by name: one finite number a row, in
+    float32, with `limit` from 0 to it. InputError if it returns anything else, or if it fails, with
+    the place in the user's code."""
     try:
         with kept_dtype():
-            result = function(*columns)
+            result = function(*lists, **(fields or {}))
     except Exception as error:
         raise InputError(f"{option} {name} failed{place(error)}: {described(error)}") from error
     if isinstance(result, torch.Tensor):
         result = result.detach().cpu().tolist()  # it may have a gradient, or be bf16
-    values, n = as_float32(result), len(columns[0])
+    values, n = as_float32(result), len(lists[0])
     if values is None or values.shape != (n,) or not in_range(values, limit).all():
         kind = "finite numbers" if limit is None else f"numbers from 0 to {limit}"
         raise InputError(

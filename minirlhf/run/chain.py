@@ -7,9 +7,11 @@ from pathlib import Path
 
 from minirlhf.run import resume
 from minirlhf.run.config import InputError
+from minirlhf.run.files import listed
 
 WORLD = "the embedded world"
-SHARED = ("data", "seed", "max_new_tokens", "drop_long", "skip_bad", "mix_data")
+DATA = ("data", "form", "map", "template", "drop_long", "keep_turns", "skip_bad")
+SHARED = (*DATA, "seed", "max_new_tokens", "mix_data")
 STAGE_FLAGS = (*SHARED, "out", "sft")  # flags that a stage hands to the next one
 EVALUATION_FLAGS = (*SHARED, "temperature")  # and to its evaluation
 
@@ -34,7 +36,11 @@ def trained_on(path):
 def learned_from(path, file):
     """Whether a checkpoint was trained on this file."""
     data = stored_flags(path).get("data")
-    return bool(data) and Path(data).resolve() == Path(file).resolve()
+    return bool(data) and set(map(real, listed(data))) == set(map(real, listed(file)))
+
+
+def real(path):
+    return Path(path).resolve()
 
 
 def refuse_mixed(args, *checkpoints):

@@ -32,6 +32,32 @@ def flag(default, help, choices=None, low=None, above=None, high=None, by_place=
 
 
 @dataclass(frozen=True)
+class DataFlags:
+    """The flags of every command that reads data."""
+
+    form: str = flag(
+        "", "the form of the rows [found by their fields]; minirlhf formats lists them"
+    )
+    map: str = flag(
+        "",
+        "fields under other names, prompt=question,chosen=answers.0.text; only these say then what "
+        "a row is",
+    )
+    template: str = flag("hh", "how turns are written as text: hh, chatml, instruction or plain")
+    drop_long: bool = flag(
+        False, "leave out records that do not fit the context, instead of stopping with an error"
+    )
+    keep_turns: bool = flag(
+        False, "a prompt that does not fit keeps its oldest turns, instead of losing them"
+    )
+    skip_bad: bool = flag(
+        False,
+        "go on where rows of a file have a wrong form or more than half are skipped, instead of "
+        "stopping",
+    )
+
+
+@dataclass(frozen=True)
 class ModelFlags:
     """The flags of every command that runs a model."""
 
@@ -50,15 +76,8 @@ class ModelFlags:
 
 
 @dataclass(frozen=True)
-class ComputeFlags(ModelFlags):
+class ComputeFlags(ModelFlags, DataFlags):
     """The flags of every command that runs a model on records."""
-
-    drop_long: bool = flag(
-        False, "leave out records that do not fit the context, instead of stopping with an error"
-    )
-    skip_bad: bool = flag(
-        False, "go on where more than half of a file's rows are skipped, instead of stopping"
-    )
 
 
 @dataclass(frozen=True)

@@ -107,3 +107,11 @@ def writable(flag, path):
         raise InputError(
             f"{flag} {path}: {error.strerror}; name a file that can be written"
         ) from error
+
+
+def listed(data):
+    """The paths in a flag that may name several, with commas between; a path with a comma in it is
+    one if it exists."""
+    if os.path.exists(data):
+        return [str(data)]
+    return [part.strip() for part in str(data).split(",") if part.strip()]

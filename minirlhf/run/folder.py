@@ -12,7 +12,7 @@ import torch
 
 from minirlhf.run import chain, resume, trackers
 from minirlhf.run.config import InputError
-from minirlhf.run.files import TEMPORARY, write_text
+from minirlhf.run.files import TEMPORARY, listed, write_text
 from minirlhf.run.lock import lock
 from minirlhf.run.metrics import MICROSCOPE
 
@@ -36,7 +36,8 @@ def refuse_lost_files(args, folder):
     files = {(folder / name).resolve() for name in ("config.json", *RUN_FILES)}
     for flag in INPUTS:
         path = getattr(args, flag, "")
-        inputs = {Path(path).resolve(), (Path(path) / "checkpoint.pt").resolve()} if path else set()
+        paths = map(Path, listed(path))
+        inputs = {x.resolve() for path in paths for x in (path, path / "checkpoint.pt")}
         if inputs & files:
             raise InputError(
                 f"--{flag} {path} lies where this run writes, in {folder}; it would be replaced: "

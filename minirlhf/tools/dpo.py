@@ -131,7 +131,7 @@ def main(argv=None):
 def load_comparisons(args, fits):
     """Your own comparisons, or those that the reward model's run has collected."""
     if args.data:
-        return jsonl.read_comparisons(args.data, fits, args.skip_bad)
+        return jsonl.read_comparisons(args.data, fits, **jsonl.flags(args))
     return jsonl.read_collected(f"{args.out}/rm/{COMPARISONS}", fits)
 
 

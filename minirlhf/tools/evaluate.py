@@ -143,7 +143,8 @@ def load_prompts(args, tokenizer, context):
     a file that a model was trained on, those that its run held out."""
     fits = fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
     if args.data:
-        prompts = jsonl.read_prompts(args.data, fits, args.skip_bad)
+        columns = function.wanted_columns(args.reward)
+        prompts = jsonl.read_prompts(args.data, fits, **jsonl.flags(args, columns=columns))
         for path in (args.policy, args.baseline, args.reward_model):
             if chain.learned_from(path, args.data):
                 seed = chain.stored_flags(path)["seed"]

@@ -59,6 +59,8 @@ TOY = {  # what makes each command small; everything else stays as the page has 
     "world": "",
     "page": "",
     "doctor": "",
+    "formats": "",
+    "convert": "",
 }
 LONG = {"demo", "bench", "trl", "results"}  # have tests of their own: here their flags are read
 FOREIGN = {
@@ -135,6 +137,7 @@ def workplace(tmp_path_factory):
     (folder / "demonstrations.jsonl").write_text("\n".join(lines[:2] * 10))
     (folder / "comparisons.jsonl").write_text("\n".join(lines[2:5] * 10))
     (folder / "prompts.jsonl").write_text("\n".join(lines[5:] * 20))
+    (folder / "questions.csv").write_text(blocks(ROOT / "docs" / "data.md", "csv")[0])
     dialogues = [lines[4].replace("a colour", f"colour {i}") for i in range(20)]
     (folder / "hh-harmless-train.jsonl.gz").write_text("\n".join(dialogues))
     vocab_size = get_tokenizer("tiny").vocab_size

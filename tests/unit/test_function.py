@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.rewards.function import call, judge, load_function, source
+from minirlhf.data import Prompt
+from minirlhf.rewards.function import call, columns, judge, load_function, source
 from minirlhf.run.config import InputError
+from minirlhf.run.resume import fingerprint
 
 
 class Reply(NamedTuple):
@@ -130,3 +132,33 @@ def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path, monkeyp
         message = str(error.value)
         assert message.startswith(f"{option} broken_{kind}:score") and "\n" not in message
         assert f"at {path}, {words}" in message
+
+
+# ---- columns
+
+
+def test_a_third_parameter_is_a_column_of_the_data():
+    """A list with the value of each prompt. A parameter with a default is the user's own."""
+
+    def correct(prompts, responses, answer, scale=2.0):
+        return [scale * (right == text) for right, text in zip(answer, responses, strict=True)]
+
+    prompts = [Prompt("p", {"answer": "a", "level": 1}), Prompt("q", {"answer": "x", "level": 2})]
+    assert columns(correct) == ("answer",) and columns(min) == ()
+    assert call("mine:correct", correct, prompts, REPLIES).tolist() == [2, 0]
+    assert columns(lambda prompts, responses, *rest, level, **others: None) == ("level",)
+
+
+@pytest.mark.parametrize("prompts", [["p", "p"], [Prompt("p", {"answer": 1}), Prompt("p")]])
+def test_a_column_that_the_prompts_lack_is_a_mistake_of_one_line(prompts):
+    """The world's prompts are plain texts."""
+    with pytest.raises(InputError, match="--reward mine:f asks for answer, which these prompts"):
+        call("mine:f", lambda prompts, responses, answer: [0, 0], prompts, REPLIES)
+
+
+def test_the_columns_of_a_prompt_belong_to_the_fingerprint_of_the_data():
+    """A resumed run must not get other answers. Without columns a prompt is its text."""
+    assert fingerprint([Prompt("p")]) == fingerprint(["p"])
+    first, other = ([Prompt("p", {"answer": n})] for n in (1, 2))
+    assert fingerprint(first) != fingerprint(other)
+    assert Prompt("p", {"answer": 1}) == "p" and len({Prompt("p", {"answer": 1}), "p"}) == 1

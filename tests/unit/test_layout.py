@@ -227,6 +227,7 @@ def configs():
 
 READERS = {  # functions that read flags for a command
     "compute.resolve(args": {"precision", "threads"},
+    "jsonl.flags(args": {"form", "map", "template", "keep_turns", "skip_bad"},
     "compute.resolve_microbatch(": {"microbatch_tokens"},
     "chain.refuse_mixed(args": {"mix_data"},
     "start_run(args": {"out", "resume", "overwrite", "track"},

@@ -187,15 +187,15 @@ def test_dialogues_without_a_common_prompt_and_two_single_answers_are_skipped_wi
 
 
 def test_a_pair_whose_question_has_another_name_is_skipped_for_that_reason(write):
-    """{"system", "question", "chosen", "rejected"} (Orca's pairs) used to be skipped because "the
-    dialogues differ". A name is shown without its control characters."""
-    row = {"sys\x1btem": "s", "question": "q", "chosen": "a", "rejected": "b"}
+    """{"puzzle", "chosen", "rejected"} used to be skipped because "the dialogues differ". A name is
+    shown without its control characters."""
+    row = {"sys\x1btem": "s", "puzzle": "q", "chosen": "a", "rejected": "b"}
     path = write([row] * 3)
     with pytest.raises(InputError) as error:
         jsonl.read_comparisons(path)
     expected = f"{path}: no usable record; skipped 3 of 3 rows (first: {path}:1): no field 'prompt'"
     assert str(error.value).startswith(expected)
-    assert "it has sys\ufffdtem, question, chosen, rejected" in str(error.value)
+    assert "it has sys\ufffdtem, puzzle, chosen, rejected" in str(error.value)
 
 
 def test_nothing_is_said_where_nothing_was_skipped(write, capsys):

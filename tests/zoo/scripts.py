@@ -1789,7 +1789,7 @@ FIGURES = [
 
 # ---- flags that are ignored
 
-TRAINING = "seed device precision drop_long skip_bad microbatch_tokens max_grad_norm resume keep"
+TRAINING = "seed device precision drop_long microbatch_tokens max_grad_norm resume keep"
 FLAGS = [
     *ignored("train_sft.py", TRAINING + " data text init size context tokenizer documents"),
     *ignored("train_sft.py", "demonstrations epochs batch_size pretrain_lr lr warmup weight_decay"),
@@ -1804,7 +1804,7 @@ FLAGS = [
     *ignored("train_ppo.py", "microscope"),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data beta epochs batch_size lr warmup"),
     *ignored("minirlhf/tools/dpo.py", "held_out save_every"),
-    *ignored("minirlhf/tools/evaluate.py", "seed device precision drop_long skip_bad policy"),
+    *ignored("minirlhf/tools/evaluate.py", "seed device precision drop_long policy"),
     *ignored("minirlhf/tools/evaluate.py", "baseline reward_model reward missing_end_score data"),
     *ignored("minirlhf/tools/evaluate.py", "judge prompts best_of max_new_tokens temperature"),
     *ignored("minirlhf/tools/evaluate.py", "shown to"),
@@ -1825,6 +1825,10 @@ FLAGS = [
 
 # Flags that shared code reads, and one reading of several.
 READINGS = [
+    *(
+        (file, ", **jsonl.flags(args", ", **(lambda *_, **x: x)(args", "skip_bad")
+        for file in ("train_sft.py", "train_rm.py", "train_ppo.py")
+    ),
     (
         "minirlhf/run/compute.py",
         "torch.set_num_threads(args.threads or torch.get_num_threads())",
