@@ -9,10 +9,14 @@ SEEDS = 1 2 3 4 5 6
 KL_COEFS = 0 0.05 0.1 0.2 0.4
 JOBS = 2
 
-.PHONY: demo results seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean
+.PHONY: demo taste results seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean
 
 demo: .venv/demo
 	$(BIN)/minirlhf demo --out $(OUT)
+
+# You choose between two responses, about 150 times; a reward model and PPO learn your taste. After `make demo`.
+taste: .venv/demo
+	$(BIN)/minirlhf taste
 
 # Six seeds with DPO, and PPO with other KL coefficients: the README's table and figures. JOBS runs at
 # once, of one thread each. The run goes on when a gate does not pass.

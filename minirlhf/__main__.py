@@ -26,6 +26,10 @@ COMMANDS = {
     "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
     "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
+    "label": Command("minirlhf.tools.label", "people choose the better of two responses"),
+    "taste": Command(
+        "minirlhf.tools.taste", "your taste: label, reward model, PPO, in ten minutes"
+    ),
     "evaluate": Command("minirlhf.tools.evaluate", "compare two checkpoints on held-out prompts"),
     "evaluate-rm": Command(
         "minirlhf.tools.evaluate_rm", "accuracy and calibration of a reward model on comparisons"

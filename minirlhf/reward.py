@@ -34,10 +34,14 @@ class RewardModel(nn.Module):
     def raw(self, tokens, lengths):  # (B, T), (B,) -> (B,)
         """The score at the last real token, which is the end token of a finished response. What
         lies right of it changes nothing."""
+        return self.head(self.features(tokens, lengths))
+
+    def features(self, tokens, lengths):  # (B, T), (B,) -> (B, C)
+        """The trunk's state at the last real token."""
         B, T = tokens.shape
         last = torch.arange(T, device=tokens.device) == lengths[:, None] - 1  # (B, T)
         hidden = self.gpt.hidden(tokens, wanted=last)  # (B, T, C)
-        return self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1])
+        return hidden[torch.arange(B, device=tokens.device), lengths - 1]
 
     def forward(self, tokens, lengths):  # (B, T), (B,) -> (B,)
         """Normalised: mean 0 over the SFT model's responses, and a standard deviation of 1 between

@@ -239,6 +239,8 @@ CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 
 FAULTLESS_RESPONSES = Stream(8, 30)
 SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
+ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)
+SHOWN_ORDER = Stream(31)  # `step` is a digest of labeller and question
 
 
 def rng(seed, stream, step=0):

@@ -16,7 +16,7 @@ from minirlhf import data
 from minirlhf.data import Comparison
 from minirlhf.formats import jsonl, rows
 from minirlhf.run import config
-from minirlhf.run.config import DataFlags, InputError, flag, place
+from minirlhf.run.config import DataFlags, InputError, flag
 from minirlhf.run.files import listed, write_atomically
 from minirlhf.run.metrics import printable
 from minirlhf.tokenizer import get_tokenizer
@@ -34,8 +34,14 @@ class Config(DataFlags):
     """minirlhf convert DATA OUT: write records of any form as JSON Lines of our own, count what is
     left out, and show some as the model will see them."""
 
-    data: str = place("what to read: files or folders with commas between, - for standard input")
-    out: str = place("file to write, compressed if its name ends with .gz; -: standard output")
+    data: str = flag(
+        "",
+        "what to read: files or folders with commas between, - for standard input",
+        by_place=True,
+    )
+    out: str = flag(
+        "", "file to write, compressed if its name ends with .gz; -: standard output", by_place=True
+    )
     to: str = flag(
         "auto",
         "what to write; auto: comparisons, demonstrations or prompts, what the first row is",

@@ -417,9 +417,9 @@ THE_REWARD_MODEL = [
     Animal(
         name="the score is a mean over the row, padding included",
         seen="minChatGPT, gpt.py:501: 0.36 without padding, 0.14 with fifty",
-        function="reward.RewardModel.raw",
-        right="self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1])",
-        wrong="self.head(hidden).mean(dim=1)",
+        function="reward.RewardModel.features",
+        right="hidden[torch.arange(B, device=tokens.device), lengths - 1]",
+        wrong="hidden.mean(dim=1)",
         caught_by="test_the_score_does_not_see_what_is_appended",
         why="A model that was trained on padded rows gives other scores to rows without padding.",
     ),
@@ -427,7 +427,7 @@ THE_REWARD_MODEL = [
         name="the score is read at the end of the row, not of the response",
         seen="torchtune, ppo_full_finetune_single_device.py:850, with masks from before the "
         "response was cut at its end",
-        function="reward.RewardModel.raw",
+        function="reward.RewardModel.features",
         right="hidden[torch.arange(B, device=tokens.device), lengths - 1]",
         wrong="hidden[:, -1]",
         caught_by="test_the_score_is_the_head_of_the_state_at_the_last_real_token",
@@ -437,9 +437,8 @@ THE_REWARD_MODEL = [
         seen="PaLM-rlhf-pytorch, reward.py:66 and 125: 3, 2, 4, 1, 3 for one input; best-of-n "
         "picks the luckiest",
         function="reward.RewardModel.raw",
-        right="self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1])",
-        wrong="torch.normal("
-        "self.head(hidden[torch.arange(B, device=tokens.device), lengths - 1]), 1.0)",
+        right="self.head(self.features(tokens, lengths))",
+        wrong="torch.normal(self.head(self.features(tokens, lengths)), 1.0)",
         caught_by="test_scoring_twice_gives_the_same_bits",
     ),
     Animal(
