@@ -198,7 +198,7 @@ def read_responses(args):
     """Comparisons of a file: prompts with their responses, whose ranks are not looked at."""
     records = labels.read_responses(args.data)
     try:
-        records = records or jsonl.read_comparisons(args.data, skip_bad=args.skip_bad)
+        records = records or jsonl.read_comparisons(args.data, **jsonl.flags(args))
     except InputError as error:
         remedy = "to sample responses to prompts, give --policy"
         raise InputError(f"{error}; {remedy}") from error
@@ -219,7 +219,7 @@ def sampled(args):
     room = tokenizer, gpt.config.context, args.max_new_tokens, args.drop_long
     if args.data:
         fits = data.fits_context(*room)
-        prompts = jsonl.read_prompts(args.data, fits, args.skip_bad)[: args.prompts]
+        prompts = jsonl.read_prompts(args.data, fits, **jsonl.flags(args))[: args.prompts]
     else:
         prompts = writers.prompts(args.prompts, rng(args.seed, ASKED_PROMPTS))
         prompts = data.fitting_prompts(prompts, *room)
