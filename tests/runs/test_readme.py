@@ -34,7 +34,8 @@ DOCS = [ROOT / "docs" / f"{name}.md" for name in ("data", "metrics", "results", 
 EXPERIMENTS = ROOT / "docs" / "experiments.md"  # its commands are of their day and are not run
 PROMISES = ROOT / "docs" / "promises.md"
 SEEING = ROOT / "docs" / "seeing.md"
-PAGES = [README, *DOCS, SEEING, EXPERIMENTS, PROMISES]
+MODELS = ROOT / "docs" / "models.md"
+PAGES = [README, *DOCS, SEEING, MODELS, EXPERIMENTS, PROMISES]
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 SECTIONS = [
     "Reading order",
@@ -61,6 +62,8 @@ TOY = {  # what makes each command small; everything else stays as the page has 
     "doctor": "",
     "formats": "",
     "convert": "",
+    "export": "",
+    "import": "",
 }
 LONG = {"demo", "bench", "trl", "results"}  # have tests of their own: here their flags are read
 FOREIGN = {
@@ -72,6 +75,7 @@ FOREIGN = {
     "--source",
     "--help",
     "--compile",
+    *("--model", "--dataset", "--load", "--not", "--torch"),  # of rewardbench, to the underscore
 }
 
 
@@ -100,7 +104,7 @@ def commands():
     """Every command line that the README and the docs show, once, in order: lines of a block
     without a language, and code within a sentence."""
     lines = []
-    for page in (README, *DOCS, SEEING):
+    for page in (README, *DOCS, SEEING, MODELS):
         for language, text in parts(page):
             if language is None:
                 lines += re.findall(r"`((?:python|minirlhf) [^`]+)`", text)
@@ -142,7 +146,7 @@ def workplace(tmp_path_factory):
     (folder / "hh-harmless-train.jsonl.gz").write_text("\n".join(dialogues))
     vocab_size = get_tokenizer("tiny").vocab_size
     gpt2.save_gpt2(model.GPT(model.GPTConfig(vocab_size, 96, 1, 1, 16)), folder / "gpt2-folder")
-    code = [text for page in (README, *DOCS) for text in blocks(page, "python")]
+    code = [text for page in (README, *DOCS, MODELS) for text in blocks(page, "python")]
     for text in code:
         if name := re.match(r"# (\w+\.py)", text):
             (folder / name[1]).write_text(text)
@@ -158,7 +162,8 @@ def workplace(tmp_path_factory):
             if "pytest" not in line:
                 run(line)
         for text in code:
-            if not re.match(r"# \w+\.py", text):
+            # The loop of one's own starts from the demonstration, and has a test below.
+            if not re.match(r"# \w+\.py", text) and "out/demo/" not in text:
                 exec(compile(text, "a page of the docs", "exec"), {})
     return folder
 
