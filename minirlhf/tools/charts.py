@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 210  # of a chart, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 56, 10, 34, 34  # margins
+COUNTS = ("updates", "steps")  # what x may be: whole numbers from 0 on
 MOST = 400  # points of a line; more are averaged in groups
 
 
@@ -104,7 +105,7 @@ def axes(chart, x, y):
         place = y.place(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {place}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{place + 3.5}" class="ytick">{label}</text>')
-    for tick, label in ticks(x.low, x.high, whole=chart.x in ("updates", "steps")):
+    for tick, label in ticks(x.low, x.high, whole=chart.x in COUNTS):
         place, bottom = x.place(tick), HEIGHT - BOTTOM
         parts.append(f'<path class="grid" d="M{place} {TOP}V{bottom}"/>')
         parts.append(f'<text x="{place}" y="{bottom + 13}" class="xtick">{label}</text>')
@@ -122,6 +123,7 @@ def limits(chart, numbers, padded=True):
             if limit is not None and low - spread <= limit <= high + spread:
                 low, high = min(low, limit), max(high, limit)
         return low - 0.05 * spread, high + 0.05 * spread
+    low = min(low, 0) if chart.x in COUNTS else low
     return low, high if high > low else low + 1
 
 
@@ -132,10 +134,11 @@ def ticks(low, high, whole=False):
     if whole:
         step = max(round(step), 1)
     first, last = math.ceil(low / step), math.floor(high / step)
-    if step < 1e-4 or high > 1e6:
-        return [(k * step, f"{k * step:.3g}") for k in range(first, last + 1)]
-    decimals = max(0, -math.floor(math.log10(step)))
-    return [(k * step, f"{k * step:.{decimals}f}") for k in range(first, last + 1)]
+    decimals, size = -math.floor(math.log10(step)), max(abs(low), abs(high))
+    form = f".{max(decimals, 0)}f"
+    if decimals > 6 or size > 1e6:  # as many digits as tell neighbours apart
+        form = f".{max(math.floor(math.log10(size)) + decimals + 1, 1)}g"
+    return [(k * step, format(k * step, form)) for k in range(first, last + 1)]
 
 
 def path(points, x, y):

@@ -82,23 +82,26 @@ def ratios_one(records, flags):
         return {}
 
 
-def small_steps(records, flags):
-    """Updates that are neither 0 nor so large that estimators part."""
-    rows = values(records, "approx_kl", "approx_kl_k3", "ratio_var")
-    return [row for row in rows if 1e-8 < max(row) < 0.01]
+def small_steps(records, first, second):
+    """The median of second / first over updates in which no token's ratio has moved far, so that
+    estimators of second and third order agree; NaN with fewer than three."""
+    names = "ratio_min", "ratio_max", first, second
+    rows = [row for row in values(records, *names) if 0.8 < row[0] <= row[1] < 1.25]
+    quotients = sorted(b / a for *_, a, b in rows if a > 1e-9)
+    return quotients[len(quotients) // 2] if len(quotients) > 2 else math.nan
 
 
 def update_kls_differ(records, flags):
-    rows = small_steps(records, flags)
-    if len(rows) > 4 and not 0.67 < mean(b for _, b, _ in rows) / mean(a for a, _, _ in rows) < 1.5:
-        return {}
+    quotient = small_steps(records, "approx_kl", "approx_kl_k3")
+    if quotient < 0.75 or quotient > 1.33:
+        return {"quotient": quotient}
 
 
 def ratio_variance_differs(records, flags):
     """Of small steps it is twice the KL in second order."""
-    rows = small_steps(records, flags)
-    if len(rows) > 4 and not 1.2 < mean(c for *_, c in rows) / mean(a for a, *_ in rows) < 3.3:
-        return {}
+    quotient = small_steps(records, "approx_kl", "ratio_var")
+    if quotient < 1.5 or quotient > 2.7:
+        return {"quotient": quotient}
 
 
 def shifted_advantages(records, flags):

@@ -7,6 +7,7 @@ numbers that are equal by definition, or on average, and are not. Where PPO has 
 computes again what they should have. docs/seeing.md has the mistakes that all this was tried on.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,13 @@ RULES = (
     ),
     Rule(
         checks.update_kls_differ,
-        "approx_kl and approx_kl_k3 of small steps differ: a sign is wrong, or padding counts in "
-        "one of them",
+        "approx_kl_k3 is {quotient:.2g} x approx_kl in small steps, where they are equal: a sign "
+        "is wrong, or padding counts in one of them",
     ),
     Rule(
         checks.ratio_variance_differs,
-        "the variance of the ratio is not twice approx_kl, as for small steps: padding counts in "
-        "one of them",
+        "the variance of the ratio is {quotient:.2g} x approx_kl in small steps, where it is twice "
+        "it: padding counts in one of them",
     ),
     Rule(
         checks.shifted_advantages,
@@ -228,9 +229,9 @@ def examine(records, flags, views=()):
 
 
 def flags_of(folder):
-    """The flags of a run, {} where they are not known."""
+    """The flags of a run that are numbers, {} where they are not known."""
     record = resume.read_record(folder)
-    return record["flags"] if record else {}
+    return numbers(record["flags"]) if record else {}
 
 
 # ---- the command
@@ -262,8 +263,13 @@ def find_runs(folder):
 
 
 def numbers(record):
-    """A record of metrics without what somebody may have put into it."""
-    return {name: x for name, x in record.items() if x is None or isinstance(x, float | int)}
+    """A record without what is no number: somebody may have changed the file. Python's JSON has NaN
+    and infinity; they become None."""
+    return {
+        name: x if x is not None and math.isfinite(x) else None
+        for name, x in record.items()
+        if x is None or isinstance(x, float | int)
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 update that is recorded, for `minirlhf page`."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -83,4 +84,4 @@ def is_response(value):
 
 
 def is_number(value):
-    return isinstance(value, float | int)
+    return isinstance(value, float | int) and math.isfinite(value)

@@ -46,9 +46,11 @@ HEALTHY = {  # metric -> its healthy range (least, largest) in a run with these 
     "loss": loss_range,
 }
 
+SCORE = "standard deviations, or the unit of --reward"
+
 # The first metric gives a chart its healthy range. A metric eval_NAME begins with sft_NAME.
 PPO = [
-    ("score", "standard deviations", ("score", "eval_score")),
+    ("score", SCORE, ("score", "eval_score")),
     ("KL from the reference", "nats per response", ("kl", "eval_kl")),
     ("length", "tokens per response", ("length", "length_min", "length_max", "eval_length")),
     ("responses with an end", "share", ("ended", "eval_ended")),
@@ -128,12 +130,12 @@ def frontier(records):
     if len(points) < 2:
         return None
     lines = [Line("held-out prompts", points, "evaluation")]
-    return Chart("score against KL", "standard deviations", lines, x="KL, nats per response")
+    return Chart("score against KL", SCORE, lines, x="KL, nats per response")
 
 
 def calibration(bins):
     """The reliability diagram of a reward model: see agreement.calibration."""
     points = [(row["confidence"], row["accuracy"]) for row in bins]
-    title = f"calibration, {sum(row['pairs'] for row in bins)} held-out pairs"
+    title = f"calibration, {sum(row['pairs'] for row in bins):.0f} held-out pairs"
     lines = [Line("share ordered as people did", points, "evaluation")]
     return Chart(title, "share", lines, x="confidence of the model", diagonal=True)

@@ -51,6 +51,20 @@ def test_every_stage_shows_its_metrics_in_tensorboard(stage, out, colours, small
         assert sum(row["pairs"] for row in bins) == pairs > 0
 
 
+def test_a_resumed_run_goes_on_in_its_tracker(out, colours):
+    """--track is one of the flags that --resume takes from the run. --track none ends it."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(out, colours, "ppo", "--track", "tensorboard", "--save-every", "1")
+    train_ppo.main(["--out", str(out), "--resume", "--updates", "3"])
+    train_ppo.main(["--out", str(out), "--resume", "--updates", "4", "--track", "none"])
+    shown = reader.EventAccumulator(str(out / "ppo" / "tensorboard")).Reload().Scalars("score")
+    scores = logged(out / "ppo", "score")
+    assert [(event.step, event.value) for event in shown] == [
+        (step, pytest.approx(score)) for step, score in enumerate(scores[:3])
+    ]
+    assert len(scores) == 4
+
+
 def test_a_run_with_a_tracker_is_the_run_without_one_and_overwrite_removes_its_events(out, colours):
     """The same metrics and weights. A run that replaces another must not go on in its curves."""
     pytest.importorskip("tensorboard")

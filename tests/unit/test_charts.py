@@ -47,13 +47,19 @@ def test_the_healthy_range_is_a_band_as_far_as_it_is_in_sight():
     assert not of_class(drawn(Chart("kl", "nats", lines, (5, None))), "healthy")
 
 
-def test_axes_have_units_and_labels_that_differ():
-    svg = drawn(Chart("kl", "nats", [Line("kl", [(0, 0.9991), (96, 1.0012)])]))
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.9991, 1.0012), (0.17612, 0.17619), (-3e-9, 5e-9), (1e7, 1.00001e7), (-200, 3.0), (0, 1)],
+)
+def test_axes_have_units_and_labels_that_differ(low, high):
+    """The x axis begins at 0, also where the first points were thinned to a mean."""
+    svg = drawn(Chart("kl", "nats", [Line("kl", [(0.5, low), (96, high)])]))
     texts = ["".join(node.itertext()) for node in svg.iter() if node.tag == "text"]
     assert "klnats" in texts and "updates" in texts
     for kind in ("xtick", "ytick"):
         labels = [node.text for node in of_class(svg, kind)]
         assert 3 <= len(labels) <= 7 and len(set(labels)) == len(labels)
+    assert of_class(svg, "xtick")[0].text == "0"
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e-9, 7e8, 1e300])

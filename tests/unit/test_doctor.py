@@ -34,6 +34,7 @@ def healthy(seed=0, n=20):
         r["advantage_std"] = (r["return_var"] * (1 - r["explained_variance"])) ** 0.5
         r["approx_kl"] = (lr / 4e-4) ** 2 * noise.uniform(1e-3, 2e-3)
         r |= {"approx_kl_k3": 0.99 * r["approx_kl"], "ratio_var": 2.02 * r["approx_kl"]}
+        r |= {"ratio_min": 0.85, "ratio_max": 1.2}
         r |= {"policy_loss": noise.gauss(-0.002, 0.002), "clip_fraction": 0.005}
         r["grad_norm"] = noise.uniform(0.4, 0.7)
         records.append(r)
@@ -157,6 +158,13 @@ def test_one_step_of_a_rollout_has_ratios_of_one_and_that_is_well():
     assert "ratios_one" not in found(records, minibatches=1)
 
 
+def test_a_single_token_that_moved_far_is_no_finding():
+    """It alone makes approx_kl, k3 and the variance of the ratio differ."""
+    records = healthy()
+    changed(ratio_min=0.05, approx_kl_k3=lambda r: r["approx_kl"] / 2, ratio_var=1e-3)(records)
+    assert found(records) == {}
+
+
 def test_nulls_and_missing_metrics_are_no_finding_and_no_error():
     """What was not finite is null; other stages, and an old version, lack metrics."""
     names = [name for name in healthy()[0] if name != "step"]
@@ -195,7 +203,8 @@ def test_the_command_names_every_run_of_a_folder_with_its_findings(tmp_path, cap
 
 def test_what_is_no_number_in_a_file_of_metrics_is_left_out(tmp_path, capsys):
     """A file that somebody has written or changed."""
-    write(tmp_path, [record | {"kl": "3", "score": [1]} for record in healthy()])
+    strange = {"kl": "3", "score": [1], "entropy": float("nan"), "approx_kl": float("inf")}
+    write(tmp_path, [record | strange for record in healthy()], FLAGS | {"epochs": "two"})
     doctor.main([str(tmp_path)])
     assert "nothing wrong found" in capsys.readouterr().out
 

@@ -136,7 +136,9 @@ def test_nulls_and_what_is_not_known_are_no_finding():
     assert findings(update, {"step": 3}, {}) == {}
 
 
-@pytest.mark.parametrize("change", ["responses", "tokens", "ended", "clip", "length", "text"])
+@pytest.mark.parametrize(
+    "change", ["responses", "tokens", "ended", "clip", "length", "text", "nan"]
+)
 def test_a_line_of_another_form_is_left_out(tmp_path, change):
     """Somebody may have changed the file."""
     good, _ = view()
@@ -145,8 +147,8 @@ def test_a_line_of_another_form_is_left_out(tmp_path, change):
         bad[change] = "x"
     elif change == "length":
         bad["responses"][1]["kl"].pop()
-    elif change == "text":
-        bad["responses"][1]["kl"][0] = "<b>"
+    elif change in ("text", "nan"):
+        bad["responses"][1]["kl"][0] = {"text": "<b>", "nan": float("nan")}[change]
     else:
         bad["responses"][1][change] = 7
     lines = [json.dumps(line) + "\n" for line in (good, bad, good)]
