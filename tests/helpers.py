@@ -22,6 +22,7 @@ class Config:
     """The flags of a made-up stage."""
 
     out: str = flag("out", "folder")
+    init: str = flag("", "where it starts from")
     steps: int = flag(6, "steps", low=1)
     updates: int = flag(6, "how long", low=1)
     target: float = flag(float("nan"), "something without a default")
