@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minirlhf.formats import turns as dialogue
 from minirlhf.model import GPT
 from minirlhf.run import chain, checkpoint, compute, config
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.metrics import printable, shorten
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.tools import output, prompting
+from minirlhf.tools import output, templates
 from minirlhf.tools.answer import Answer
 from minirlhf.tools.columns import Columns, wrap
 from minirlhf.world import sentences, writers
@@ -42,10 +43,10 @@ class Config(ModelFlags):
     baseline: str = flag("", "a second one, whose answers stand beside those of the first")
     template: str = flag(
         "auto",
-        "what a policy gets to see: plain: the message alone; line: the message and a line feed; "
-        "hh: the dialogue so far, as in HH-RLHF; auto: line for a policy of the embedded world, "
-        "else plain",
-        choices=prompting.TEMPLATES,
+        "what a policy gets to see: none: the message alone; line: the message and a line feed; "
+        "auto: line for a policy of the embedded world, else none; hh (as in HH-RLHF) and the "
+        "others: the dialogue so far",
+        choices=templates.TEMPLATES,
     )
     temperature: float = flag(1.0, "sampling temperature; 0: the likeliest token", low=0)
     max_new_tokens: int = flag(
@@ -80,7 +81,7 @@ class Conversation:
         prompts = []
         for speaker, turns in zip(self.speakers, self.turns, strict=True):
             room = speaker.gpt.config.context - self.max_new_tokens
-            kept = prompting.fitting_turns(
+            kept = templates.fitting_turns(
                 speaker.template, message, turns, speaker.tokenizer, room
             )
             if kept is None:
@@ -90,7 +91,7 @@ class Conversation:
             if len(kept) < len(turns):
                 note(f"{speaker.path}: forgets the oldest {len(turns) - len(kept)} turns")
             turns[:] = kept
-            prompts.append(prompting.apply(speaker.template, message, turns))
+            prompts.append(templates.apply(speaker.template, message, turns))
         return prompts
 
     def answers(self, message):
@@ -117,8 +118,8 @@ def main(argv=None):
     speakers = []
     for path in [args.policy, *filter(None, [args.baseline])]:
         gpt, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
-        speakers.append(Speaker(path, gpt, tokenizer, prompting.pick_template(args.template, path)))
-    limit = prompting.response_limit(args.max_new_tokens, args.policy)
+        speakers.append(Speaker(path, gpt, tokenizer, templates.pick_template(args.template, path)))
+    limit = templates.response_limit(args.max_new_tokens, args.policy)
     context = min(speaker.gpt.config.context for speaker in speakers)
     if limit >= context:
         remedy = "lower --max-new-tokens"
@@ -195,11 +196,12 @@ def number(kind, text, requirement):
 
 
 def settings(conversation):
-    limit = f"at most {conversation.max_new_tokens} tokens"
+    text = f"temperature {conversation.temperature:g}, seed {conversation.seed}"
+    text += f", at most {conversation.max_new_tokens} tokens"
     turns = len(conversation.turns[0])
-    return f"temperature {conversation.temperature:g}, seed {conversation.seed}, {limit}" + (
-        f", {turns} turns before" if turns and conversation.speakers[0].template == "hh" else ""
-    )
+    if turns and conversation.speakers[0].template in dialogue.TEMPLATES:
+        text += f", {turns} turns before"
+    return text
 
 
 # ---- what it prints

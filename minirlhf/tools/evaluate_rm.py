@@ -119,8 +119,7 @@ def load_comparisons(args, scorer):
     """(comparisons to learn a bag of words from, comparisons to measure, what these are). Without
     the first, all of the file is measured."""
     fits = data.fits_context(scorer.tokenizer, scorer.context, drop_long=args.drop_long)
-    path = "/dev/stdin" if args.data == "-" else args.data
-    records = jsonl.read_comparisons(path, fits, **jsonl.flags(args))
+    records = jsonl.read_comparisons(args.data, fits, **jsonl.flags(args))
     for model in scorer.paths:
         if chain.learned_from(model, args.data):
             seed = chain.stored_flags(model)["seed"]

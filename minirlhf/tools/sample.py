@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from minirlhf import evaluate, reward
 from minirlhf.data import fits_context
-from minirlhf.formats import jsonl, turns
+from minirlhf.formats import jsonl
 from minirlhf.run import chain, checkpoint, compute, config
 from minirlhf.run.config import ChainFlags, InputError, flag, rng
-from minirlhf.tools import output, prompting
+from minirlhf.tools import output, templates
 from minirlhf.world import writers
 
 
@@ -37,10 +37,9 @@ class Config(ChainFlags):
     prompt: str = flag("", "one prompt, instead of --data")
     prompt_template: str = flag(
         "auto",
-        "what becomes of --prompt: plain: nothing; line: a line feed is added; hh: a dialogue of "
-        "HH-RLHF; auto: line for a policy of the embedded world, else plain; --data's turns: plain "
-        "or hh",
-        choices=prompting.TEMPLATES,
+        "what becomes of --prompt: none: nothing; line: a line feed is added; auto: line for a "
+        "policy of the embedded world, else none; hh and the others: a dialogue of one turn",
+        choices=templates.TEMPLATES,
     )
     prompts: int = flag(0, "how many prompts; 0: all of --data, or 16 of the world's", low=0)
     to: str = flag("", "file for the responses, instead of the standard output")
@@ -73,7 +72,7 @@ def main(argv=None):
     score, reward_model, missing_end_score = load_score(args, tokenizer, device, precision)
     trunks = [policy, *([reward_model.gpt] if reward_model else [])]
     context = min(gpt.config.context for gpt in trunks)
-    new_tokens = prompting.response_limit(args.max_new_tokens, args.policy)
+    new_tokens = templates.response_limit(args.max_new_tokens, args.policy)
     prompts = load_prompts(args, tokenizer, context, new_tokens)
     settings = Settings(args.responses, args.best_of, args.temperature, args.seed, new_tokens)
     inputs = {"policy": policy, "prompts": prompts, "reward_model": reward_model}
@@ -119,15 +118,13 @@ def load_prompts(args, tokenizer, context, new_tokens):
     """The prompts that leave room for a response."""
     fits = fits_context(tokenizer, context, new_tokens, args.drop_long)
     if args.prompt:
-        template = prompting.pick_template(args.prompt_template, args.policy)
-        prompts = [prompting.apply(template, args.prompt)]
+        template = templates.pick_template(args.prompt_template, args.policy)
+        prompts = [templates.apply(template, args.prompt)]
         if not fits(prompts[0]):
             raise InputError("--prompt: it does not fit the context; shorten it")
         return prompts
     if args.data:
-        path = "/dev/stdin" if args.data == "-" else args.data
-        template = args.template if args.template in turns.TEMPLATES else "hh"
-        prompts = jsonl.read_prompts(path, fits, **jsonl.flags(args, template=template))
+        prompts = jsonl.read_prompts(args.data, fits, **jsonl.flags(args))
         return prompts[: args.prompts or None]
     chain.refuse_mixed(args, args.policy)
     stream = rng(args.seed, config.HELD_OUT_PROMPTS)

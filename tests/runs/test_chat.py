@@ -12,7 +12,7 @@ from minirlhf import data
 from minirlhf.generate import generate
 from minirlhf.run import chain, config
 from minirlhf.tokenizer import get_tokenizer
-from minirlhf.tools import chat, prompting
+from minirlhf.tools import chat, templates
 from minirlhf.tools.answer import Answer
 from minirlhf.world.sentences import KINDS, kind
 
@@ -139,15 +139,15 @@ def test_with_the_template_of_dialogues_a_policy_sees_the_turns_before(said, mod
 def test_the_oldest_turns_are_left_out_when_the_dialogue_does_not_fit():
     """Each as a whole, and no more than needed; the message itself is never cut."""
     tokenizer, turns = get_tokenizer(), [("a", " b"), ("c", " d"), ("e", " f")]
-    whole = prompting.apply("hh", "g", turns)
+    whole = templates.apply("hh", "g", turns)
     start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d\n\nHuman: e\n\nAssistant: f"
     assert whole == start + "\n\nHuman: g\n\nAssistant:"
     for k in range(4):
-        room = len(tokenizer.encode(prompting.apply("hh", "g", turns[k:])))
+        room = len(tokenizer.encode(templates.apply("hh", "g", turns[k:])))
         for extra in (0, 1):
-            kept = prompting.fitting_turns("hh", "g", turns, tokenizer, room + extra)
+            kept = templates.fitting_turns("hh", "g", turns, tokenizer, room + extra)
             assert kept == turns[k:]
-        shorter = prompting.fitting_turns("hh", "g", turns, tokenizer, room - 1)
+        shorter = templates.fitting_turns("hh", "g", turns, tokenizer, room - 1)
         assert shorter == (turns[k + 1 :] if k < 3 else None)
 
 
@@ -157,7 +157,7 @@ def test_a_dialogue_that_gets_too_long_goes_on_without_its_oldest_turns(said, mo
     found = answers(said(long, long, "no " * 90, "Say 1", template="hh"))
     assert "(one: forgets the oldest 1 turns)" in found[1][1]
     assert "(one: the message is too long; there are 58 tokens for it" in found[2][1]
-    assert "6 for the\nanswer)" in found[2][1] and found[3][1].strip()
+    assert "6 for the\nanswer)" in found[2][1] and found[3][1]  # an answer, whatever it says
 
 
 def test_a_policy_of_the_world_gets_a_line_feed_and_says_what_it_knows(said, models, tmp_path):

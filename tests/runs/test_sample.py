@@ -168,7 +168,7 @@ def test_one_prompt_gets_the_line_feed_of_the_embedded_world(tmp_path, sampled, 
     record = {"flags": {"data": "", "seed": 1}, "data": chain.WORLD}
     (tmp_path / "one" / "config.json").write_text(json.dumps(record))
     assert sampled(**flags)[0]["prompt"] == "Hi.\n"
-    assert sampled(**flags, prompt_template="plain")[0]["prompt"] == "Hi."
+    assert sampled(**flags, prompt_template="none")[0]["prompt"] == "Hi."
     hh = sampled(**flags, prompt_template="hh")[0]["prompt"]
     assert hh == "\n\nHuman: Hi.\n\nAssistant:"
 

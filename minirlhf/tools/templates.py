@@ -2,33 +2,39 @@
 
 The templates:
 
-    plain   the message is the prompt
+    none    the message is the prompt
     line    the message and a line feed: the prompts of the embedded world
-    hh      "\\n\\nHuman: ...\\n\\nAssistant:", with the turns before it: Anthropic's HH-RLHF
-    auto    line for a policy of the embedded world, else plain
+    auto    line for a policy of the embedded world, else none
+    hh, ... those of formats/turns.py, which show a policy the turns before, too
 """
 
 from minirlhf.data import encode_prompt
-from minirlhf.formats.rows import ASSISTANT, HUMAN
+from minirlhf.formats import turns as dialogue
+from minirlhf.formats.turns import REPLY, USER, Turn
 from minirlhf.run import chain
 
-TEMPLATES = ("auto", "plain", "line", "hh")
+TEMPLATES = ("auto", "none", "line", *dialogue.TEMPLATES)
 
 
 def pick_template(name, path):
     """`--template`, for the policy of the checkpoint `path`."""
     if name != "auto":
         return name
-    return "line" if chain.trained_on(path) == chain.WORLD else "plain"
+    return "line" if chain.trained_on(path) == chain.WORLD else "none"
 
 
 def apply(template, message, turns=()):
-    """A message, after the turns [(message, response)] of a dialogue -> a prompt. Only "hh" shows
-    a policy the turns."""
-    if template == "hh":
-        history = [HUMAN + " " + asked + ASSISTANT + answer for asked, answer in turns]
-        return "".join([*history, HUMAN, " ", message, ASSISTANT])
-    return message + "\n" if template == "line" and not message.endswith("\n") else message
+    """A message, after the turns [(message, response)] of a dialogue -> a prompt."""
+    if template not in dialogue.TEMPLATES:
+        return message + "\n" if template == "line" and not message.endswith("\n") else message
+    form = dialogue.TEMPLATES[template]
+    begin = form.reply.partition("{}")[0]  # a response that was sampled has it already
+    history = [
+        turn
+        for question, answer in turns
+        for turn in (Turn(USER, question), Turn(REPLY, answer.removeprefix(begin)))
+    ]
+    return dialogue.prompt_text([*history, Turn(USER, message)], form)
 
 
 def fitting_turns(template, message, turns, tokenizer, room):
