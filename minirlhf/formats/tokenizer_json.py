@@ -65,9 +65,9 @@ def merges(pieces):
 
 
 def translate(pattern):
-    """A pattern of tiktoken's engine -> the same for Oniguruma: there `{1,3}+` repeats the repeated
-    part, and `$` is the end of a line."""
-    return re.sub(r"(\{\d+,\d*\})\+", r"\1", pattern).replace("$", r"\z")
+    """A pattern of tiktoken's engine -> the same for Oniguruma, where `{1,3}+` repeats what is
+    repeated already."""
+    return re.sub(r"(\{\d+,\d*\})\+", r"\1", pattern)
 
 
 def tokenizer_json(tokenizer, scores=False):

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +37,15 @@ PAIRS = [
     *(("Pick a colour, number 3.\n", "b"), ("Pick a colour: ", "Blue, of course, and no other.")),
     *(("x", ""), ("A longer one, to be padded to.\n", f"r{END}g"), ("a", " a!")),
 ]
+
+REWARDBENCH = """
+import torch, transformers
+if not torch.cuda.is_available():  # rewardbench 0.1.4 sends its batches to "cuda" in any case
+    to = transformers.BatchEncoding.to
+    transformers.BatchEncoding.to = lambda batch, device, **flags: to(batch, "cpu", **flags)
+from rewardbench.rewardbench import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +117,7 @@ def test_sampling_is_from_all_ids_at_the_temperature_of_training(policy):
     assert (settings.temperature, settings.top_p, settings.max_new_tokens) == (1.0, 1.0, 6)
     ends = settings.eos_token_id, settings.pad_token_id, settings.bos_token_id
     assert ends == (policy[1].end_token,) * 3
+    assert transformers.AutoConfig.from_pretrained(policy[2]).eos_token_id == ends[0]
 
 
 # ---- a reward model
@@ -184,10 +193,9 @@ def test_rewardbench_runs_on_the_folder_with_a_file_of_pairs(rewards, tmp_path):
     lines = [{"chosen": messages(p, a), "rejected": messages(p, b)} for p, a, b in pairs]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "rm").symlink_to(folder)
-    script = Path(sys.executable).parent / "rewardbench"
     flags = "--model=rm --dataset=pairs.jsonl --load_json --not_quantized --torch_dtype=float32"
     offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "HF_HOME": str(tmp_path)}
-    command = [script, *flags.split(), "--batch_size=3"]
+    command = [sys.executable, "-c", REWARDBENCH, *flags.split(), "--batch_size=3"]
     subprocess.run(command, cwd=tmp_path, env=os.environ | offline, check=True)
     written = (tmp_path / "results" / "rm_outputs.jsonl").read_text().splitlines()
     for name, side in (("scores_chosen", 1), ("scores_rejected", 2)):

@@ -13,7 +13,7 @@ from tiktoken_ext import openai_public
 from minirlhf import data
 from minirlhf.formats import tokenizer_json
 from minirlhf.run import config
-from minirlhf.tokenizer import END, Tokenizer, get_tokenizer
+from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
 from minirlhf.world import writers
 
 OURS = get_tokenizer()
@@ -125,21 +125,36 @@ def pattern_of(name):
 
 @pytest.mark.parametrize("name", ["gpt2", "cl100k_base", "o200k_base"])
 def test_the_patterns_of_other_encodings_cut_a_text_as_tiktoken_does(tmp_path, name):
-    """With our pieces as vocabulary: a border in another place mostly gives other ids. They have a
-    gap before the end token, as those of cl100k_base."""
-    ranks = dict(OURS.encoding._mergeable_ranks)
-    special = {END: len(ranks) + 5, "<|endofprompt|>": len(ranks) + 9}
-    encoding = tiktoken.Encoding(
-        name, pat_str=pattern_of(name), mergeable_ranks=ranks, special_tokens=special
-    )
-    ours = Tokenizer(encoding)
+    """Any two neighbours are a piece, so that a border in another place gives other ids. They have
+    a gap before the end token, as those of cl100k_base."""
+    letters = string.ascii_letters + "'    \t\n\r\n1234567890_-=.<|>/"
+    ours = made_up(name, {(a + b).encode() for a in letters for b in letters}, pattern_of(name))
     theirs = saved(ours, tmp_path)
     rng = random.Random(0)
-    alphabet = string.ascii_letters + "''''    \t\n\r\n1234567890_-=.<|>’é日ÀßʼnDžـ\u0301²\u200b/"
     for _ in range(300):
-        text = "".join(rng.choices(alphabet, k=rng.randint(1, 40)))
+        text = "".join(rng.choices(letters + "’é日ÀßʼnDžـ\u0301²\u200b", k=rng.randint(1, 40)))
         assert theirs(text).input_ids == ours.encode(text), repr(text)
     assert theirs.eos_token_id == ours.end_token
+
+
+def made_up(name, pieces, pattern):
+    """A Tokenizer of the 256 bytes and of more pieces."""
+    ranks = {bytes([i]): i for i in range(256)}
+    ranks |= {piece: 256 + i for i, piece in enumerate(sorted(pieces))}
+    special = {END: len(ranks) + 5, "<|endofprompt|>": len(ranks) + 9}
+    encoding = tiktoken.Encoding(
+        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
+    )
+    return Tokenizer(encoding)
+
+
+def test_a_piece_that_no_merges_lead_to_stands_for_a_whole_chunk(tmp_path):
+    """tiktoken looks a chunk up before it merges anything: o200k_base has such pieces. Inside a
+    longer chunk it is not found."""
+    ours = made_up("small", {b"xyz"}, PATTERN)
+    theirs = saved(ours, tmp_path)
+    for text, ids in (("xyz", [256]), ("xyzx", list(b"xyzx")), ("xyz-xyz", [256, 45, 256])):
+        assert theirs(text).input_ids == ours.encode(text) == ids
 
 
 def test_gpt2s_own_ids_are_tiktokens(tmp_path):
