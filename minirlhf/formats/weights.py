@@ -6,6 +6,7 @@ safetensors have no checksum. `write` puts one into the metadata, and `read` com
 
 import hashlib
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -123,7 +124,10 @@ def write(tensors, folder, config):
         for path in folder.glob("model.safetensors*"):  # every reader prefers it
             path.unlink()
     else:
-        write_atomically(
-            folder / "model.safetensors",
-            lambda file: safetensors.save_file(tensors, file.name, metadata=metadata),
-        )
+
+        def save(file):
+            mode = os.fstat(file.fileno()).st_mode
+            safetensors.save_file(tensors, file.name, metadata=metadata)
+            os.chmod(file.name, mode)  # it makes a file that nobody else may read
+
+        write_atomically(folder / "model.safetensors", save)

@@ -263,6 +263,13 @@ def test_an_interrupted_save_leaves_the_old_folder(tmp_path, make_gpt, monkeypat
     assert torch.equal(load_gpt2(tmp_path).position_embedding.weight, old.position_embedding.weight)
 
 
+def test_whoever_may_read_the_settings_may_read_the_weights(tmp_path, make_gpt):
+    """The library writes a file for its owner alone: a server's process could not open it."""
+    save_gpt2(make_gpt(), tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1 and len(list(tmp_path.iterdir())) == 2
+
+
 def test_an_older_file_of_the_other_kind_does_not_win(tmp_path, make_gpt, monkeypatch):
     """Every reader takes model.safetensors first. Saved without safetensors, the new weights would
     be beside it and would never be read."""
