@@ -35,6 +35,7 @@ EXPERIMENTS = ROOT / "docs" / "experiments.md"  # its commands are of their day 
 PROMISES = ROOT / "docs" / "promises.md"
 SEEING = ROOT / "docs" / "seeing.md"
 MODELS = ROOT / "docs" / "models.md"
+EXCHANGE = "## In and out of Hugging Face"  # of models.md; what stands before it has its own tests
 PAGES = [README, *DOCS, SEEING, MODELS, EXPERIMENTS, PROMISES]
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 SECTIONS = [
@@ -82,18 +83,20 @@ FOREIGN = {
 # ---- what the pages show
 
 
-def parts(page):
-    """[(language, text)] of a page in order. The language of prose is None, that of a block
-    without one is ""."""
-    pieces = re.split(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+def parts(page, start=""):
+    """[(language, text)] of a page in order, from a heading on. The language of prose is None, that
+    of a block without one is ""."""
+    text = page.read_text()
+    text = text[text.index(start) :]
+    pieces = re.split(r"^```(\w*)\n(.*?)^```$", text, flags=re.M | re.S)
     blocks = zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True)
     return [(None, pieces[0])] + [
         part for language, block, prose in blocks for part in ((language, block), (None, prose))
     ]
 
 
-def blocks(page, language):
-    return [text for own, text in parts(page) if own == language]
+def blocks(page, language, start=""):
+    return [text for own, text in parts(page, start) if own == language]
 
 
 def prose(page):
@@ -105,7 +108,7 @@ def commands():
     without a language, and code within a sentence."""
     lines = []
     for page in (README, *DOCS, SEEING, MODELS):
-        for language, text in parts(page):
+        for language, text in parts(page, EXCHANGE if page == MODELS else ""):
             if language is None:
                 lines += re.findall(r"`((?:python|minirlhf) [^`]+)`", text)
             elif not language:
@@ -146,7 +149,8 @@ def workplace(tmp_path_factory):
     (folder / "hh-harmless-train.jsonl.gz").write_text("\n".join(dialogues))
     vocab_size = get_tokenizer("tiny").vocab_size
     gpt2.save_gpt2(model.GPT(model.GPTConfig(vocab_size, 96, 1, 1, 16)), folder / "gpt2-folder")
-    code = [text for page in (README, *DOCS, MODELS) for text in blocks(page, "python")]
+    code = [text for page in (README, *DOCS) for text in blocks(page, "python")]
+    code += blocks(MODELS, "python", EXCHANGE)
     for text in code:
         if name := re.match(r"# (\w+\.py)", text):
             (folder / name[1]).write_text(text)
