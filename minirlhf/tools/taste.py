@@ -128,7 +128,9 @@ def collect(args, taste):
     name, complete = label.ask(asked, taste and tastes.Scripted(taste).answer)
     own = [record for record in labels.read_labels(path) if record.labeller == name]
     if not complete:
-        remedy = f"the same command goes on, or --labels {len(own)} makes do with these"
+        remedy = "the same command goes on"
+        if len(own) >= FEWEST:
+            remedy += f", or --labels {len(own)} makes do with these"
         print(f"{len(own)} of {args.labels} questions are answered in {path}; {remedy}")
         return None
     choices = [Comparison(x.prompt, x.responses, x.ranks) for x in own if len(set(x.ranks)) > 1]
