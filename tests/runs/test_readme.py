@@ -34,13 +34,9 @@ DOCS = [ROOT / "docs" / f"{name}.md" for name in ("data", "metrics", "results", 
 EXPERIMENTS = ROOT / "docs" / "experiments.md"  # its commands are of their day and are not run
 PROMISES = ROOT / "docs" / "promises.md"
 SEEING = ROOT / "docs" / "seeing.md"
-<<<<<<< HEAD
 MODELS = ROOT / "docs" / "models.md"
-PAGES = [README, *DOCS, SEEING, MODELS, EXPERIMENTS, PROMISES]
-=======
 FEEDBACK = ROOT / "docs" / "feedback.md"
-PAGES = [README, *DOCS, SEEING, FEEDBACK, EXPERIMENTS, PROMISES]
->>>>>>> a97d7ba (Taste measured: the labels it takes; what stood on the screen before the first question stays)
+PAGES = [README, *DOCS, SEEING, MODELS, FEEDBACK, EXPERIMENTS, PROMISES]
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 SECTIONS = [
     "Reading order",
