@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minirlhf import evaluate, reward
+from minirlhf import reward
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, design, questions, tastes
 from minirlhf.run import config
@@ -32,7 +32,7 @@ class Config:
     """Accuracy of a reward model against the number of labels, for three scripted tastes."""
 
     sft: str = flag("out/demo/sft", "SFT model that the responses come from")
-    seeds: int = flag(3, "repetitions, each with other responses and other weights", low=1)
+    seeds: int = flag(4, "repetitions, each with other responses and other weights", low=1)
     pool: int = flag(1000, "prompts that the questions are chosen from", low=max(SIZES))
     held_out: int = flag(600, "prompts of the validation split whose choices are predicted", low=1)
     figure: str = flag("figures/taste.png", "file of the figure")
@@ -121,14 +121,15 @@ def summary(results):
 
 
 def draw(pyplot, results, path):
-    """A panel a taste: the mean over seeds with its 95% interval, for both orders."""
+    """A panel a taste: the mean over seeds for both orders, and each seed as a point."""
     figure, sides = pyplot.subplots(1, len(tastes.TASTES), figsize=(11, 3.6), layout="constrained")
     for side, name in zip(sides, tastes.TASTES, strict=True):
-        for order, colour in zip(ORDERS, ("tab:gray", "tab:blue"), strict=True):
-            pairs = [evaluate.interval(row) for row in accuracies(results, name, order)]
-            means, halves = np.nan_to_num(np.array(pairs)).T
-            style = {"color": colour, "marker": "o", "capsize": 3, "label": f"{order} order"}
-            side.errorbar(SIZES, means, halves, **style)
+        for order, colour, shift in zip(ORDERS, ("tab:gray", "tab:blue"), (-3, 3), strict=True):
+            table = accuracies(results, name, order)
+            side.plot(SIZES, table.mean(1), color=colour, label=f"{order} order")
+            places = [n + shift for n in SIZES]
+            for column in table.T:
+                side.plot(places, column, ".", color=colour, alpha=0.5, markersize=5)
         side.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
         side.set(title=f"prefers: {name}", xlabel="labels, ties included", ylim=(0.45, 1.02))
         side.spines[["top", "right"]].set_visible(False)

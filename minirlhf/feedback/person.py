@@ -42,13 +42,14 @@ class Person:
 
     def __init__(self, keys, rate=False):
         self.keys, self.rate, self.note = keys, rate, ""
+        self.first = True  # what stands on the screen before the first question stays there
 
     def answer(self, question, heading):
         """An Answer, UNDO or QUIT."""
         draft = Draft([[] for _ in question.responses])
         numbers = [str(i + 1) for i in range(len(question.responses))]
         while True:
-            show(question, draft, heading, self.note)
+            self.show(question, draft, heading, self.note)
             self.note = ""
             key = self.keys.key().lower()
             if key in ("", "q"):
@@ -63,13 +64,27 @@ class Person:
             else:
                 self.note = self.remark(key, question, draft, numbers)
 
+    def show(self, question, draft, heading, note):
+        """The question on a cleared screen, with all that has been said about it."""
+        if not self.first:
+            clear()
+        self.first = False
+        lines = ["", *wrapped(heading), "-" * width(), "", *wrapped(question.prompt), ""]
+        for number, text in enumerate(question.responses, start=1):
+            lines += [*wrapped(text, f"{number}   "), *remarks(draft, number), ""]
+        if draft.written:
+            number = len(question.responses) + 1
+            lines += [*wrapped(draft.written, "you "), *remarks(draft, number), ""]
+        lines += keys_line(len(question.responses))
+        print("\n".join([*lines, "", *(wrapped(note) if note else [])]), flush=True)
+
     def complete(self, question, draft, heading, kind, choice):
         """The Answer; None if the ratings were broken off."""
         texts = [*question.responses, *filter(None, [draft.written])]
         while self.rate and kind != "skip" and len(draft.ratings) < len(texts):
             number = len(draft.ratings) + 1
             last = "the one you wrote" if number > len(question.responses) else f"response {number}"
-            show(question, draft, heading, f"rate {last}: 1 (bad) to {BEST_RATING} (good)")
+            self.show(question, draft, heading, f"rate {last}: 1 (bad) to {BEST_RATING} (good)")
             key = self.keys.key()
             if key and key in "12345":
                 draft.ratings.append(int(key))
@@ -104,18 +119,6 @@ class Person:
         words = draft.flags[int(key) - 1]
         (words.remove if word in words else words.append)(word)
         return ""
-
-
-def show(question, draft, heading, note):
-    """The question on a cleared screen, with all that has been said about it."""
-    clear()
-    lines = [heading, "-" * width(), "", *wrapped(question.prompt), ""]
-    for number, text in enumerate(question.responses, start=1):
-        lines += [*wrapped(text, f"{number}   "), *remarks(draft, number), ""]
-    if draft.written:
-        lines += [*wrapped(draft.written, "you "), *remarks(draft, len(question.responses) + 1), ""]
-    lines += keys_line(len(question.responses))
-    print("\n".join([*lines, "", *(wrapped(note) if note else [])]), flush=True)
 
 
 def remarks(draft, number):

@@ -17,11 +17,9 @@ def width():
 
 
 def clear():
-    """An empty screen, where it is one that can be cleared; else a free line."""
+    """An empty screen, where it is one that can be cleared."""
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         print(CLEAR, end="")
-    else:
-        print()
 
 
 def columns(text):

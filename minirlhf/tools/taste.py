@@ -25,7 +25,7 @@ from minirlhf.feedback.screen import wrapped
 from minirlhf.formats import labels
 from minirlhf.rewards import function
 from minirlhf.run import checkpoint, compute, config
-from minirlhf.run.config import HELD_OUT_PROMPTS, ComputeFlags, InputError, flag, rng
+from minirlhf.run.config import HELD_OUT_PROMPTS, InputError, ModelFlags, flag, rng
 from minirlhf.run.folder import start_run
 from minirlhf.tools import label
 from minirlhf.tools.script import script
@@ -36,7 +36,7 @@ BATCH, FEWEST_STEPS = 16, 32  # of the reward model's training
 
 
 @dataclass(frozen=True)
-class Config(ComputeFlags):
+class Config(ModelFlags):
     """Label responses by any taste; a reward model learns it, PPO follows it, and the same prompts
     are shown before and after."""
 
@@ -89,14 +89,12 @@ def require_sft(path):
 
 
 def shared(args):
-    """The flags that every command has."""
+    """The flags of every command that runs a model."""
     return {
         "seed": args.seed,
         "device": args.device,
         "precision": args.precision,
         "threads": args.threads,
-        "drop_long": args.drop_long,
-        "skip_bad": args.skip_bad,
     }
 
 
@@ -128,7 +126,9 @@ def collect(args, taste):
     name, complete = label.ask(asked, taste and tastes.Scripted(taste).answer)
     own = [record for record in labels.read_labels(path) if record.labeller == name]
     if not complete:
-        remedy = f"the same command goes on, or --labels {len(own)} makes do with these"
+        remedy = "the same command goes on"
+        if len(own) >= FEWEST:
+            remedy += f", or --labels {len(own)} makes do with these"
         print(f"{len(own)} of {args.labels} questions are answered in {path}; {remedy}")
         return None
     choices = [Comparison(x.prompt, x.responses, x.ranks) for x in own if len(set(x.ranks)) > 1]
@@ -244,7 +244,7 @@ def ppo_flags(args):
         "eval-every": args.updates,  # once, at the end: the bar shows the progress
     }
     words = [str(word) for name, value in values.items() for word in ("--" + name, value)]
-    return [*words, "--overwrite", "--mix-data", *(["--drop-long"] if args.drop_long else [])]
+    return [*words, "--overwrite", "--mix-data"]
 
 
 def compare(args, taste):

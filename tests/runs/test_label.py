@@ -1,18 +1,22 @@
 """The specification of `minirlhf label`: keys through a pseudo-terminal, lines through a pipe."""
 
+import importlib
 import io
 import json
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
+from minirlhf.__main__ import COMMANDS
 from minirlhf.feedback import questions
 from minirlhf.feedback.questions import Question
 from minirlhf.formats import jsonl, labels
@@ -242,8 +246,11 @@ def test_the_screen_has_eighty_columns_no_colour_and_no_sequence_of_the_datas(fl
     assert max(map(len, screen.split("\r\n"))) <= 80
     session = Session(flags)
     session.wait_for("? help")
+    assert "\x1b" not in session.output  # what stood there before the first question stays
+    session.answer("x")
     session.press("q")
     session.end()
+    assert session.output.count("\x1b[H\x1b[2J") == 1
     assert set(session.output.replace("\x1b[H\x1b[2J", "")) & {"\x1b", "\x07"} == set()
 
 
@@ -307,7 +314,7 @@ def test_two_labellers_of_one_file_are_told_apart_and_compared(flags, ask):
     asked = [Question(x.prompt, tuple(x.responses)) for x in stored]
     shown = [questions.blind(question, "ben", 1) for question in asked]
     keys = ["1" if q.responses[0] != good[q.prompt] else "2" for q in shown[:40]]
-    ask(flags, "".join(keys))
+    ask(flags, "".join([*keys, "1z"]))  # what is taken back is ben's own
     output = ask(["--agreement", "--out", flags[3]])
     assert "ada       60" in output and "ben       40" in output
     assert output.splitlines()[-1].split()[:5] == ["ada", "ben", "40", "0.00", "0.00"]
@@ -374,3 +381,20 @@ def test_mistakes_are_one_line_with_a_remedy(flags, refused, tmp_path, colours):
     )
     for argv, problem in cases:
         assert re.search(problem, refused(label.main, argv, tmp_path)), (argv, problem)
+
+
+def test_every_command_of_its_page_has_flags_that_exist():
+    """docs/feedback.md shows them as they are typed."""
+    page = (Path(__file__).parents[2] / "docs" / "feedback.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:minirlhf|python) .*$", page, re.M)
+    names = set()
+    for line in lines:
+        first, name, *arguments = shlex.split(re.sub(r"  .*", "", line))
+        if first == "python" and name == "-m":
+            module = arguments.pop(0)
+        else:
+            name = name.removeprefix("train_").removesuffix(".py")
+            module = COMMANDS[name].module
+        config.parse(importlib.import_module(module).Config, arguments)
+        names.add(name)
+    assert {"label", "taste", "rm"} <= names

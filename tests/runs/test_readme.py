@@ -36,7 +36,8 @@ PROMISES = ROOT / "docs" / "promises.md"
 SEEING = ROOT / "docs" / "seeing.md"
 MODELS = ROOT / "docs" / "models.md"
 EXCHANGE = "## In and out of Hugging Face"  # of models.md; what stands before it has its own tests
-PAGES = [README, *DOCS, SEEING, MODELS, EXPERIMENTS, PROMISES]
+FEEDBACK = ROOT / "docs" / "feedback.md"
+PAGES = [README, *DOCS, SEEING, MODELS, FEEDBACK, EXPERIMENTS, PROMISES]
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 SECTIONS = [
     "Reading order",

@@ -100,7 +100,7 @@ def test_without_a_terminal_the_screen_is_not_cleared(monkeypatch):
     monkeypatch.setattr("sys.stdout", output)
     monkeypatch.setenv("TERM", "xterm")
     screen.clear()
-    assert output.getvalue() == "\n"
+    assert output.getvalue() == ""
 
 
 # ---- agreement
