@@ -40,6 +40,7 @@ COMMANDS = {
     "import": Command("minirlhf.tools.importing", "a GPT-2 folder of transformers as a run"),
     "formats": Command("minirlhf.tools.formats", "the forms of records that --data may have"),
     "convert": Command("minirlhf.tools.convert", "records of any form as JSON Lines of our own"),
+    "web": Command("minirlhf.tools.web", "a page in the browser: label, chat, look at a run"),
     "report": Command("minirlhf.tools.report", "the results of one run on the embedded world"),
     "page": Command("minirlhf.tools.page", "a page about any run, for a browser"),
     "doctor": Command("minirlhf.tools.doctor", "what is wrong with a run, and what to try"),

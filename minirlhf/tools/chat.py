@@ -70,6 +70,7 @@ class Conversation:
         self.speakers, self.seed, self.temperature = speakers, seed, temperature
         self.max_new_tokens = max_new_tokens
         self.turn = 0  # messages since the seed was set: each has a noise of its own
+        self.notes = []  # what the last message made it forget
         self.forget()
 
     def forget(self):
@@ -77,8 +78,8 @@ class Conversation:
 
     def prompts(self, message):
         """What each speaker gets to see. The oldest turns that do not fit any more are forgotten,
-        which is printed. InputError if the message alone does not fit."""
-        prompts = []
+        which stands in `notes`. InputError if the message alone does not fit."""
+        prompts, self.notes = [], []
         for speaker, turns in zip(self.speakers, self.turns, strict=True):
             room = speaker.gpt.config.context - self.max_new_tokens
             kept = templates.fitting_turns(
@@ -89,7 +90,8 @@ class Conversation:
                 problem = f"the message is too long; there are {limits}"
                 raise InputError(f"{speaker.path}: {problem}")
             if len(kept) < len(turns):
-                note(f"{speaker.path}: forgets the oldest {len(turns) - len(kept)} turns")
+                oldest = f"the oldest {len(turns) - len(kept)} turns"
+                self.notes.append(f"{speaker.path}: forgets {oldest}")
             turns[:] = kept
             prompts.append(templates.apply(speaker.template, message, turns))
         return prompts
@@ -111,7 +113,17 @@ class Conversation:
 
 
 def main(argv=None):
-    args = config.parse(Config, argv)
+    conversation = start(config.parse(Config, argv))
+    with output.quiet_pipe():
+        introduce(conversation)
+        for message in messages():
+            if message == "/quit":
+                break
+            react(conversation, message)
+
+
+def start(args):
+    """The Conversation of these flags, with its models loaded."""
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
     precision = compute.PRECISIONS[args.precision]
@@ -124,13 +136,7 @@ def main(argv=None):
     if limit >= context:
         remedy = "lower --max-new-tokens"
         raise InputError(f"{limit} new tokens leave no room in a context of {context}; {remedy}")
-    conversation = Conversation(speakers, args.seed, args.temperature, limit)
-    with output.quiet_pipe():
-        introduce(conversation)
-        for message in messages():
-            if message == "/quit":
-                break
-            react(conversation, message)
+    return Conversation(speakers, args.seed, args.temperature, limit)
 
 
 def react(conversation, message):
@@ -236,6 +242,8 @@ def examples():
 def converse(conversation, message):
     """Print the answers while they are sampled."""
     answers = conversation.answers(message)
+    for text in conversation.notes:
+        note(text)
     size = shutil.get_terminal_size()
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     columns = Columns(len(answers), sys.stdout, live, min(WIDTH, size.columns - 1), size.lines)
@@ -248,11 +256,20 @@ def converse(conversation, message):
             columns.show([a.text for a in answers], [a.over for a in answers])
     except KeyboardInterrupt:
         columns.show([a.text for a in answers], [True for _ in answers])
-    for speaker, answer in zip(conversation.speakers, answers, strict=True):
-        if not answer.ended:
-            note(f"{speaker.path}: cut off after {answer.tokens} tokens")
+    for text in cut_off(conversation, answers):
+        note(text)
     print()
     conversation.add(message, answers)
+
+
+def cut_off(conversation, answers):
+    """A line for each answer that did not come to its end."""
+    pairs = zip(conversation.speakers, answers, strict=True)
+    return [
+        f"{speaker.path}: cut off after {answer.tokens} tokens"
+        for speaker, answer in pairs
+        if not answer.ended
+    ]
 
 
 if __name__ == "__main__":

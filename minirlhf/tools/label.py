@@ -32,9 +32,8 @@ from minirlhf.world import writers
 
 
 @dataclass(frozen=True)
-class Config(ChainFlags):
-    """Ask a person which of two responses is better. Keys: 1 2 better, t tie, s skip, z undo, r u h
-    flag as rude, untrue, harmful, w write a better answer, q quit, ? help."""
+class QuestionFlags(ChainFlags):
+    """What is asked, and where the answers go."""
 
     out: str = flag("out/labels.jsonl", "file that the answers are appended to; made if need be")
     policy: str = flag("", "checkpoint to sample from [out/sft, without --data]")
@@ -58,6 +57,13 @@ class Config(ChainFlags):
     temperature: float = flag(1.0, "sampling temperature", above=0)
     limit: int = flag(0, "questions to ask in all, with those answered before; 0: all", low=0)
     rate: bool = flag(False, "ask for a rating of each response as well, from 1 to 5")
+
+
+@dataclass(frozen=True)
+class Config(QuestionFlags):
+    """Ask a person which of two responses is better. Keys: 1 2 better, t tie, s skip, z undo, r u h
+    flag as rude, untrue, harmful, w write a better answer, q quit, ? help."""
+
     agreement: bool = flag(
         False, "do not ask; print how often the labellers of --out, a file or a folder, agree"
     )
@@ -92,20 +98,26 @@ def session(path, asked, name, seed, answer_to):
     """Ask the questions that a labeller has not answered in the file yet, and append each answer.
     `answer_to(question, heading)` is an Answer, UNDO or QUIT. Returns whether all are answered."""
     note = ""
-    while True:
-        answered = labels.read_labels(path)
-        left = questions.unanswered(asked, answered, name)
-        if not left:
-            return True
-        question = questions.blind(left[0], name, seed)
-        answer = answer_to(question, heading(path, name, asked, left, answered) + note)
-        note = ""
+    while step := next_question(path, asked, name, seed):
+        question, place = step
+        answer, note = answer_to(question, place + note), ""
         if answer == person.QUIT:
             return False
         if answer == person.UNDO:
             note = "" if labels.remove_last(path, name) else "   nothing to take back"
         else:
             labels.add(path, label_of(question, answer, name))
+    return True
+
+
+def next_question(path, asked, name, seed):
+    """The first question that a labeller has not answered in the file yet, as it is shown, and the
+    line above it; None if all are answered."""
+    answered = labels.read_labels(path)
+    left = questions.unanswered(asked, answered, name)
+    if left:
+        question = questions.blind(left[0], name, seed)
+        return question, heading(path, name, asked, left, answered)
 
 
 def heading(path, name, asked, left, answered):

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from minirlhf.tools import label
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "minirlhf"
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
@@ -231,6 +233,7 @@ READERS = {  # functions that read flags for a command
     "compute.resolve_microbatch(": {"microbatch_tokens"},
     "chain.refuse_mixed(args": {"mix_data"},
     "start_run(args": {"out", "resume", "overwrite", "track"},
+    "label.QuestionFlags)": {field.name for field in dataclasses.fields(label.QuestionFlags)},
 }
 
 
