@@ -6,7 +6,7 @@ import os
 from minirlhf.feedback import person
 from minirlhf.run import chain
 from minirlhf.run.config import InputError, one_line
-from minirlhf.tools import chat, desk, label, prompting
+from minirlhf.tools import chat, desk, label, templates
 
 CSS = """
 .gradio-container { width: 100%; max-width: 1180px !important;
@@ -191,7 +191,7 @@ class ChatTab:
                 self.choices(), value=paths[0] if paths else None, label="Checkpoint"
             )
             second = gr.Dropdown([NOBODY, *self.choices()], value=NOBODY, label="Beside it")
-            template = gr.Dropdown(prompting.TEMPLATES, value="auto", label="Template")
+            template = gr.Dropdown(templates.TEMPLATES, value="auto", label="Template")
         with gr.Row():
             temperature = gr.Number(1, label="Temperature", minimum=0)
             limit = gr.Number(0, label="Most tokens (0: as trained)", minimum=0, precision=0)
