@@ -178,9 +178,8 @@ RULES = (
 TOKEN_RULES = (
     Rule(
         token_checks.wrong_penalty,
-        "the reward of tokens before the last is not -kl_coef x (log p - reference): it differs by "
-        "up to {gap:.2g}; look at the sign, at the coefficient ({coef:.2g}), and whether the KL is "
-        "clamped, squared, k3, or divided by the length",
+        "the reward of tokens before the last is not -kl_coef x (log p - reference), it differs by "
+        "up to {gap:.2g}: {form}",
     ),
     Rule(
         token_checks.misplaced_score,
@@ -190,18 +189,23 @@ TOKEN_RULES = (
     Rule(
         token_checks.wrong_advantages,
         "the advantages are not those of generalised advantage estimation on these rewards and "
-        "values: look at the value after the end (0), at shifts of rows or columns, at --gamma and "
-        "--lam",
+        "values: {form}",
     ),
     Rule(
         token_checks.wrong_whitening,
-        "the whitened advantages are not (advantage - {mean:.2g}) / {spread:.2g}: whiten once, "
-        "with mean and standard deviation over the response tokens of the whole rollout",
+        "the whitened advantages are not (advantage - {mean:.2g}) / {spread:.2g}: take mean and "
+        "standard deviation {form}",
     ),
     Rule(
         token_checks.no_end_token,
         "all {responses} recorded responses that ended lack the end token: include it in the "
         "response and its mask, or the policy does not learn when to end",
+    ),
+    Rule(
+        token_checks.length_is_score,
+        "the rewards of {responses} recorded responses go with their lengths (correlation "
+        "{correlation:.2f}), and PPO will learn that: compare long and short responses in the data "
+        "of the reward model, or change the reward",
     ),
     Rule(
         token_checks.tokens_after_the_end,
@@ -219,13 +223,23 @@ def examine(records, flags, views=()):
         numbers = rule.check(records, flags)
         if numbers is not None:
             found[rule.name] = records[-1]["step"], rule.sentence.format(**numbers)
-    by_step = {record["step"]: record for record in records}
     for rule in TOKEN_RULES:
-        for view in views:
-            numbers = rule.check(view, by_step.get(view["step"], {}), flags)
+        for view, record in recorded_updates(records, views):
+            numbers = rule.check(view, record, flags)
             if numbers is not None and rule.name not in found:
                 found[rule.name] = view["step"], rule.sentence.format(**numbers)
     return found
+
+
+def recorded_updates(records, views):
+    """Pairs (view, metrics of its update), and last all responses together, without metrics: four
+    responses are few."""
+    by_step = {record["step"]: record for record in records}
+    pairs = [(view, by_step.get(view["step"], {})) for view in views]
+    if len(views) > 1:
+        responses = [response for view in views for response in view["responses"]]
+        pairs.append(({"step": views[-1]["step"], "responses": responses}, {}))
+    return pairs
 
 
 def flags_of(folder):

@@ -6,6 +6,16 @@ Each computes again, from the columns before it, what PPO computed for the token
 """
 
 import itertools
+import math
+
+PENALTIES = {  # what a token with this KL, in a response of n tokens, pays per kl_coef by mistake
+    "the penalty has the wrong sign": lambda kl, n: -kl,
+    "the penalty is k2": lambda kl, n: kl**2 / 2,
+    "the penalty is k3": lambda kl, n: math.expm1(-kl) + kl,
+    "the KL is clamped at 0": lambda kl, n: max(kl, 0),
+    "the KL is divided by the length": lambda kl, n: kl / n,
+    "there is no penalty": lambda kl, n: 0.0,
+}
 
 
 def close(a, b, tolerance=2e-3):
@@ -26,11 +36,26 @@ def wrong_penalty(view, record, flags):
     rests = [unpaid(response, coef)[:-1] for response in view["responses"]]
     wrong = [rest for rest in rests if sum(abs(x) > 1e-3 for x in rest) > 1]
     if wrong and len(wrong) > len(rests) / 4:
-        return {"coef": coef, "gap": max(max(map(abs, rest)) for rest in wrong)}
+        gap = max(max(map(abs, rest)) for rest in wrong)
+        forms = [form for form, pay in PENALTIES.items() if pays(view["responses"], coef, pay)]
+        return {"gap": gap, "form": forms[0] if forms else f"look at the coefficient, {coef:.2g}"}
+
+
+def pays(responses, coef, pay):
+    """Whether all tokens before the last pay a penalty of this form."""
+    for response in responses:
+        n = len(response["kl"])
+        for reward, kl in list(zip(response["rewards"], response["kl"], strict=True))[:-1]:
+            if kl is not None and not close(reward, -coef * pay(kl, n)):
+                return False
+    return True
 
 
 def misplaced_score(view, record, flags):
-    rests = [unpaid(response, record.get("kl_coef") or 0) for response in view["responses"]]
+    coef = record.get("kl_coef")
+    if coef is None:
+        return None
+    rests = [unpaid(response, coef) for response in view["responses"]]
     rests = [rest for rest in rests if len(rest) > 1]
     early = [rest for rest in rests if abs(rest[-1]) < 1e-3 < max(map(abs, rest[:-1]))]
     if rests and len(early) > len(rests) / 2:
@@ -46,9 +71,11 @@ def wrong_advantages(view, record, flags):
         if None in response["rewards"] + response["values"]:
             continue
         expected = generalised_advantages(response["rewards"], response["values"], gamma, lam)
-        pairs = zip(expected, response["raw_advantages"], strict=True)
+        pairs = list(zip(expected, response["raw_advantages"], strict=True))
         if not all(close(a, b) for a, b in pairs):
-            return {}
+            same = all(close(b, pairs[0][1]) for _, b in pairs)
+            usual = "look at the value after the end (0), at shifts of rows or columns, at --gamma "
+            return {"form": "all tokens have the same" if same else usual + "and --lam"}
     return None
 
 
@@ -70,8 +97,16 @@ def wrong_whitening(view, record, flags):
         pairs = zip(response["raw_advantages"], response["advantages"], strict=True)
         pairs = [(a, b) for a, b in pairs if a is not None]
         if not all(close((a - mean) / spread, b, 1e-2) for a, b in pairs):
-            return {"mean": mean, "spread": spread}
+            form = "over all response tokens of the rollout, once"
+            own = all(map(is_own_whitening, view["responses"]))
+            return {"mean": mean, "spread": spread, "form": form + ", not in each row" * own}
     return None
+
+
+def is_own_whitening(response):
+    """Whether the advantages of a response have mean 0 by themselves."""
+    numbers = [a for a in response["advantages"] if a is not None]
+    return abs(sum(numbers)) < 1e-2 * len(numbers)
 
 
 def no_end_token(view, record, flags):
@@ -88,3 +123,15 @@ def tokens_after_the_end(view, record, flags):
     late = sum(a == "" for a, _ in pairs)
     if late >= len(view["responses"]):
         return {"tokens": late}
+
+
+def length_is_score(view, record, flags):
+    """The correlation of length and reward over at least twelve responses."""
+    finite = [response for response in view["responses"] if None not in response["rewards"]]
+    pairs = [(len(response["rewards"]), sum(response["rewards"])) for response in finite]
+    means = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
+    centred = [(a - means[0], b - means[1]) for a, b in pairs]
+    spread = (sum(a * a for a, _ in centred) * sum(b * b for _, b in centred)) ** 0.5
+    covariance = sum(a * b for a, b in centred)
+    if len(pairs) >= 12 and abs(covariance) > 0.85 * spread > 0:
+        return {"correlation": covariance / spread, "responses": len(pairs)}

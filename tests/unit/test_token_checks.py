@@ -3,6 +3,7 @@ one thing is wrong."""
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from minirlhf.tools import doctor, microscope
 FLAGS = {"gamma": 1.0, "lam": 0.95}
 
 
-def view(seed=0, rows=6, length=7, coef=0.1, ended=True):
+def view(seed=0, rows=16, length=7, coef=0.1, ended=True):
     """(a recorded update, its metrics), computed by ppo.py from random log-probabilities, values
     and scores."""
     generator = torch.Generator().manual_seed(seed)
@@ -79,12 +80,26 @@ def after_the_end(response):
     response["tokens"][2:4] = ["", "more"]
 
 
+def reward_of_length(response):
+    """Responses of one to seven tokens."""
+    length = 1 + (int(abs(response["kl"][0]) * 1e6) % 7)
+    for name in microscope.COLUMNS:
+        response[name] = response[name][-length:]
+    response["rewards"] = [0.0] * (length - 1) + [length / 3]
+
+
+FORMS = {
+    "the penalty has the wrong sign": penalty(lambda kl, n: 0.1 * kl),
+    "the penalty is k2": penalty(lambda kl, n: -0.1 * kl**2 / 2),
+    "the penalty is k3": penalty(lambda kl, n: -0.1 * (math.exp(-kl) - 1 + kl)),
+    "the KL is clamped at 0": penalty(lambda kl, n: -0.1 * max(kl, 0)),
+    "the KL is divided by the length": penalty(lambda kl, n: -0.1 * kl / n),
+    "there is no penalty": penalty(lambda kl, n: 0.0),
+    "look at the coefficient, 0.1": penalty(lambda kl, n: -0.3 * kl),
+}
 DISTURBANCES = [
-    ("wrong_penalty", penalty(lambda kl, n: 0.1 * kl)),
-    ("wrong_penalty", penalty(lambda kl, n: -0.1 * kl**2 / 2)),
-    ("wrong_penalty", penalty(lambda kl, n: -0.1 * max(kl, 0))),
-    ("wrong_penalty", penalty(lambda kl, n: -0.1 * kl / n)),
-    ("wrong_penalty", penalty(lambda kl, n: 0.0)),
+    ("length_is_score", reward_of_length),
+    *(("wrong_penalty", disturb) for disturb in FORMS.values()),
     ("misplaced_score", earlier_score),
     ("wrong_advantages", one_advantage),
     ("wrong_whitening", own_whitening),
@@ -115,11 +130,46 @@ def test_each_rule_finds_its_disturbance(rule, disturb):
             assert set(found) <= {rule, "wrong_advantages"}
 
 
+@pytest.mark.parametrize(("form", "disturb"), FORMS.items())
+def test_the_sentence_says_which_penalty_it_is(form, disturb):
+    update, record = view()
+    for response in update["responses"]:
+        disturb(response)
+    assert findings(update, record)["wrong_penalty"][1].endswith(f": {form}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "disturb", "ending"),
+    [
+        ("wrong_advantages", one_advantage, "all tokens have the same"),
+        ("wrong_whitening", own_whitening, "once, not in each row"),
+        ("wrong_whitening", kept_mean, "of the rollout, once"),
+    ],
+)
+def test_the_sentence_tells_mistakes_with_advantages_apart(rule, disturb, ending):
+    update, record = view()
+    for response in update["responses"]:
+        disturb(response)
+    assert findings(update, record)[rule][1].endswith(ending)
+
+
 def test_the_sentence_says_where_the_score_is():
     update, record = view()
     for response in update["responses"]:
         earlier_score(response)
     assert "the score is 1 tokens before" in findings(update, record)["misplaced_score"][1]
+
+
+def test_few_responses_of_each_update_are_looked_at_together():
+    """With --microscope 4, twelve responses are those of three updates."""
+    updates = []
+    for seed in range(4):
+        update, record = view(seed, rows=4)
+        for response in update["responses"]:
+            reward_of_length(response)
+        updates.append(update)
+    assert "length_is_score" not in doctor.examine([record], {}, updates[:1])
+    assert doctor.examine([record], {}, updates)["length_is_score"][0] == 3
 
 
 def test_every_rule_has_a_disturbance():

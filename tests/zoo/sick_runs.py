@@ -37,7 +37,7 @@ HEALTHY = [
 ]
 MISTAKES = [
     Run("learning rate 100 times too large", "large_steps", "--lr 0.04"),
-    Run("learning rate 10 times too large", "large_steps", "--lr 0.004"),
+    Run("learning rate 10 times too large", "runaway_kl", "--lr 0.004"),
     Run("learning rate 1000 times too small", "too_slow", "--lr 4e-7"),
     Run("no KL penalty", "no_penalty", "--kl-coef 0"),
     Run("KL coefficient 100 times too large", "held_too_hard", "--kl-coef 10"),
@@ -47,7 +47,7 @@ MISTAKES = [
     Run("responses are cut off", "unfinished_responses", "--max-new-tokens 6"),
     Run("the value function does not learn", "idle_critic", "--vf-coef 0"),
     Run("a constant reward", "zero_advantages", "--reward mistakes:constant --missing-end-score 0"),
-    Run("length is rewarded", "length_moves", "--reward mistakes:length --missing-end-score 0"),
+    Run("length is rewarded", "length_is_score", "--reward mistakes:length --missing-end-score 0"),
 ]
 LOOSE = [
     Run("only the likeliest ids are sampled, but all are scored", "entropies_differ"),
@@ -145,15 +145,18 @@ def main(models, folder, *words):
     for run in runs:
         found = diagnosis(folder_of(run, folder) / "ppo")
         named = {True: "yes", False: "no"}[run.rule in found] if run not in HEALTHY else ""
-        cells = [f"`{word}`" for word in found]
+        cells = [word if " " in word else f"`{word}`" for word in found]
         flags = run.flags and f"`{run.flags}`"
-        print(f"| {run.name} | {flags} | {', '.join(cells) or 'nothing'} | {named} |", flush=True)
+        name = run.name.split(", ")[0] if run in HEALTHY else run.name
+        print(f"| {name} | {flags} | {', '.join(cells) or 'nothing'} | {named} |", flush=True)
 
 
 def diagnosis(folder):
     """The names of what the doctor finds in a run."""
     from minirlhf.tools import doctor, microscope
 
+    if not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
+        return ["the run stops at its first update"]
     [records] = doctor.find_runs(folder).values()
     return list(doctor.examine(records, doctor.flags_of(folder), microscope.read(folder)))
 
