@@ -43,6 +43,7 @@ SECTIONS = [
     "Reading order",
     "The three stages",
     "Your own data, GPT-2, your own reward",
+    "People, models, runs",
     "Check your own RLHF",
     "Speed",
     "What is not here",
