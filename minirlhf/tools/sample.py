@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minirlhf import evaluate, reward
 from minirlhf.data import fits_context
-from minirlhf.formats import jsonl, turns
+from minirlhf.formats import jsonl
 from minirlhf.run import chain, checkpoint, compute, config
 from minirlhf.run.config import ChainFlags, InputError, flag, rng
 from minirlhf.tools import output, prompting
@@ -38,8 +38,7 @@ class Config(ChainFlags):
     prompt_template: str = flag(
         "auto",
         "what becomes of --prompt: plain: nothing; line: a line feed is added; hh: a dialogue of "
-        "HH-RLHF; auto: line for a policy of the embedded world, else plain; --data's turns: plain "
-        "or hh",
+        "HH-RLHF; auto: line for a policy of the embedded world, else plain",
         choices=prompting.TEMPLATES,
     )
     prompts: int = flag(0, "how many prompts; 0: all of --data, or 16 of the world's", low=0)
@@ -126,8 +125,7 @@ def load_prompts(args, tokenizer, context, new_tokens):
         return prompts
     if args.data:
         path = "/dev/stdin" if args.data == "-" else args.data
-        template = args.template if args.template in turns.TEMPLATES else "hh"
-        prompts = jsonl.read_prompts(path, fits, **jsonl.flags(args, template=template))
+        prompts = jsonl.read_prompts(path, fits, **jsonl.flags(args))
         return prompts[: args.prompts or None]
     chain.refuse_mixed(args, args.policy)
     stream = rng(args.seed, config.HELD_OUT_PROMPTS)

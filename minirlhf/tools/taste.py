@@ -22,7 +22,7 @@ from minirlhf.data import Comparison
 from minirlhf.feedback import baselines, tastes
 from minirlhf.feedback.agreement import ordered_pairs
 from minirlhf.feedback.screen import wrapped
-from minirlhf.formats import labels
+from minirlhf.formats import jsonl, labels
 from minirlhf.rewards import function
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import HELD_OUT_PROMPTS, ComputeFlags, InputError, flag, rng
@@ -96,7 +96,7 @@ def shared(args):
         "precision": args.precision,
         "threads": args.threads,
         "drop_long": args.drop_long,
-        "skip_bad": args.skip_bad,
+        **jsonl.flags(args),
     }
 
 
