@@ -60,6 +60,11 @@ class Config(TrainingFlags, ChainFlags):
     missing_end_score: float = flag(
         -3.0, "the normalised score of a response without end in PPO; stored with the model"
     )
+    margin: float = flag(
+        0.0,
+        "by how much raw scores must differ, per point of difference in --data's ratings",
+        low=0,
+    )
     save_every: int = flag(200, "steps between two checkpoints", low=1)
 
 
@@ -88,7 +93,8 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
                 len(comparisons), start, min(stop, len(comparisons) * args.epochs), args.seed
             )
             batch = [comparisons[i] for i in places]
-            loss, accuracy = accumulate(reward_model, tokenizer, batch, args.microbatch_tokens)
+            limits = args.microbatch_tokens, args.margin
+            loss, accuracy = accumulate(reward_model, tokenizer, batch, *limits)
             parameters = reward_model.parameters()
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
             optim.require_finite(step, loss=loss, grad_norm=grad_norm)
@@ -104,7 +110,7 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
             progress.record()
 
 
-def accumulate(reward_model, tokenizer, batch, microbatch_tokens):
+def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
     """Backpropagate the ranking loss of a batch, a microbatch at a time; all responses to a prompt
     stay together.
 
@@ -117,7 +123,8 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens):
         groups, group_ranks = [encoded[row] for row in rows], [batch[row].ranks for row in rows]
         scores, ranks = scores_and_ranks(reward_model, groups, group_ranks)
         # The mean over the *batch*, however it is split.
-        part = reward.ranking_loss(scores, ranks) * len(rows) / len(batch)
+        wanted = rating_margins([batch[row] for row in rows], ranks, margin)
+        part = reward.ranking_loss(scores, ranks, wanted) * len(rows) / len(batch)
         part.backward()
         margins = reward.margins(scores.detach(), ranks)
         loss += part.detach()
@@ -137,6 +144,31 @@ def scores_and_ranks(reward_model, groups, ranks):  # N lists of Examples, N lis
     return torch.zeros(ranks.shape, device=device).masked_scatter(ranks >= 0, scores), ranks
 
 
+def rating_margins(comparisons, ranks, margin):  # N Comparisons, (N, K) -> (N, K, K), or 0
+    """`margin` times the difference of the ratings of two responses; 0 without ratings."""
+    if not margin:
+        return 0.0
+    ratings = torch.zeros(ranks.shape)
+    for row, comparison in zip(ratings, comparisons, strict=True):
+        if comparison.ratings:
+            row[: len(comparison.ratings)] = torch.tensor(comparison.ratings)
+    return (margin * (ratings[:, :, None] - ratings[:, None, :])).to(ranks.device)
+
+
+def refuse_margin(args, comparisons):
+    """InputError for --margin without ratings, or with ratings that are not one number a
+    response."""
+    rated = [c for c in comparisons or [] if c.ratings]
+    if args.margin and not rated:
+        raise InputError(f"--margin {args.margin:g}: the comparisons have no ratings; leave it out")
+    for c in rated if args.margin else ():
+        if len(c.ratings) != len(c.responses) or any(
+            type(x) not in (int, float) for x in c.ratings
+        ):
+            problem = f"the ratings {str(c.ratings)[:80]} are not one number a response"
+            raise InputError(f"--margin {args.margin:g}: {problem}")
+
+
 def normalise(reward_model, tokenizer, norm):
     scores = reward.score_comparisons(reward_model, tokenizer, norm)
     reward_model.normalise(torch.tensor(scores))
@@ -154,6 +186,7 @@ def main(argv=None):
     sft, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     chain.refuse_mixed(args, path)
     comparisons = load_comparisons(args, sft, tokenizer)
+    refuse_margin(args, comparisons)
     inputs = {"data": comparisons, "sft": sft}
     if args.data:
         comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)

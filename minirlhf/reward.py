@@ -67,17 +67,18 @@ def preference_loss(chosen, rejected, margin=0.0):  # (N,), (N,) -> scalar
 
 
 @full_precision
-def ranking_loss(scores, ranks):  # (B, K), (B, K) -> scalar
+def ranking_loss(scores, ranks, margins=0.0):  # (B, K), (B, K) -> scalar
     """InstructGPT's equation 1: the mean over prompts of the mean preference loss over a prompt's
     strictly ordered pairs.
 
     Rank 0 is best; equal ranks tie and form no pair; a negative rank says that there is no such
     response. A prompt without a pair is left out of the mean; without any pair the loss is 0.
-    Every prompt weighs the same, however many responses it has.
+    Every prompt weighs the same, however many responses it has. `margins`, a number or (B, K, K),
+    is by how much the first of two has to win.
     """
     ordered = pair_mask(ranks)  # (B, K, K)
     # The first `where` keeps NaN out of the gradient: 0 times NaN is NaN.
-    difference = torch.where(ordered, scores[:, :, None] - scores[:, None, :], 0.0)
+    difference = torch.where(ordered, scores[:, :, None] - scores[:, None, :] - margins, 0.0)
     pair_losses = torch.where(ordered, -F.logsigmoid(difference), 0.0)
     pairs = ordered.sum((1, 2))  # (B,)
     losses = pair_losses.sum((1, 2)) / pairs.clamp(min=1)

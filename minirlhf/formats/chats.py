@@ -4,7 +4,15 @@ import os
 
 from minirlhf.formats.fields import Unusable, items, number, present, structure, text_field
 from minirlhf.formats.rows import Judged, compare, judge
-from minirlhf.formats.turns import SYSTEM, USER, Turn, last_reply, read_message, read_turns
+from minirlhf.formats.turns import (
+    SYSTEM,
+    USER,
+    Turn,
+    content,
+    last_reply,
+    read_message,
+    read_turns,
+)
 
 LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat")
 LISTS += ("items", "trajectory", "data")  # what a list of turns is called
@@ -33,10 +41,14 @@ def turns_of(row):
     """The turns of a row's list, below the system text that it may have beside them."""
     name = list_name(row)
     turns = read_turns(row[name], name)
-    system = present(row, "system", "system_prompt")
-    if system and row[system] and turns[0].role != SYSTEM:
-        turns = [Turn(SYSTEM, text_field(row, system)), *turns]
-    return turns
+    text = system_text(row)
+    return [Turn(SYSTEM, text), *turns] if text and turns[0].role != SYSTEM else turns
+
+
+def system_text(row):
+    """The system text that stands beside a row's turns, as text or in parts; "" without one."""
+    name = present(row, "system", "system_prompt")
+    return content({"content": row[name]}, name) if name and row[name] else ""
 
 
 def chat(row):
@@ -123,14 +135,18 @@ def walk(message, before, found):
 # ---- turns as text
 
 
+TEXTS = ("text", "transcript", "dialogue", "dialog", "conversation", "chat")
+
+
 def has_marks(row):
-    return isinstance(row["text"], str) and any(begin in row["text"] for _, begin in MARKS)
+    text = row[present(row, *TEXTS)]
+    return isinstance(text, str) and any(begin in text for _, begin in MARKS)
 
 
 def marked_text(row):
     """A text with marks of turns: the prompt goes up to the last mark of a reply, and stays as it
     is."""
-    text = text_field(row, "text")
+    text = text_field(row, *TEXTS)
     begin = next((begin for _, begin in MARKS if begin in text), None)
     if begin is None:
         raise Unusable("the text has no turns: no mark of a reply such as 'Assistant:'")

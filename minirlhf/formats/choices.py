@@ -16,14 +16,21 @@ from minirlhf.formats.turns import read_turns
 
 PAIRS = [  # the fields of two responses
     *((f"{name}_{a}", f"{name}_{b}") for a, b in ("ab", "AB", "01", "12") for name in (
-        "response", "answer", "output", "completion", "candidate", "text", "reply", "summary"
+        "response", "answer", "output", "completion", "candidate", "text", "reply", "summary",
+        "option", "model_response", "model_output",
     )),
     *((f"{name}{a}", f"{name}{b}") for a, b in ("AB", "12") for name in ("response", "answer")),
     ("human_ref_A", "human_ref_B"),
     ("orig_response_A", "orig_response_B"),
 ]  # fmt: skip
 CHOICES = ("choice", "winner", "preference", "preferred", "label", "labels", "better", "selected")
-CHOICES += ("better_response_id", "overall_preference", "orig_preference", "preferred_response")
+CHOICES += (
+    "better_answer_id",
+    "better_response_id",
+    "overall_preference",
+    "orig_preference",
+    "preferred_response",
+)
 TIES = ("tie", "tie (bothbad)", "both", "bothbad", "both_bad", "equal", "neither", "same", "draw")
 WORDS = (("a", "first", "left"), ("b", "second", "right"))
 
@@ -55,14 +62,18 @@ def chosen(row, field, names, start=0):
     first one."""
     value = row.get(field)
     if isinstance(value, str) and as_number(value) is None:
-        word = value.strip().lower()
-        if word in TIES:
+        word = value.strip().lower().strip("[]")
+        if word in TIES or "=" in word:
             return None
+        word = word.partition(">")[0]  # of "A>>B"
         for place in (0, 1):
             known = (names[place].lower(), *WORDS[place])
             if word in known or word.replace(" ", "_").endswith("_" + WORDS[place][0]):
                 return place
     place = as_number(value)
+    if field == "preference" and isinstance(place, float) and start < place < start + 1:
+        place = None if place == start + 0.5 else round(place)  # AlpacaEval's is a mean
+        return None if place is None else place - start
     if place is None or place - start not in (0, 1):
         expected = f"{start} or {start + 1}, a or b, {names[0]} or {names[1]}, or tie"
         raise ValueError(f"field {field!r} must be {expected}; it is {str(value)[:40]!r}")
@@ -140,6 +151,22 @@ def arena_table(row):
         [text for turn in zip(sides[0], side, strict=True) for text in turn] for side in sides[1:]
     ]
     return ordered(compare_turns(row, None, dialogues, names), best)
+
+
+def chosen_of_list(row):
+    """A list of responses, and the number (from 0) or the text of the best one; the others tie."""
+    texts = items(row, present(row, *LISTS), str)
+    field = present(row, *BEST)
+    place = as_number(row[field])
+    if place is None and row[field] in texts:
+        place = texts.index(row[field])
+    if place not in range(len(texts)) or len(texts) < 2:
+        raise ValueError(f"field {field!r} must be 0 to {len(texts) - 1}, or the best response")
+    return Judged(asked(row), texts, [int(number != place) for number in range(len(texts))])
+
+
+LISTS = ("responses", "completions", "candidates", "answers", "generations", "outputs", "choices")
+BEST = ("best", "best_index", "chosen", "choice", "chosen_index", "preferred", "winner", "selected")
 
 
 def summaries(row):

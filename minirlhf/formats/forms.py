@@ -166,6 +166,12 @@ FORMS = (
         scored.ranked_list,
         "responses, the best first",
     ),
+    Form(
+        "chosen-of-list",
+        f"prompt|{QUESTIONS} {'|'.join(choices.LISTS)} {'|'.join(choices.BEST)}",
+        choices.chosen_of_list,
+        "responses, and the number or the text of the best one",
+    ),
     Form("flagged-list", "prompt responses flags", rows.ranking, "responses, and flags of each"),
     # One response, perhaps with a judgement.
     Form(
@@ -202,8 +208,21 @@ FORMS = (
         "Alpaca, Dolly, OpenOrca, GSM8K: a question and its answer",
     ),
     Form(
+        "summary",
+        f"{'|'.join(instructions.DOCUMENTS)} {'|'.join(instructions.SUMMARIES)}",
+        instructions.summary,
+        "a document and its summary: CNN/DailyMail, TL;DR",
+    ),
+    Form(
+        "label-text",
+        "prompt label",
+        instructions.label_text,
+        "a prompt, and a label that is the response: TL;DR",
+        instructions.is_response,
+    ),
+    Form(
         "text",
-        "text",
+        "|".join(chats.TEXTS),
         chats.marked_text,
         "text with marks of turns: guanaco, Llama 2, ChatML",
         chats.has_marks,

@@ -3,15 +3,16 @@
 What stands in a field of another name than `prompt` is what a person says, so it becomes a turn.
 """
 
-from minirlhf.formats.chats import MARKS
-from minirlhf.formats.fields import missing, present, text_field
-from minirlhf.formats.rows import Judged, compare, judge, prompt_field
+from minirlhf.formats.chats import MARKS, system_text
+from minirlhf.formats.fields import missing, present, structure, text_field
+from minirlhf.formats.rows import Judged, compare, is_list, is_text, judge, prompt_field
 from minirlhf.formats.turns import as_turns, question, read_turns
 
 QUESTIONS = ("orig_instruction", "instruction", "question", "query", "problem", "input", "inputs")
-QUESTIONS += ("user", "history")
+QUESTIONS += ("user", "history", "user_prompt", "user_input", "user_message", "context")
 ANSWERS = ("output", "response", "answer", "output_text", "completion", "solution", "target")
-ANSWERS += ("targets", "assistant", "reply", "orig_response")
+ANSWERS += ("targets", "assistant", "reply", "orig_response", "model_response")
+ANSWERS += ("model_output", "bot_response", "assistant_response")
 BETTER = ("chosen", "chosen_response", "accepted", "preferred", "preferred_response", "better")
 BETTER += ("response_j", "win", "good", "positive", "response_chosen", "answer_chosen")
 WORSE = ("rejected", "rejected_response", "dispreferred", "non_preferred", "worse", "response_k")
@@ -34,8 +35,7 @@ def asked(row):
         return text
     if name in ("instruction", "question"):
         text = with_context(row, text)
-    system = present(row, "system", "system_prompt")
-    return question(text, text_field(row, system) if system else None)
+    return question(text, system_text(row))
 
 
 def with_context(row, instruction):
@@ -46,7 +46,11 @@ def with_context(row, instruction):
 
 
 def instruction(row):
-    """An instruction and its answer: Alpaca, Dolly, GSM8K, OpenOrca, ..."""
+    """An instruction and its answer: Alpaca, Dolly, GSM8K, OpenOrca, ... Of a list of answers the
+    first is the best."""
+    answers = structure(row[present(row, *ANSWERS)])
+    if is_list(answers, is_text) and len(answers) > 1:
+        return Judged(asked(row), answers, list(range(len(answers))))
     return judge(row, asked(row), text_field(row, *ANSWERS))
 
 
@@ -57,6 +61,25 @@ def only_question(row):
 def vertex(row):
     """{"input_text", "output_text"}: texts that stay as they are."""
     return judge(row, prompt_field(row, "input_text"), text_field(row, "output_text"))
+
+
+def summary(row):
+    """A document and a summary of it. The prompt ends with "TL;DR:"."""
+    text = text_field(row, *DOCUMENTS)
+    return judge(row, f"{text}\n\nTL;DR:", " " + text_field(row, *SUMMARIES))
+
+
+def label_text(row):
+    """A prompt, and a label that is the response (summaries of TL;DR)."""
+    return Judged(prompt_field(row), [row["label"]])
+
+
+def is_response(row):
+    """Whether a label is text that says neither yes nor no."""
+    return isinstance(row["label"], str) and len(row["label"].split()) > 1
+
+
+DOCUMENTS, SUMMARIES = ("document", "article", "post", "passage"), ("summary", "highlights")
 
 
 def question_pair(row):

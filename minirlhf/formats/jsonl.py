@@ -156,7 +156,7 @@ def read_rows(path, convert, options, tally):
                 if convert is rows.comparison and is_single(judged):
                     groups.setdefault(rows.prompt(judged, template), []).append((place, judged))
                     continue
-                yield place, with_columns(convert(judged, template), row, options.columns)
+                yield place, with_columns(convert(judged, template), row | renamed, options.columns)
         except Unusable as reason:
             tally.skip(place, reason)
         except ValueError as error:

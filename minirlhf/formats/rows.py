@@ -33,7 +33,13 @@ from minirlhf.formats.turns import (
 )
 
 ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"  # HH-RLHF's marks of a turn
-SCALES = ("rating", "score", "reward", "rank")  # fields that may say how good a response is
+SCALES = (
+    "rating",
+    "score",
+    "reward",
+    "rank",
+    "stars",
+)  # fields that may say how good a response is
 FLAGS = ("flags", "flagged", "feedback", "thumbs", "liked", "kto_tag")  # and whether it is good
 
 
@@ -178,7 +184,7 @@ def ranking(row):
     """{"prompt", "responses", "ranks"}; or with "ratings", or "flags" (a list for each response)
     and no ranks."""
     responses = structure(row["responses"])
-    if not is_list(responses, lambda x: isinstance(x, str)) or len(responses) < 2:
+    if not is_list(responses, is_text) or len(responses) < 2:
         raise ValueError("field 'responses' must be a list of at least two texts")
     begin = prompt_field(row)
     if row.get("ranks") is None and row.get("ratings") is not None:
@@ -208,6 +214,10 @@ def is_list(value, is_item):
     return isinstance(value, list) and all(map(is_item, value))
 
 
+def is_text(value):
+    return isinstance(value, str)
+
+
 def pair(row):
     """{"chosen", "rejected"}, with a prompt or as two whole dialogues; texts or turns."""
     begin = None
@@ -221,6 +231,11 @@ def pair(row):
 def compare(row, begin, *names):
     """Two fields, the better first, that answer a prompt or, where that is None, hold it: texts or
     turns -> Judged."""
+    if begin is not None and all(is_list(structure(row.get(name)), is_text) for name in names):
+        better, worse = (
+            structure(row[name]) for name in names
+        )  # every better one beats each worse
+        return Judged(begin, better + worse, [0] * len(better) + [1] * len(worse))
     sides = [as_turns(row.get(name)) for name in names]
     if any(sides):
         return compare_turns(row, begin, sides, names)

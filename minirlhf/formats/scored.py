@@ -13,7 +13,7 @@ from minirlhf.formats.fields import (
 )
 from minirlhf.formats.instructions import ANSWERS, asked
 from minirlhf.formats.rows import Judged, numbers
-from minirlhf.formats.turns import last_reply, read_turns
+from minirlhf.formats.turns import as_turns, last_reply, read_turns
 
 LISTS = ("completions", "responses", "answers", "generations", "candidates", "outputs", "replies")
 TEXTS = ("response", "answer", "text", "content", "completion", "output", "generation", "value")
@@ -34,7 +34,7 @@ def scored(row):
     StackExchange. Of UltraFeedback's scores it is the fine-grained one."""
     name = present(row, *LISTS)
     answers = items(row, name, dict)
-    texts = [text_field(answer, *TEXTS) for answer in answers]
+    texts = [answer_text(answer) for answer in answers]
     if len(texts) < 2:
         raise Unusable("a single response: there is nothing to compare it with")
     if all(present(answer, "rank") for answer in answers):
@@ -43,6 +43,13 @@ def scored(row):
     if None in ratings:
         raise Unusable("a response has no score")
     return Judged(asked(row), texts, None, ratings)
+
+
+def answer_text(answer):
+    """The text of an answer; of one that is a list of turns the last."""
+    name = present(answer, *TEXTS)
+    turns = name and as_turns(answer[name])
+    return read_turns(turns, name)[-1].text if turns else text_field(answer, *TEXTS)
 
 
 def rating(answer):

@@ -18,7 +18,7 @@ from minirlhf import model
 from minirlhf.__main__ import COMMANDS
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement
-from minirlhf.formats import gpt2, rows
+from minirlhf.formats import forms, gpt2, rows, turns
 from minirlhf.run import config
 from minirlhf.run.metrics import read_metrics
 from minirlhf.tokenizer import get_tokenizer
@@ -401,7 +401,8 @@ def test_the_record_formats_shown_are_what_the_readers_read(page, kinds):
     """Each by the reader of its kind."""
     lines = blocks(page, "json")[0].splitlines()
     for kind, line in zip(kinds.split(), lines, strict=True):
-        assert getattr(rows, kind)(json.loads(line)), line
+        (judged,) = forms.judged(json.loads(line))
+        assert getattr(rows, kind)(judged, turns.TEMPLATES["hh"]), line
 
 
 def test_the_loop_of_ones_own_raises_its_reward(colour_run, capsys):

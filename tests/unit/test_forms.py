@@ -59,8 +59,8 @@ def test_a_sample_is_found_by_its_fields_and_says_what_the_documentation_says(wr
     prompts = jsonl.read_prompts(path, **named)
     assert all("colour" in text or "2 + 2" in text or "A question" in text for text in prompts)
     if SERVES[name] == "demonstration":
-        texts = [record.response.strip() for record in jsonl.read_demonstrations(path, **named)]
-        assert texts == ["Blue.", "Four."]
+        texts = [record.response.split()[0] for record in jsonl.read_demonstrations(path, **named)]
+        assert [text.strip(".") for text in texts] == ["Blue", "Four"]
     elif SERVES[name] != "prompt":
         comparisons = jsonl.read_comparisons(path, **named)
         assert [record.prompt for record in comparisons] == list(dict.fromkeys(prompts))
@@ -139,6 +139,30 @@ def test_a_judgement_of_the_first_turn_leaves_out_the_second():
     sides = {f"conversation_{x}": [USER, REPLY | {"content": x}, USER, REPLY] for x in "ab"}
     record = one(sides | {"winner": "model_b", "turn": 1})
     assert record.responses == [" a", " b"] and record.ranks == [1, 0]
+
+
+def test_verdicts_with_signs_and_means_of_preferences_are_choices():
+    """JudgeBench writes "B>A", AlpacaEval the mean of its judges, 1.5 for a draw."""
+    row = {"question": "q", "response_A": "x", "response_B": "y"}
+    verdicts = {"A>B": [0, 1], "[[B]]": [1, 0], "B>>A": [1, 0], "A=B": [0, 0]}
+    assert {v: forms.judged(row | {"label": v})[0].ranks for v in verdicts} == verdicts
+    row = {"instruction": "q", "output_1": "x", "output_2": "y"}
+    means = {1.2: [0, 1], 1.87: [1, 0], 1.5: [0, 0], 2.0: [1, 0]}
+    assert {m: forms.judged(row | {"preference": m})[0].ranks for m in means} == means
+
+
+@pytest.mark.parametrize("best", [3, -1, "z", 0.5])
+def test_the_best_of_a_list_is_a_number_or_a_text_of_it(best):
+    row = {"question": "q", "responses": ["x", "y", "z2"]}
+    assert one(row | {"best": 1}).ranks == one(row | {"choice": "y"}).ranks == [1, 0, 1]
+    with pytest.raises(ValueError, match="field 'best' must be 0 to 2, or the best response"):
+        forms.judged(row | {"best": best})
+
+
+def test_lists_of_better_and_worse_answers_tie_within():
+    """Reward-bench 2: every better one beats every worse one, and no other pair is learned."""
+    row = {"prompt": "p", "chosen": ["a", "b"], "rejected": ["c"]}
+    assert one(row) == Comparison("p", ["a", "b", "c"], [0, 0, 1])
 
 
 # ---- ratings

@@ -466,8 +466,8 @@ TRAIN_RM = [
         "The ranks of a microbatch belong to other rows than its responses.",
     ),
     (
-        "part = reward.ranking_loss(scores, ranks) * len(rows) / len(batch)",
-        "part = reward.ranking_loss(scores, ranks)",
+        "part = reward.ranking_loss(scores, ranks, wanted) * len(rows) / len(batch)",
+        "part = reward.ranking_loss(scores, ranks, wanted)",
         "The loss grows with the number of microbatches.",
     ),
 ]
