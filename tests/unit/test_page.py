@@ -4,6 +4,8 @@ markup."""
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -127,3 +129,13 @@ def test_what_is_not_finite_is_null_in_the_data(run):
     assert "NaN" not in written(run)
     line = json.loads((run / "microscope.jsonl").read_text())
     assert line["responses"][0]["values"] == [0.1, None]
+
+
+def test_page_and_doctor_are_commands(run):
+    """Each as a process: the files beside page.py are found, and the first line is the run's."""
+    root = page.Path(page.__file__).parents[2]
+    for name, start in (("page", "the page is"), ("doctor", f"{run}, 2 steps: nothing wrong")):
+        words = [sys.executable, "-m", "minirlhf", name, str(run)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=root)
+        assert done.returncode == 0 and done.stdout.startswith(start), done.stderr
+    assert (run / "page.html").exists()
