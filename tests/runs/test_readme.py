@@ -67,7 +67,10 @@ TOY = {  # what makes each command small; everything else stays as the page has 
     "convert": "",
     "export": "",
     "import": "",
+    "sample": "--prompts 3 --max-new-tokens 4",
 }
+# They ask a person, or for a file: a sentence that only names them has nothing to run.
+NAMED = {"label", "web", "chat", "taste", "convert", "evaluate-rm", "export", "import"}
 LONG = {"demo", "bench", "trl", "results"}  # have tests of their own: here their flags are read
 FOREIGN = {
     "--logdir",
@@ -129,6 +132,8 @@ def command(line):
 def run(line):
     name, arguments = command(line)
     module = importlib.import_module(COMMANDS[name].module)
+    if name in NAMED and not arguments:
+        return
     if name in LONG:
         config.parse(module.Config, arguments)
         return
@@ -184,7 +189,7 @@ def few_contrasts(contrasts, n, rng):
 def test_every_command_of_the_readme_and_the_docs_runs(workplace):
     """In order, offline, at toy size. minChatGPT's fourth step cannot run, and its fifth names the
     wrong script (README.md:58; train_rm.py:78)."""
-    assert {command(line)[0] for line in commands()} - LONG - {"pytest"} == set(TOY)
+    assert {command(line)[0] for line in commands()} - LONG - NAMED - {"pytest"} == set(TOY) - NAMED
     for out in ("", "mine/", "hh/"):
         for stage in ("sft", "rm", "ppo"):
             assert (workplace / "out" / out / stage / "checkpoint.pt").exists(), out + stage
