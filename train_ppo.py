@@ -193,6 +193,7 @@ def make_optimizer(args, actor_critic):
 
 def train(args, folder, models, prompts, monitor):
     """Iterate, from the last checkpoint on; log, evaluate and save."""
+    health.warn(health.short_run(args.updates, args.warmup, "raise --updates"))
     actor_critic = models.actor_critic
     optimizer = make_optimizer(args, actor_critic)
     parts = {

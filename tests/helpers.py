@@ -26,6 +26,8 @@ class Config:
     steps: int = flag(6, "steps", low=1)
     updates: int = flag(6, "how long", low=1)
     target: float = flag(float("nan"), "something without a default")
+    init: str = flag("", "what it starts from")
+    sft: str = flag("", "the same, in a later stage")
     resume: bool = flag(False, "go on")
     overwrite: bool = flag(False, "replace")
 

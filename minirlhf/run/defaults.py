@@ -37,5 +37,5 @@ def width(path):
         if file.exists():
             return int(damage.load(file, mmap=True)["gpt"]["width"])
         return int(json.loads(config.read_text(encoding="utf-8"))["n_embd"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return 0

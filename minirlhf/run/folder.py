@@ -25,6 +25,13 @@ INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run rea
 
 
 def refuse_existing(args, folder):
+    """InputError if a folder holds a run, and neither --resume nor --overwrite is given, or if its
+    config.json is of another program, whatever is given."""
+    if resume.is_foreign(folder):
+        raise InputError(
+            f"{folder / 'config.json'} was not written by a run, and a run writes a file of this "
+            "name; choose another --out"
+        )
     if (folder / "config.json").exists() and not (args.resume or args.overwrite):
         raise InputError(
             f"{folder} already holds a run; continue it with --resume, replace it with --overwrite"

@@ -140,11 +140,11 @@ SIGNS = (
 # ---- signs that are there before the first step
 
 
-def short_run(steps, warmup):
+def short_run(steps, warmup, longer="use more data or --epochs"):
     if steps < warmup:
         return (
-            f"{steps} steps end in the warm-up of {warmup}: the learning rate reaches "
-            f"{steps / warmup:.0%} of its peak only; use more data or --epochs, or lower --warmup"
+            f"{steps} steps end in the warm-up of {warmup}: the learning rate reaches at most "
+            f"{steps / warmup:.0%} of its peak; {longer}, or lower --warmup"
         )
     return ""
 

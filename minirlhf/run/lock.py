@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ except ImportError:  # not on this system
     fcntl = None
 
 LOCK = "lock"  # the file's name; it holds the process and its machine
+WRITER = re.compile(rb"process \d+ on .*\n?")  # what it holds
 UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 held = set()  # numbers of open files
 
@@ -45,7 +47,7 @@ def lock(folder):
 
 
 def acquire(number, folder):
-    """Lock an open file and write into it who did."""
+    """Lock an open file and write into it who did. InputError if it is somebody's own."""
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -59,6 +61,12 @@ def acquire(number, folder):
             raise
         warn(folder)
         return
+    content = os.pread(number, 1000, 0)
+    if content and not WRITER.fullmatch(content):
+        raise InputError(
+            f"{Path(folder) / LOCK} was not written by a run, and a run locks its folder with a "
+            "file of this name; move it away, or choose another --out"
+        )
     with contextlib.suppress(OSError):  # a full disk
         os.ftruncate(number, 0)
         os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -95,10 +95,9 @@ def read_records(path):
     for place, line in enumerate(lines[:-1], start=1):
         try:
             record = json.loads(line)
-            valid = isinstance(record["step"], int)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            valid = False
-        if valid:
+        except (ValueError, RecursionError):
+            record = None
+        if is_record(record):
             pairs.append((line + "\n", record))
         else:
             dropped.append(place)
@@ -106,6 +105,14 @@ def read_records(path):
         problem = f"{len(dropped)} unreadable lines left out, the first is line {dropped[0]}"
         print(f"warning: {path}: {problem}", file=sys.stderr)
     return pairs
+
+
+def is_record(record):
+    """Whether a value is what `log` writes: a step and numbers, or None in the place of one."""
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return False
+    numbers = [x for x in record.values() if x is not None]
+    return record["step"] >= 0 and all(type(x) in (int, float) and abs(x) < 1e300 for x in numbers)
 
 
 def read_metrics(folder):

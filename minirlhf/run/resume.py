@@ -85,6 +85,16 @@ def read_record(folder):
     return record if is_record(record) else None
 
 
+def is_foreign(folder):
+    """Whether FOLDER/config.json is whole and of another program: transformers' has this name."""
+    try:
+        record = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    ours = {"stage", "flags", "inputs", "tokenizer", "versions"}
+    return isinstance(record, dict) and bool(record) and not ours & record.keys()
+
+
 def is_record(record):
     """Whether a value has the form of a record: flags, and inputs, whose fingerprints are lines of
     text. A record of an older version has no inputs."""

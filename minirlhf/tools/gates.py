@@ -23,6 +23,7 @@ from minirlhf import data, evaluate, reward
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import flag, rng
 from minirlhf.run.metrics import table
+from minirlhf.tools import report
 from minirlhf.world import measures, sentences, writers
 
 
@@ -223,7 +224,11 @@ def measure(argv=None):
         name, words = "probe", ["--help"]
     if name not in GATES:
         raise config.InputError(f"{name} is not a gate; choose one of {', '.join(GATES)}")
-    numbers = GATES[name](config.parse(Config, words, prog=f"minirlhf gates {name}"))
+    args = config.parse(Config, words, prog=f"minirlhf gates {name}")
+    if command := report.own_data_command(args.out):
+        problem = f"the gates ask the embedded world's questions, and {args.out} knows your data"
+        raise config.InputError(f"{problem}; compare it: {command}")
+    numbers = GATES[name](args)
     if "passed" in numbers:
         print("passed" if numbers["passed"] else "NOT passed")
     return numbers

@@ -220,7 +220,7 @@ def main(argv=None):
     answers = sample_all(args, tokenizer, policies, score, prompts)
     scores = {name: score(prompts, side.replies) for name, side in answers.items()}
     report = {"split": args.split} | summary(prompts, answers, scores)
-    last = read_metrics(f"{args.out}/rm")[-1]
+    last = [{}, *read_metrics(f"{args.out}/rm")][-1]
     report["reward_model"] = {name: value for name, value in last.items() if name != "step"}
     tables.show(report)
     tables.show_examples(prompts, {name: s.replies for name, s in answers.items()}, args.examples)

@@ -41,16 +41,32 @@ class Config:
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
 
 
+PARTS = ("prompts", "rows", "gains", "groups", "reward_model")  # of a report of all stages
+
 # ---- the tables
 
 
 def load_reports(out):
-    """{seed: report}, of every folder with a number for a name. An InputError if there is none."""
+    """{seed: report}, of every folder with a number for a name. InputError if there is none, or if
+    one is damaged."""
     paths = [path for path in Path(out).glob("*/report.json") if path.parent.name.isdigit()]
     if not paths:
         raise InputError(f"{out} holds no run with a report.json; make results trains them")
     paths.sort(key=lambda path: int(path.parent.name))
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.parent.name: load_report(path) for path in paths}
+
+
+def load_report(path):
+    """What `minirlhf report` has written of a run of all stages."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(report[name] for name in PARTS)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        remedy = f"minirlhf report --out {path.parent} writes it again"
+        raise InputError(f"{path} is damaged, or its run has no PPO or no reward model; {remedy}")
+    return report
 
 
 def cell(values, digits=2):

@@ -175,6 +175,16 @@ def test_the_gates_run_on_a_trained_run_and_a_toy_one_fails_them(world_run, worl
     assert not gates.measure(["judge", "--out", str(world_out), *SMALL])["passed"]
 
 
+@pytest.mark.parametrize("gate", gates.GATES)
+def test_a_run_on_own_data_has_no_gates(tmp_path, gate):
+    """They ask the embedded world's questions: the numbers would be zeros."""
+    for stage in ("sft", "rm"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "config.json").write_text('{"flags": {"data": "mine.jsonl"}}')
+    with pytest.raises(InputError, match="compare it: minirlhf evaluate .*--data mine.jsonl"):
+        gates.measure([gate, "--out", str(tmp_path)])
+
+
 def test_the_exit_code_says_whether_the_gate_was_passed(install_opinion, monkeypatch):
     """1 if not, so that a shell script can stop."""
     monkeypatch.setattr("sys.argv", ["gates", "facts"])

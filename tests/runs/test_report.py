@@ -269,6 +269,15 @@ def test_each_policys_responses_go_once_through_it_and_once_through_sft(finished
     assert calls == ["base", "SFT", "SFT", "PPO", "SFT", "PPO on the judge", "SFT"]
 
 
+def test_without_the_metrics_of_the_reward_model_there_is_a_report(finished, tmp_path, monkeypatch):
+    """They are one entry of report.json."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "rm" / "metrics.jsonl").write_text("")
+    monkeypatch.setattr(report, "POLICIES", {"SFT": "sft"})
+    report.main(["--out", str(out), *SMALL])
+    assert json.loads((out / "report.json").read_text())["reward_model"] == {}
+
+
 def test_the_split_chooses_the_prompts(finished, monkeypatch):
     """Choices are made on validation; test is for the final report alone. The memoriser remembers
     prompts of training."""

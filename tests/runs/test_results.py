@@ -132,8 +132,17 @@ def test_seeds_are_in_the_order_of_their_numbers(tmp_path):
     """2 before 10."""
     for seed in ("10", "2"):
         (tmp_path / seed).mkdir()
-        (tmp_path / seed / "report.json").write_text("{}")
+        record = dict.fromkeys(results.PARTS, {"some": 1})
+        (tmp_path / seed / "report.json").write_text(json.dumps(record))
     assert list(results.load_reports(tmp_path)) == ["2", "10"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 2000, '{"rows": {}}', "\0" * 30])
+def test_a_damaged_report_is_one_line_with_the_command_that_writes_it_again(tmp_path, content):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "report.json").write_text(content)
+    with pytest.raises(InputError, match=f"minirlhf report --out {tmp_path}/1 writes it again"):
+        results.load_reports(tmp_path)
 
 
 def test_the_curve_of_best_of_n_starts_at_the_sft_model_and_the_score_rises_with_n(

@@ -50,6 +50,15 @@ def test_healthy_runs_of_all_stages_say_nothing(out, colours, warnings):
     assert warnings(dpo_command.main, dpo) == []
 
 
+def test_fewer_updates_than_the_warm_up_are_one_line(out, colours, warnings):
+    """Three updates of PPO, whose policy is that of SFT still."""
+    flags = [*PPO, "--updates", "3", "--warmup", "16"]
+    texts = warnings(train_ppo.main, argv(out, colours, "prompts", *flags))
+    assert [text for text in texts if "warm-up" in text] == [
+        health.short_run(3, 16, "raise --updates")
+    ]
+
+
 @pytest.mark.parametrize("stage", ["sft", "rm", "dpo"])
 def test_fewer_steps_than_the_warm_up_are_one_line(out, colours, warnings, stage):
     """54 of 60 records or comparisons: three steps of 18, six of 9."""

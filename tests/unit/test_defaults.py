@@ -47,6 +47,13 @@ def test_a_model_is_large_from_a_width_of_512_on(width, large, gpt2_folder, caps
     assert (args.lr == PUBLISHED["sft"]) == large == (capsys.readouterr().err != "")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 5000, '{"n_embd": 1e999}', "\0" * 9])
+def test_a_damaged_config_has_no_width(tmp_path, content):
+    """What reads the model says what is wrong with it."""
+    (tmp_path / "config.json").write_text(content)
+    assert defaults.width(tmp_path) == 0
+
+
 def test_the_width_of_a_run_is_in_its_checkpoint(make_gpt, tmp_path):
     """By its folder or its file; 0 where there is none."""
     gpt = make_gpt(vocab_size=get_tokenizer("tiny").vocab_size, width=24)

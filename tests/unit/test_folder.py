@@ -120,6 +120,22 @@ def test_a_file_that_no_run_has_written_is_never_removed(tmp_path, tokenizer):
     assert (tmp_path / "sft" / "comparisons.jsonl").read_text() == "labels"
 
 
+def test_the_config_of_another_program_is_never_replaced(tmp_path, tokenizer):
+    """A folder of transformers' has one. "continue it with --resume, replace it with --overwrite"
+    was the answer, and --overwrite replaced it. A damaged one of ours is another matter."""
+    path = tmp_path / "sft" / "config.json"
+    path.parent.mkdir()
+    path.write_text('{"model_type": "gpt2"}')
+    for argv in ([], ["--overwrite"]):
+        message = refusal(start, tmp_path, tokenizer, *argv)
+        assert f"{path} was not written by a run" in message and "another --out" in message
+        assert path.read_text() == '{"model_type": "gpt2"}'
+    for damaged in ("", "{", "{}", '{"flags": 3}', '{"stage": "sft"}'):
+        path.write_text(damaged)
+        assert "--overwrite" in refusal(start, tmp_path, tokenizer)
+        start(tmp_path, tokenizer, "--overwrite")
+
+
 def test_a_link_to_nowhere_is_not_written_through(tmp_path, tokenizer):
     """samples.txt as a link that somebody put there would make a file where it points. Without a
     run it is refused; of an old run it is removed."""

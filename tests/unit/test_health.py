@@ -129,6 +129,9 @@ def test_a_run_that_ends_in_its_warm_up_is_told():
     """3 of 20 steps reach 15% of the learning rate."""
     assert "3 steps end in the warm-up of 20" in health.short_run(3, 20)
     assert "15% of its peak" in health.short_run(3, 20)
+    assert health.short_run(3, 20, "raise --updates").endswith(
+        "; raise --updates, or lower --warmup"
+    )
     assert health.short_run(20, 20) == health.short_run(1, 0) == ""
 
 

@@ -82,6 +82,19 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     assert precious.read_text() == "mine"
 
 
+def test_a_file_of_somebodys_own_in_the_place_of_the_lock_is_not_written(tmp_path):
+    """It was emptied. What a run has left there, or an empty file, is not in the way."""
+    for content in (b"my list\n", b"\x00\xff", b"process 3 on here\nmore\n", b"x" * 10_000):
+        (tmp_path / "lock").write_bytes(content)
+        with pytest.raises(InputError, match="lock was not written by a run"):
+            lock(tmp_path).__enter__()
+        assert (tmp_path / "lock").read_bytes() == content
+    for content in (b"", b"process 3 on here\n", b"process 3 on here"):
+        (tmp_path / "lock").write_bytes(content)
+        with lock(tmp_path):
+            pass
+
+
 @pytest.mark.parametrize("missing", ["fcntl", "flock"])
 def test_where_nothing_can_be_locked_that_is_said(tmp_path, monkeypatch, capsys, missing):
     """Windows has no fcntl, and some network file systems have no locks. The run goes on; it does

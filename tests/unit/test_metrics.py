@@ -79,6 +79,21 @@ def test_a_last_line_that_was_cut_short_is_dropped(tmp_path, torn):
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 9]
 
 
+WRONG = ("x", [1], {}, True, 10**400, -(10**400))
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:9])
+def test_a_line_with_what_is_no_number_is_dropped(tmp_path, capsys, value):
+    """The signs of a sick run are means of the numbers, and a resumed run reads them: it died of a
+    text. None is a number that was not finite."""
+    path = write_steps(tmp_path, 2)
+    good = path.read_text()
+    for record in ({"step": 2, "kl": value}, {"step": value, "kl": 1.0}, {"step": -1}):
+        path.write_text(good + json.dumps(record) + '\n{"step": 3, "kl": null}\n')
+        assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 3]
+        assert "1 unreadable lines left out, the first is line 3" in capsys.readouterr().err
+
+
 def test_a_row_is_aligned_and_shows_three_decimals(capsys):
     """Aligned numbers are easy to compare. What was not measured is a dash, not a zero."""
     row("update", "score", "kl")

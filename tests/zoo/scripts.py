@@ -1580,8 +1580,8 @@ REPORT = [
         "A policy of an older run is compared with an SFT model that it never saw.",
     ),
     (
-        'last = read_metrics(f"{args.out}/rm")[-1]',
-        'last = read_metrics(f"{args.out}/rm")[0]',
+        'last = [{}, *read_metrics(f"{args.out}/rm")][-1]',
+        'last = [{}, *read_metrics(f"{args.out}/rm")][1]',
         "The reward model's numbers are those of its first step.",
     ),
 ]
