@@ -142,10 +142,10 @@ def test_the_probe_reads_differences_of_the_sft_model_in_an_order_of_the_seed(ou
 
     def fit_line(x, y):
         fits.append(x)
-        return torch.tensor([1.0, 0.0])
+        return torch.tensor([1.0, 0.0]) * (1 if len(fits) == 1 else -1)
 
     monkeypatch.setattr(gates, "fit_line", fit_line)
-    gates.measure(["probe", "--out", str(out), "--seed", "3"])
+    accuracy = gates.measure(["probe", "--out", str(out), "--seed", "3"])["probe_accuracy"]
     assert paths == [f"{out}/sft"]
     order = config.rng(3, config.PROBED_FACTS).permutation(len(facts))
     for fold, x in zip((order[::2], order[1::2]), fits, strict=True):
@@ -153,6 +153,10 @@ def test_the_probe_reads_differences_of_the_sft_model_in_an_order_of_the_seed(ou
         column = x[: len(x) // 2, 0]
         scale = torch.tensor([float(r) for r in rows]).std()
         assert (column * scale).tolist() == pytest.approx(rows, rel=1e-4)
+    # Every difference is positive: the line of the first fold is right on all of the second, and
+    # that of the second on none of the first.
+    first, second = (len(x) for x in fits)
+    assert first != second and accuracy == pytest.approx(second / (first + second))
 
 
 def wordings(fact):

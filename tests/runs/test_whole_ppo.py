@@ -368,7 +368,7 @@ def world_run(tmp_path_factory):
         "batch_size": 9,
         "max_new_tokens": 5,
     }
-    flags |= {"eval_every": 1, "precision": "bf16", "minibatches": 3}
+    flags |= {"eval_every": 1, "precision": "bf16", "minibatches": 3, "temperature": 0.3}
     with pytest.MonkeyPatch.context() as context:
         return Run(context, tmp_path_factory.mktemp("whole"), **flags)
 
@@ -419,6 +419,7 @@ def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
         malformed = np.mean([verdict == "malformed" for verdict in verdicts])
         assert line["eval_parsed"] == pytest.approx(1 - malformed)
         assert line["eval_distinct"] == len({reply.text for reply in replies_of(call)})
+        assert line["eval_distinct"] != line["sft_distinct"], "no fewer responses than SFT's"
         clusters = [measures.cluster(prompt) for prompt in prompts_of(call)]
         assert line["eval_total_half"] == pytest.approx(half_width(totals, clusters), rel=1e-4)
         assert len(set(clusters)) < len(clusters), "no two prompts are about one thing"

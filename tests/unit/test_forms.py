@@ -11,7 +11,7 @@ import pytest
 
 from minirlhf.data import Comparison, Demonstration
 from minirlhf.formats import forms, jsonl, rows
-from minirlhf.run.config import InputError
+from minirlhf.run.config import DataFlags, InputError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 SAMPLES = {
@@ -273,6 +273,14 @@ def test_text_that_looks_like_json_is_text():
 
 
 # ---- --form, --map, refusals
+
+
+def test_the_readers_get_the_five_flags_of_a_command():
+    """Each with a value that is not its default."""
+    values = {"skip_bad": True, "form": "alpaca", "map": "prompt=q", "template": "plain"}
+    values |= {"keep_turns": True}
+    assert jsonl.flags(DataFlags(**values), columns=("q",)) == values | {"columns": ("q",)}
+    assert all(getattr(DataFlags(), name) != value for name, value in values.items())
 
 
 def test_a_row_of_no_form_is_refused_with_what_it_has_and_the_list_of_forms(write):

@@ -26,7 +26,7 @@ from scripts import KILLERS, MUTANTS
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "out" / "mutants.jsonl"
 OWN_PATHS = {ROOT, *(ROOT / name for name in ("tests", "tests/zoo", "docs/spec"))}
-UNCHANGED = ("run", "", "world", "formats", "rewards")  # rooms of minirlhf, but for run/
+UNCHANGED = ("run", "", "world", "formats", "rewards")  # by most mutants
 RESULTS = {0: "survived", 1: "killed", -signal.SIGPROF: "killed"}  # by exit code
 SECONDS = 120  # of the processor; what takes longer is killed: a loop that does not end is noticed
 
@@ -125,7 +125,7 @@ def load(folder):
 
 def forget(file):
     """Before a changed file of what was loaded is imported again."""
-    if file.split("/")[1:2] == ["run"]:
+    if file.startswith(("minirlhf/run/", "minirlhf/formats/")):
         for name in [name for name in sys.modules if name.split(".")[0] == "minirlhf"]:
             del sys.modules[name]
 

@@ -1796,7 +1796,7 @@ FLAGS = [
     *ignored("train_sft.py", "held_out eval_every save_every max_new_tokens"),
     *ignored("train_rm.py", TRAINING + " out sft data prompts responses max_new_tokens epochs"),
     *ignored("train_rm.py", "batch_size lr warmup weight_decay held_out norm_prompts"),
-    *ignored("train_rm.py", "missing_end_score save_every"),
+    *ignored("train_rm.py", "missing_end_score save_every margin"),
     *ignored("train_ppo.py", TRAINING + " out sft rm reward data prompts updates batch_size"),
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
@@ -1808,9 +1808,9 @@ FLAGS = [
     *ignored("minirlhf/tools/evaluate.py", "baseline reward_model reward missing_end_score data"),
     *ignored("minirlhf/tools/evaluate.py", "judge prompts best_of max_new_tokens temperature"),
     *ignored("minirlhf/tools/evaluate.py", "shown to"),
-    *ignored("minirlhf/tools/evaluate_rm.py", "seed device drop_long skip_bad reward_model"),
+    *ignored("minirlhf/tools/evaluate_rm.py", "seed device drop_long reward_model"),
     *ignored("minirlhf/tools/evaluate_rm.py", "policy reference beta data to"),
-    *ignored("minirlhf/tools/sample.py", "seed device drop_long skip_bad policy data prompt to"),
+    *ignored("minirlhf/tools/sample.py", "seed device drop_long policy data prompt to"),
     *ignored("minirlhf/tools/sample.py", "prompt_template prompts responses reward_model best_of"),
     *ignored("minirlhf/tools/sample.py", "missing_end_score temperature max_new_tokens"),
     *ignored("minirlhf/tools/sample.py", "batch_size resume overwrite"),
@@ -1824,7 +1824,17 @@ FLAGS = [
 ]
 
 # Flags that shared code reads, and one reading of several.
+OPTIONS = '("skip_bad", "form", "map", "template", "keep_turns")'
 READINGS = [
+    *(
+        (
+            "minirlhf/formats/jsonl.py",
+            f"names = {OPTIONS}",
+            f"names = {{*{OPTIONS}}} - {{'{name}'}}",
+            name,
+        )
+        for name in ("skip_bad", "form", "map", "template", "keep_turns")
+    ),
     *(
         (file, ", **jsonl.flags(args", ", **(lambda *_, **x: x)(args", "skip_bad")
         for file in ("train_sft.py", "train_rm.py", "train_ppo.py")
@@ -2113,7 +2123,10 @@ KILLERS = {
     "minirlhf/tools/world.py": ["runs/test_whole_flags.py", "-k", "the_world_prints"],
     "minirlhf/tools/demo.py": ["unit/test_demo.py"],
     "drop_long": ["runs/test_whole_flags.py", "-k", "too_long or are_too"],
+    "minirlhf/formats/jsonl.py": ["unit/test_forms.py", "-k", "five_flags"],
     "skip_bad": ["runs/test_whole_flags.py", "-k", "told_to_go_on"],
+    ("train_rm.py", "margin"): ["unit/test_margin.py"],
+    ("minirlhf/formats/jsonl.py", "skip_bad"): ["unit/test_forms.py", "-k", "five_flags"],
     "device": ["runs/test_whole_flags.py", "-k", "device"],
     ("train_sft.py", "init"): ["runs/test_train_sft.py", "-k", "gpt2_folder"],
     ("minirlhf/run/compute.py", "threads"): [RUNS["ppo"], "-k", "told"],
