@@ -42,16 +42,15 @@ class Desk:
         self.question, self.heading = step or (None, done)
         self.draft = None  # the key, and the ratings so far, while ratings are asked for
 
-    def press(self, key, flags=(), written=""):
-        """`key` is the number of a response from 1 on, t, s or z; while a rating is asked for it is
-        one. `flags` are the words for each response, `written` is a better answer."""
+    def press(self, key, flags=(), written="", rating=False):
+        """`key` is the number of a response from 1 on, t, s or z; with `rating` it is the rating
+        that was asked for. `flags` are the words for each response, `written` a better answer."""
         written = clean(written)
         if key == "z":
             self.undo()
-        elif self.draft and key not in RATINGS:
-            self.draft, self.note = None, "no rating, so the question is not answered yet"
-        elif self.draft:
-            self.answer(self.draft[0], [*self.draft[1], int(key)], flags, written)
+        elif rating:
+            if self.draft:
+                self.answer(self.draft[0], [*self.draft[1], int(key)], flags, written)
         elif self.question and written in map(questions.visible, self.question.responses):
             self.note = "what you wrote is one of the responses: choose that one"
         elif self.question:
@@ -95,11 +94,11 @@ class Talk:
         return [speaker.path for speaker in self.conversation.speakers]
 
     def prepare(self, settings):
-        """`settings` is a chat.Config. Other checkpoints, or another template, begin anew."""
+        """`settings` is a chat.Config. Other checkpoints, or another template, begin anew;
+        where they cannot be loaded, the conversation is as it was."""
         kept = {"temperature": 1.0, "seed": 1}
         fixed = dataclasses.replace(settings, **kept)
         if self.settings is None or fixed != dataclasses.replace(self.settings, **kept):
-            self.settings = None  # nothing, if the new ones cannot be loaded
             self.conversation = chat.start(settings)
         elif settings.seed != self.settings.seed:
             self.conversation.seed, self.conversation.turn = settings.seed, 0

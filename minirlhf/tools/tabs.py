@@ -53,7 +53,8 @@ KEYS = """() => {
 }"""
 HELP = (
     "Keys: 1 2 better; t tie; s skip; z undo; r u h and a number: that response is rude, untrue, "
-    "harmful; w write a better answer, Enter ends it. Every answer is saved at once."
+    "harmful; w write a better answer, Enter ends it. Every answer is saved at once, and the same "
+    "name goes on where it stopped."
 )
 OTHERS = {"t": "tie", "s": "skip", "z": "undo"}
 NOBODY = "nobody"  # in place of a second checkpoint
@@ -125,8 +126,9 @@ class LabelTab:
 
         def press(event: self.gr.EventData, state, written, *flags):
             K = len(state.question.responses) if state.question else 0
+            kind, key = event.target.elem_id.split("-")
             try:
-                state.press(event.target.elem_id.split("-")[1], flags[:K], written)
+                state.press(key, flags[:K], written, rating=kind == "rate")
             except (InputError, OSError) as error:
                 state.note = one_line(error)
             return self.view(state)

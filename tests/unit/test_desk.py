@@ -44,6 +44,12 @@ def stored(flags):
     return labels.read_labels(flags[3])
 
 
+def press(person, keys, flags=((), (), ()), written=""):
+    """Press the key of an answer, and those of its ratings."""
+    for place, key in enumerate(keys):
+        person.press(key, flags, written, rating=place > 0)
+
+
 # ---- label
 
 
@@ -59,10 +65,11 @@ def test_a_press_writes_the_line_that_the_terminal_writes_for_the_same_keys(
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, "q"]) + "\n"))
     label.main([*flags[:2], "--out", flags[3] + ".terminal", "--labeller", "ada", *rate])
     person = desk_of("ada", *rate)
-    for key in "".join([*keys, "zz", "t", rated[:3]]):
-        person.press(key, [[], [], []])
-    for key in "3" + rated:
-        person.press(key, [["rude"], ["rude", "untrue"], []], " mine  it is ")
+    for key in keys:
+        press(person, key)
+    for key in ["z", "z", "t" + rated[:3]]:
+        press(person, key)
+    press(person, "3" + rated, [["rude"], ["rude", "untrue"], []], " mine  it is ")
     records = [
         [dataclasses.replace(record, time="") for record in labels.read_labels(path)]
         for path in (flags[3], flags[3] + ".terminal")
@@ -88,14 +95,20 @@ def test_an_answer_is_in_the_file_before_the_next_question_is_shown(desk_of, fla
     assert [record.prompt for record in stored(flags)] == [first.prompt, second.prompt]
 
 
-def test_another_session_goes_on_where_one_stopped_and_names_have_questions_of_their_own(desk_of):
-    """The sides of the question that was shown last are the same."""
+def test_another_session_goes_on_where_one_stopped_and_names_have_questions_of_their_own(
+    desk_of, monkeypatch
+):
+    """The sides of the question that was shown last are the same. The order may depend on the
+    labeller's own answers."""
     person = desk_of()
     for key in "1t":
-        person.press(key, [[], [], []])
+        press(person, key)
     again = desk_of()
     assert again.question == person.question and again.heading.startswith("question 3 of 12")
+    load, own = label.load_questions, []
+    monkeypatch.setattr(label, "load_questions", lambda *x: own.append(len(x[1])) or load(*x))
     assert desk_of("ben").heading.startswith("question 1 of 12")
+    assert desk_of().question == person.question and own == [0, 2]
 
 
 def test_a_question_that_was_answered_elsewhere_is_not_answered_twice(desk_of, flags):
@@ -117,17 +130,19 @@ def test_a_written_answer_that_is_one_of_the_responses_is_refused(desk_of, flags
     assert stored(flags) == [] and "is one of the responses" in person.note
 
 
-def test_ratings_are_asked_for_one_by_one_and_broken_off_by_any_other_key(desk_of, flags):
-    """The answer counts when the last response is rated; undo takes the answer before."""
+def test_ratings_are_asked_for_one_by_one_and_anew_after_another_choice(desk_of, flags):
+    """The answer counts when the last response is rated."""
     person = desk_of("ada", "--rate")
-    person.press("2", [[], [], []])
-    assert person.note == "rate response 1: 1 (bad) to 5 (good)"
-    person.press("4", [[], [], []])
-    person.press("s", [[], [], []])
-    assert person.draft is None and stored(flags) == []
-    for key in "2441z":
-        person.press(key, [[], [], []])
-    assert stored(flags) == [] and person.note == "taken back"
+    notes = []
+    for keys in ("2", "24", "1", "15", "153"):
+        press(person, keys)
+        notes.append(person.note)
+    assert notes[0] == notes[2] == "rate response 1: 1 (bad) to 5 (good)"
+    assert [note[:15] for note in notes[1::2]] == ["rate response 2"] * 2
+    assert stored(flags) == []
+    press(person, "1532")
+    assert person.draft is None
+    assert [(x.ranks, x.ratings) for x in stored(flags)] == [([0, 1, 1], [5, 3, 2])]
 
 
 def test_when_every_question_is_answered_the_page_says_so_and_undo_goes_back(desk_of, flags):
@@ -184,12 +199,14 @@ def test_a_talk_that_is_stopped_keeps_what_was_said_and_goes_on(policies):
         talk.stopped = step == 1
         shown = [list(side) for side in sides]
     assert step == 2 and len(shown[0]) == 1 and "cut off after 2 tokens" in talk.notes[0]
+    talk.stopped = True
     *_, last = talk.say("On", settings(policies[0]))
     assert last[0][0] == shown[0][0] and len(last[0]) == 2
+    assert "cut off after 2 tokens" not in "".join(talk.notes) and last[0][1][1]
 
 
 def test_another_seed_or_temperature_goes_on_and_another_checkpoint_begins_anew(policies):
-    """What cannot be loaded is one line; the next message finds the models that are named then."""
+    """What cannot be loaded is one line, and the conversation stays as it was."""
     talk = Talk()
     say = [list(talk.say("Hello", settings(policies[0], seed=seed)))[-1] for seed in (3, 5, 3)]
     turns = [text for _, text in say[2][0]]
@@ -198,6 +215,7 @@ def test_another_seed_or_temperature_goes_on_and_another_checkpoint_begins_anew(
     assert greedy[1][0][3] == greedy[1][0][4]
     with pytest.raises(InputError, match="nowhere"):
         list(talk.say("Hello", settings(policies[0], "nowhere")))
+    assert len(list(talk.say("Hello", settings(policies[0])))[-1][0]) == 6
     assert len(list(talk.say("Hello", settings(policies[1])))[-1][0]) == 1
     assert list(talk.say("", settings(policies[1]))) == []
 
@@ -284,7 +302,7 @@ def test_what_could_not_work_on_the_page_is_one_line_before_it_is_there(flags, t
             ([*flags[:2], "--out", flags[1]], "is the file that --data reads"),
         ]:
             with pytest.raises((InputError, OSError)) as error:
-                web.main([*argv])
+                web.check(config.parse(web.Config, argv))
             assert problem in str(error.value) and "\n" not in str(error.value)
 
 
