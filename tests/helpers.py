@@ -32,6 +32,10 @@ class Config:
     overwrite: bool = flag(False, "replace")
 
 
+# Flags of how data is read, held by test_forms.py, test_turns.py and test_data.py.
+READING = {"form", "map", "template", "keep_turns", "drop_long", "skip_bad"}
+
+
 def contents(folder):
     """{path: bytes} of all files under a folder."""
     return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from minirlhf.run import damage
 from minirlhf.run.config import parse
 
-LARGE = 512  # the width of hidden states from which on a model counts as large
+LARGE = range(512, 65_536)  # widths of hidden states; what is wider is damaged
 RATES = {"sft": 6.25e-5, "rm": 1.77e-5, "ppo": 1.41e-5, "dpo": 1.77e-5}
 
 
@@ -20,7 +20,7 @@ def for_model(args, stage, argv):
     """The flags of a stage, whose defaults suit the model that it starts from. The command line
     goes before them; a line on stderr says so otherwise."""
     path = args.init if stage == "sft" else args.sft or f"{args.out}/sft"
-    if not path or width(path) < LARGE:
+    if not path or width(path) not in LARGE:
         return args
     args = parse(type(args), argv, defaults={"lr": RATES[stage]})
     if args.lr == RATES[stage]:

@@ -26,7 +26,7 @@ class Metrics:
 
     def __init__(self, folder, step=0):
         self.path = Path(folder) / "metrics.jsonl"
-        past = cut_back(self.path, step)
+        past = cut_back(self.path, step, is_record)
         trackers.hand_over(self.path.parent, "begin", step, past)
 
     def log(self, step, **numbers):
@@ -48,9 +48,10 @@ class Metrics:
         trackers.hand_over(self.path.parent, "flush")
 
 
-def cut_back(path, step):
-    """Cut a file of records back to the steps before `step`, and return these records."""
-    pairs = [(line, record) for line, record in read_records(path) if record["step"] < step]
+def cut_back(path, step, valid=None):
+    """Cut a file of records back to the steps before `step`, and return these records. `valid` as
+    in `read_records`."""
+    pairs = [(line, record) for line, record in read_records(path, valid) if record["step"] < step]
     write_text(path, "".join(line for line, _ in pairs))
     return [record for _, record in pairs]
 
@@ -84,10 +85,11 @@ def append(path, text):
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def read_records(path):
-    """Pairs (line, dictionary) of a file of metrics, [] if there is none. A last line without its
-    newline was cut short by an interruption and is left out. So is what cannot be read (a power
-    failure may leave a row of NULs): stderr says how many lines, and which is the first."""
+def read_records(path, valid=None):
+    """Pairs (line, dictionary) of a file with a record of each step, [] if there is none. A last
+    line without its newline was cut short by an interruption and is left out. So is what cannot
+    be read (a power failure may leave a row of NULs), or is not `valid(record)` (by default: has a
+    step): stderr says how many lines, and which is the first."""
     if not path.exists():
         return []
     pairs, dropped = [], []
@@ -97,7 +99,7 @@ def read_records(path):
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if is_record(record):
+        if (valid or has_step)(record):
             pairs.append((line + "\n", record))
         else:
             dropped.append(place)
@@ -107,17 +109,20 @@ def read_records(path):
     return pairs
 
 
+def has_step(record):
+    """Whether a value is an object with the number of a step."""
+    return isinstance(record, dict) and type(record.get("step")) is int and record["step"] >= 0
+
+
 def is_record(record):
     """Whether a value is what `log` writes: a step and numbers, or None in the place of one."""
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
-        return False
-    numbers = [x for x in record.values() if x is not None]
-    return record["step"] >= 0 and all(type(x) in (int, float) and abs(x) < 1e300 for x in numbers)
+    values = [x for x in record.values() if x is not None] if has_step(record) else [None]
+    return all(type(x) in (int, float) and abs(x) < 1e300 for x in values)
 
 
 def read_metrics(folder):
     """FOLDER/metrics.jsonl -> list of dictionaries, one per step."""
-    return [record for _, record in read_records(Path(folder) / "metrics.jsonl")]
+    return [record for _, record in read_records(Path(folder) / "metrics.jsonl", is_record)]
 
 
 def number(x):

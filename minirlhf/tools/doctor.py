@@ -263,10 +263,10 @@ def main(argv=None):
 
 
 def find_runs(folder):
-    """{folder: records}: the run in a folder, or those of the stages in it. What is no number in a
-    record is left out. InputError if there is no run."""
+    """{folder: records}: the run in a folder, or those of the stages in it. InputError if there is
+    no run."""
     places = [Path(folder), *(Path(folder) / stage for stage in STAGES)]
-    runs = {place: [numbers(r) for r in read_metrics(place)] for place in places}
+    runs = {place: read_metrics(place) for place in places}
     runs = {place: records for place, records in runs.items() if records}
     if not runs:
         raise InputError(
@@ -277,8 +277,7 @@ def find_runs(folder):
 
 
 def numbers(record):
-    """A record without what is no number: somebody may have changed the file. Python's JSON has NaN
-    and infinity; they become None."""
+    """A record of flags without what somebody may have put into it."""
     return {
         name: x if x is not None and math.isfinite(x) else None
         for name, x in record.items()

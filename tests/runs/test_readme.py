@@ -74,6 +74,7 @@ NAMED = {"label", "web", "chat", "taste", "convert", "evaluate-rm", "export", "i
 LONG = {"demo", "bench", "trl", "results"}  # have tests of their own: here their flags are read
 FOREIGN = {
     "--logdir",
+    "--stages",  # of tests/faults/faults.py
     "--impl",
     "--constraint",
     "--editable",

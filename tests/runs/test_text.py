@@ -72,5 +72,5 @@ def test_every_text_file_is_opened_with_its_encoding():
         for line in path.read_text(encoding="utf-8").splitlines():
             others = ("os.open(", "def read_text(", "lines.read_text(", "gzip")
             if re.search(r"\b(open|read_text)\(", line) and not any(x in line for x in others):
-                binary = re.search(r'"[rwax]b"', line)
+                binary = re.search(r'"[rwax]b\+?"', line)
                 assert "encoding=" in line or binary, f"{path.name}: {line}"

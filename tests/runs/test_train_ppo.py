@@ -705,14 +705,13 @@ def test_your_own_judge_is_asked_in_both_orders(out, prompts, my_rewards, capsys
 
 
 def test_evaluation_refuses_what_it_cannot_compare(refused, out, prompts, tmp_path):
-    """A reward model as the policy, the user's prompts without a judge, a folder without a run, a
-    context too short for the world's prompts: each has its own message."""
+    """A reward model as the policy, a folder without a run, a context too short for the world's
+    prompts: each has its own message."""
 
     def message(policy, *flags):
         return refused(evaluate_command.main, [*models(policy, out / "sft"), *flags], out)
 
     assert "stage rm" in message(out / "rm", *prompts)
-    assert "--judge" in message(out / "sft", *prompts, "--max-new-tokens", "6")
     assert "nowhere" in message(tmp_path / "nowhere", *prompts)
     assert "context of 32" in message(out / "sft", "--max-new-tokens", "30", "--mix-data")
 

@@ -168,9 +168,9 @@ def test_held_out_numbers_are_the_models_on_records_it_did_not_train_on(
     assert 0 <= numbers["calibration_error"] <= confidence.max()
     records, accumulate = [], train_rm.accumulate
 
-    def spy(model, tokenizer, batch, microbatch_tokens):
+    def spy(model, tokenizer, batch, *limits):
         records.extend(batch)
-        return accumulate(model, tokenizer, batch, microbatch_tokens)
+        return accumulate(model, tokenizer, batch, *limits)
 
     monkeypatch.setattr(train_rm, "accumulate", spy)
     flags = "--overwrite --epochs 1 --batch-size 9 --max-new-tokens 4".split()

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import READING
 from recorder import (
     COMPARISONS,
     digest,
@@ -159,7 +160,7 @@ def test_the_pairs_of_two_ties_are_none():
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_dpo_run.py, test_resume.py,
     test_chain.py and test_cuda.py."""
-    elsewhere = {"resume", "overwrite", "mix_data", "drop_long", "skip_bad", "device", "track"}
+    elsewhere = READING | {"resume", "overwrite", "mix_data", "device", "track"}
     fields = {field.name: field.default for field in dataclasses.fields(dpo.Config)}
     assert {*FLAGS, "out", "sft", "data", "precision", *elsewhere} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

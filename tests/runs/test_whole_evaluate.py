@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers import READING
 from recorder import (
     HELD_OUT,
     digest,
@@ -313,5 +314,5 @@ def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     and test_cuda.py."""
     named = {*FLAGS, "policy", "baseline", "reward_model", "reward", "judge", "data", "precision"}
     fields = {field.name: field.default for field in dataclasses.fields(command.Config)}
-    assert named | {"mix_data", "drop_long", "skip_bad", "device", "to"} == set(fields)
+    assert named | READING | {"mix_data", "device", "to"} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

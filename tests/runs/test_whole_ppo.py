@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import READING
 from recorder import (
     HELD_OUT,
     digest,
@@ -440,7 +441,7 @@ def test_precision_reaches_both_models(world_run):
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_resume.py, test_chain.py,
     test_train_ppo.py and test_cuda.py."""
-    elsewhere = {"resume", "overwrite", "mix_data", "drop_long", "skip_bad", "device"}
+    elsewhere = READING | {"resume", "overwrite", "mix_data", "device"}
     elsewhere |= {"track", "microscope"}
     named = {*FLAGS, "out", "sft", "rm", "data", "reward", "prompts", "precision", *elsewhere}
     fields = {field.name: field.default for field in dataclasses.fields(train_ppo.Config)}

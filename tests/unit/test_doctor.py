@@ -204,7 +204,8 @@ def test_the_command_names_every_run_of_a_folder_with_its_findings(tmp_path, cap
 def test_what_is_no_number_in_a_file_of_metrics_is_left_out(tmp_path, capsys):
     """A file that somebody has written or changed."""
     strange = {"kl": "3", "score": [1], "entropy": float("nan"), "approx_kl": float("inf")}
-    write(tmp_path, [record | strange for record in healthy()], FLAGS | {"epochs": "two"})
+    changed = [{"step": 1000, name: value} for name, value in strange.items()]
+    write(tmp_path, [*healthy(), *changed], FLAGS | {"epochs": "two"})
     doctor.main([str(tmp_path)])
     assert "nothing wrong found" in capsys.readouterr().out
 
