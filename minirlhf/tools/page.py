@@ -104,7 +104,11 @@ def last_numbers(records):
 def samples(place):
     """The last table of samples.txt."""
     path = place / "samples.txt"
-    tables = path.read_text("utf-8", "replace").strip().split("\n\n") if path.exists() else []
+    tables = (
+        path.read_text(encoding="utf-8", errors="replace").strip().split("\n\n")
+        if path.exists()
+        else []
+    )
     if not tables:
         return ""
     return f"<details><summary>samples</summary><pre>{escape(tables[-1])}</pre></details>"
