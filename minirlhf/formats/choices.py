@@ -12,7 +12,7 @@ from minirlhf.formats.fields import (
 )
 from minirlhf.formats.instructions import asked
 from minirlhf.formats.rows import Judged, compare_turns, prompt_field
-from minirlhf.formats.turns import read_turns
+from minirlhf.formats.turns import question, read_turns
 
 PAIRS = [  # the fields of two responses
     *((f"{name}_{a}", f"{name}_{b}") for a, b in ("ab", "AB", "01", "12") for name in (
@@ -25,12 +25,14 @@ PAIRS = [  # the fields of two responses
 ]  # fmt: skip
 CHOICES = ("choice", "winner", "preference", "preferred", "label", "labels", "better", "selected")
 CHOICES += (
+    "comparison",
     "better_answer_id",
     "better_response_id",
     "overall_preference",
     "orig_preference",
     "preferred_response",
 )
+MODELS = [(f"model_{a}", f"model_{b}") for a, b in ("ab", "AB", "01", "12")]  # who wrote them
 TIES = ("tie", "tie (bothbad)", "both", "bothbad", "both_bad", "equal", "neither", "same", "draw")
 WORDS = (("a", "first", "left"), ("b", "second", "right"))
 
@@ -61,6 +63,10 @@ def chosen(row, field, names, start=0):
     """Which of two is better by a field: 0, 1, or None for a tie. `start` is the number of the
     first one."""
     value = row.get(field)
+    for first, second in MODELS:
+        models = row.get(first), row.get(second)
+        if isinstance(value, str) and value in models and models[0] != models[1]:
+            return models.index(value)
     if isinstance(value, str) and as_number(value) is None:
         word = value.strip().lower().strip("[]")
         if word in TIES or "=" in word:
@@ -167,6 +173,32 @@ def chosen_of_list(row):
 
 LISTS = ("responses", "completions", "candidates", "answers", "generations", "outputs", "choices")
 BEST = ("best", "best_index", "chosen", "choice", "chosen_index", "preferred", "winner", "selected")
+
+
+def prodigy(row):
+    """Prodigy's options, those that are accepted, and whether the question was answered."""
+    options, accepted = items(row, "options", dict), items(row, "accept")
+    if row.get("answer", "accept") != "accept":
+        raise Unusable("the question was not answered: its 'answer' is not accept")
+    numbers = [option.get("id") for option in options]
+    if not set(accepted) <= set(numbers):
+        raise ValueError(f"field 'accept' must hold ids of options: {numbers}; it is {accepted}")
+    texts = [text_field(option, "text") for option in options]
+    return Judged(
+        question(text_field(row, "text")), texts, [int(n not in accepted) for n in numbers]
+    )
+
+
+def label_studio(row):
+    """Label Studio's pairwise results: {"data": {a question, two answers}, "annotations"}."""
+    found = []
+    for annotation in items(row, "annotations", dict):
+        for result in annotation.get("result") or []:
+            if result.get("type") == "pairwise" and not annotation.get("was_cancelled"):
+                found.append(choice({**row["data"], "comparison": result["value"]["selected"]}))
+    if not found:
+        raise Unusable("no annotation of two answers: no result of the type 'pairwise'")
+    return found
 
 
 def summaries(row):

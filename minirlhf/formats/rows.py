@@ -27,7 +27,6 @@ from minirlhf.formats.turns import (
     joined,
     last_reply,
     prompt_text,
-    question,
     read_turns,
     response_text,
 )
@@ -223,8 +222,6 @@ def pair(row):
     begin = None
     if present(row, "prompt"):
         begin = prompt_field(row)
-        if (system := present(row, "system", "system_prompt")) and isinstance(begin, str):
-            begin = question(begin, text_field(row, system)) if row[system] else begin
     return compare(row, begin, "chosen", "rejected")
 
 
@@ -293,7 +290,7 @@ def repeats_prompt(record):
 
 def has_silence(record):
     """Whether a response of a record is empty."""
-    return not isinstance(record, str) and "" in texts(record)
+    return not isinstance(record, str) and not all(map(str.strip, texts(record)))
 
 
 def without_prompt(record):

@@ -19,7 +19,7 @@ LISTS = ("completions", "responses", "answers", "generations", "candidates", "ou
 TEXTS = ("response", "answer", "text", "content", "completion", "output", "generation", "value")
 RATINGS = ("ratings", "scores", "rating", "score", "rewards")
 SCORES = ("fine-grained_score", "overall_score", "rating", "score", "pm_score", "reward", "votes")
-RANKS = ("ranks", "ranking", "rank", "order")
+RANKS = ("ranks", "ranking", "rank")  # not "order", which may list places instead
 
 
 def objects(row):
@@ -114,7 +114,16 @@ def two_scores(row):
 # ---- one response a row: those to one prompt are compared
 
 ASPECTS = ("helpfulness", "overall", "overall_score", "quality", "orig_score")
-GOOD = ("is_safe", "is_helpful", "is_good", "thumbs_up", "upvoted", "accepted", "safe")
+GOOD = (
+    "is_safe",
+    "is_helpful",
+    "is_good",
+    "thumbs_up",
+    "upvoted",
+    "accepted",
+    "safe",
+    "is_correct",
+)
 
 
 def rated(row):
