@@ -1,6 +1,8 @@
 """Two responses, and a field that says which is better: by its number, its letter, its name, or by
 a signed strength. A choice out of range is a ValueError."""
 
+import re
+
 from minirlhf.formats.fields import (
     Unusable,
     as_number,
@@ -34,6 +36,7 @@ CHOICES += (
 )
 MODELS = [(f"model_{a}", f"model_{b}") for a, b in ("ab", "AB", "01", "12")]  # who wrote them
 TIES = ("tie", "tie (bothbad)", "both", "bothbad", "both_bad", "equal", "neither", "same", "draw")
+NOUNS = "model|assistant|response|answer|output|option|candidate|completion|conversation|text"
 WORDS = (("a", "first", "left"), ("b", "second", "right"))
 
 
@@ -69,12 +72,13 @@ def chosen(row, field, names, start=0):
             return models.index(value)
     if isinstance(value, str) and as_number(value) is None:
         word = value.strip().lower().strip("[]")
-        if word in TIES or "=" in word:
+        if word in TIES or word.strip("ab") in ("=", "=="):
             return None
-        word = word.partition(">")[0]  # of "A>>B"
+        if signs := re.fullmatch("([ab])([<>]+=?)([ab])", word):  # "A>>B"
+            word = signs[1 if ">" in signs[2] else 3]
         for place in (0, 1):
             known = (names[place].lower(), *WORDS[place])
-            if word in known or word.replace(" ", "_").endswith("_" + WORDS[place][0]):
+            if word in known or re.fullmatch(f"({NOUNS})[ _-]?{WORDS[place][0]}", word):
                 return place
     place = as_number(value)
     if field == "preference" and isinstance(place, float) and start < place < start + 1:

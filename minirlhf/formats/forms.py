@@ -4,12 +4,12 @@ A row has the first form all of whose fields it has; a field that is null does n
 either of two fields. --form names one instead, and --map gives fields other names before.
 """
 
-import re
 from typing import NamedTuple
 
 from minirlhf.formats import chats, choices, instructions, rows, scored
 from minirlhf.formats.context import in_context
 from minirlhf.formats.fields import Unusable, field_names, transposed
+from minirlhf.formats.unread import refuse_unread
 from minirlhf.run.config import InputError
 
 LISTS = "|".join(chats.LISTS)
@@ -294,7 +294,7 @@ def judged(row, form=None, prompts=False):
     known = {name: transposed(value) for name, value in row.items() if value is not None}
     named, form = form, form or find(known)
     if form is None:  # a spreadsheet's names, such as Prompt
-        lower = {name.strip().lower(): value for name, value in known.items()}
+        lower = {name.lower(): value for name, value in known.items()}
         form = find(lower)
         known = lower if form else row
     form = form or find(row, NEAREST)
@@ -308,24 +308,8 @@ def judged(row, form=None, prompts=False):
         found = rows.only_prompt(row)
     found = found if isinstance(found, list) else [found]
     if not (named or prompts):
-        refuse_unread(known, form, found)
+        refuse_unread(known, form.name, found)
     return [in_context(known, one) for one in found]
-
-
-def refuse_unread(row, form, found):
-    """ValueError where a row was read as a prompt or one response, and has a field that is named
-    like an answer or a worse one: nothing that people judged is left out without a word."""
-    count = min((len(one.responses) for one in found), default=2)
-    pattern = (ANSWER, REJECTED, None)[min(count, 2)]
-    for name, value in row.items() if pattern else ():
-        if isinstance(value, str | list | dict) and value and re.search(pattern, name):
-            problem = f"the form {form.name!r} does not read the field {name!r}"
-            raise ValueError(f"{problem}; --form {form.name} takes the row without it")
-
-
-REJECTED = r"^rejected($|_(response|answer|message|conversation|completion|output)|\d)|dispreferred"
-ANSWER = r"^(answer|response|completion|output|candidate|generation|chosen)|" + REJECTED
-ANSWER += "|^(?!reference|gold|ground|expected).*_(answers|responses|completions|outputs)$"
 
 
 def find(row, table=FORMS):

@@ -40,6 +40,8 @@ SCALES = (
     "stars",
 )  # fields that may say how good a response is
 FLAGS = ("flags", "flagged", "feedback", "thumbs", "liked", "kto_tag")  # and whether it is good
+REVERSED = ("flagged", "is_harmful", "harmful")  # those that are true of one that is not
+FLAGS += REVERSED[1:]
 
 
 class Lacking(ValueError):
@@ -147,12 +149,12 @@ def rating_of(row):
 
 def liked(row, name):
     """Whether a label or a flag says that the response is good. A list of flags says so where it is
-    empty, "flagged" is the reverse."""
+    empty, REVERSED are the reverse."""
     value = structure(row[name])
     if isinstance(value, list):
         return not value if name == "flags" else None
     good = truth(value)
-    return good if good is None or name != "flagged" else not good
+    return good if good is None or name not in REVERSED else not good
 
 
 def unfit(row):
@@ -167,7 +169,7 @@ def unfit(row):
         if good is None:
             return f"the {name} is neither true nor false; write one, or remove the field"
         if not good:
-            word = "true" if name == "flagged" else "set" if name == "flags" else "false"
+            word = "true" if name in REVERSED else "set" if name == "flags" else "false"
             return f"the {name} is {word}, and a response that people disliked is not imitated"
     for name in SCALES:
         sampled = name == "score" and row.get("ended") is True

@@ -53,9 +53,12 @@ def answer_text(answer):
 
 
 def rating(answer):
-    """A response's score; failing that the mean of its ratings by aspect."""
+    """A response's score; failing that whether it is good, or the mean of its ratings by aspect."""
     if field := present(answer, *SCORES):
         return as_number(answer[field])
+    if field := present(answer, *GOOD):
+        good = truth(answer[field])
+        return None if good is None else int(good)
     aspects = answer.get("annotations")
     if not isinstance(aspects, dict):
         return None
@@ -116,6 +119,9 @@ def two_scores(row):
 ASPECTS = ("helpfulness", "overall", "overall_score", "quality", "orig_score")
 GOOD = (
     "is_safe",
+    "is_preferred",
+    "is_chosen",
+    "is_accepted",
     "is_helpful",
     "is_good",
     "thumbs_up",

@@ -136,6 +136,17 @@ WILD = {
         {"question": "Q", "answers": {"text": ["bad", "good"], "score": [1, 9]}},
         [Comparison(PROMPT, [" bad", " good"], [1, 0], [1, 9])],
     ),
+    "a choice in signs": (
+        {"prompt": "Q", "response_A": "bad", "response_B": "good", "preference": "A<<B"},
+        [Comparison(PROMPT, [" bad", " good"], [1, 0])],
+    ),
+    "answers that were accepted or not": (
+        {
+            "question": "Q",
+            "answers": [{"text": t, "is_accepted": t == "good"} for t in ("bad", "good")],
+        },
+        [Comparison(PROMPT, [" bad", " good"], [1, 0], [False, True])],
+    ),
     "a spreadsheet": ({"Question": "Q", "Answer ": "good"}, [SHOWN]),
 }
 
@@ -184,6 +195,22 @@ def test_questions_that_nobody_answered_are_skipped_with_the_reason():
             forms.judged({"data": data, "annotations": annotations})
 
 
+@pytest.mark.parametrize("words", ["B is better than A", "not_a", "neither_b", "A is better"])
+def test_a_sentence_is_no_choice(words):
+    """Its last letter was taken for one: of "B is better than A" that was A."""
+    row = {"prompt": "Q", "response_a": "x", "response_b": "y", "choice": words}
+    with pytest.raises(ValueError, match="field 'choice' must be 0 or 1, a or b"):
+        forms.judged(row)
+
+
+@pytest.mark.parametrize("field", ["flagged", "is_harmful", "harmful"])
+def test_a_response_that_is_said_to_be_harmful_is_not_imitated(field):
+    row = {"prompt": "Q", "response": "x", field: True}
+    with pytest.raises(rows.Unusable, match=f"the {field} is true"):
+        read(row, rows.demonstration)
+    assert read(row | {field: False}, rows.demonstration) == [Demonstration("Q", "x")]
+
+
 def test_the_order_of_a_list_is_not_taken_for_its_ranks():
     """[1, 2, 0] may say that the second is best, or that the third is."""
     with pytest.raises(ValueError, match="field 'ranks'"):
@@ -199,6 +226,7 @@ def test_the_order_of_a_list_is_not_taken_for_its_ranks():
         ({"prompt": "Q", "completions": ["x", "y"], "labels": [True, False]}, "completions"),
         ({"question": "Q", "response1": "x", "response2": "y", "annotator1": 1}, "response1"),
         ({"question": "Q", "human_answers": ["x"], "chatgpt_answers": ["y"]}, "human_answers"),
+        ({"question": "Q", "GPT4_response": "x"}, "GPT4_response"),
         ({"messages": [USER, GOOD], "rejected_answer": "x"}, "rejected_answer"),
     ],
 )
@@ -211,6 +239,13 @@ def test_an_answer_that_a_form_does_not_read_is_not_left_out_without_a_word(tmp_
     convert.main([str(path), str(tmp_path / "out.jsonl"), "--to", "prompts"])
     form = forms.find(row).name
     convert.main([str(path), str(tmp_path / "other.jsonl"), "--form", form])
+
+
+@pytest.mark.parametrize(
+    "field", ["reference_answer", "expected_output", "answer_type", "response_id", "num_responses"]
+)
+def test_what_is_no_answer_of_a_model_may_stand_beside_a_prompt(field):
+    assert read({"prompt": "Q", field: "x"}) == ["Q"]
 
 
 def test_the_text_of_a_list_that_is_no_list_is_refused():
