@@ -3,12 +3,12 @@
 import os
 
 from minirlhf.formats.fields import Unusable, items, number, present, structure, text_field
-from minirlhf.formats.rows import Judged, compare, judge
+from minirlhf.formats.rows import Judged, compare, compare_turns, judge
 from minirlhf.formats.turns import (
+    REPLY,
     SYSTEM,
     USER,
-    Turn,
-    content,
+    as_turns,
     last_reply,
     read_message,
     read_turns,
@@ -38,28 +38,25 @@ def list_name(row):
 
 
 def turns_of(row):
-    """The turns of a row's list, below the system text that it may have beside them."""
+    """The turns of a row's list."""
     name = list_name(row)
-    turns = read_turns(row[name], name)
-    text = system_text(row)
-    return [Turn(SYSTEM, text), *turns] if text and turns[0].role != SYSTEM else turns
-
-
-def system_text(row):
-    """The system text that stands beside a row's turns, as text or in parts; "" without one."""
-    name = present(row, "system", "system_prompt")
-    return content({"content": row[name]}, name) if name and row[name] else ""
+    return read_turns(row[name], name)
 
 
 def chat(row):
     """A list of turns: a demonstration of its last reply, or a prompt if it ends with a question.
-    OpenAI's "weight": 0 says of a reply that it is not to be learned."""
+    OpenAI's "weight": 0 says of a reply that it is not to be learned, as axolotl's "train" and
+    ms-swift's "loss" do where they are false. MT-Bench's texts are what one person asks in turn."""
+    name = list_name(row)
+    last = structure(row[name])[-1:]
+    if name == "turns" and last and isinstance(last[0], str):
+        return Judged(turns_of(row)[:1])
     turns = turns_of(row)
     if turns[-1].role == USER:
         return Judged(turns)
-    last = structure(row[list_name(row)])[-1]
-    if isinstance(last, dict) and last.get("weight") == 0:
-        raise Unusable("the weight of the last reply is 0")
+    for field in ("weight", "train", "loss"):
+        if isinstance(last[0], dict) and last[0].get(field) in (0, False):
+            raise Unusable(f"the {field} of the last reply is {last[0][field]}")
     return judge(row, *last_reply(turns))
 
 
@@ -74,10 +71,15 @@ PAIR = ("chosen", "rejected")
 
 
 def chat_rejected(row):
-    """Turns that end with the better reply, and the worse one beside them (ms-swift)."""
+    """Turns that end with the better reply, and the worse one beside them, as text or as turns
+    (ms-swift)."""
+    names = list_name(row), present(row, *REJECTED)
     prompt, reply = last_reply(turns_of(row))
-    name = "rejected_response"
-    return Judged(prompt, [reply, text_field(row, name)], [0, 1])
+    sides = [{"role": REPLY, "content": reply}], as_turns(row[names[1]])
+    return compare_turns(row, prompt, sides, names)
+
+
+REJECTED = ("rejected_response", "rejected_messages", "rejected_conversations", "rejected")
 
 
 def without_reply(turns):

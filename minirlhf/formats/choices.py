@@ -1,6 +1,8 @@
 """Two responses, and a field that says which is better: by its number, its letter, its name, or by
 a signed strength. A choice out of range is a ValueError."""
 
+import re
+
 from minirlhf.formats.fields import (
     Unusable,
     as_number,
@@ -12,7 +14,7 @@ from minirlhf.formats.fields import (
 )
 from minirlhf.formats.instructions import asked
 from minirlhf.formats.rows import Judged, compare_turns, prompt_field
-from minirlhf.formats.turns import read_turns
+from minirlhf.formats.turns import question, read_turns
 
 PAIRS = [  # the fields of two responses
     *((f"{name}_{a}", f"{name}_{b}") for a, b in ("ab", "AB", "01", "12") for name in (
@@ -25,13 +27,16 @@ PAIRS = [  # the fields of two responses
 ]  # fmt: skip
 CHOICES = ("choice", "winner", "preference", "preferred", "label", "labels", "better", "selected")
 CHOICES += (
+    "comparison",
     "better_answer_id",
     "better_response_id",
     "overall_preference",
     "orig_preference",
     "preferred_response",
 )
+MODELS = [(f"model_{a}", f"model_{b}") for a, b in ("ab", "AB", "01", "12")]  # who wrote them
 TIES = ("tie", "tie (bothbad)", "both", "bothbad", "both_bad", "equal", "neither", "same", "draw")
+NOUNS = "model|assistant|response|answer|output|option|candidate|completion|conversation|text"
 WORDS = (("a", "first", "left"), ("b", "second", "right"))
 
 
@@ -61,14 +66,19 @@ def chosen(row, field, names, start=0):
     """Which of two is better by a field: 0, 1, or None for a tie. `start` is the number of the
     first one."""
     value = row.get(field)
+    for first, second in MODELS:
+        models = row.get(first), row.get(second)
+        if isinstance(value, str) and value in models and models[0] != models[1]:
+            return models.index(value)
     if isinstance(value, str) and as_number(value) is None:
         word = value.strip().lower().strip("[]")
-        if word in TIES or "=" in word:
+        if word in TIES or word.strip("ab") in ("=", "=="):
             return None
-        word = word.partition(">")[0]  # of "A>>B"
+        if signs := re.fullmatch("([ab])([<>]+=?)([ab])", word):  # "A>>B"
+            word = signs[1 if ">" in signs[2] else 3]
         for place in (0, 1):
             known = (names[place].lower(), *WORDS[place])
-            if word in known or word.replace(" ", "_").endswith("_" + WORDS[place][0]):
+            if word in known or re.fullmatch(f"({NOUNS})[ _-]?{WORDS[place][0]}", word):
                 return place
     place = as_number(value)
     if field == "preference" and isinstance(place, float) and start < place < start + 1:
@@ -167,6 +177,32 @@ def chosen_of_list(row):
 
 LISTS = ("responses", "completions", "candidates", "answers", "generations", "outputs", "choices")
 BEST = ("best", "best_index", "chosen", "choice", "chosen_index", "preferred", "winner", "selected")
+
+
+def prodigy(row):
+    """Prodigy's options, those that are accepted, and whether the question was answered."""
+    options, accepted = items(row, "options", dict), items(row, "accept")
+    if row.get("answer", "accept") != "accept":
+        raise Unusable("the question was not answered: its 'answer' is not accept")
+    numbers = [option.get("id") for option in options]
+    if not set(accepted) <= set(numbers):
+        raise ValueError(f"field 'accept' must hold ids of options: {numbers}; it is {accepted}")
+    texts = [text_field(option, "text") for option in options]
+    return Judged(
+        question(text_field(row, "text")), texts, [int(n not in accepted) for n in numbers]
+    )
+
+
+def label_studio(row):
+    """Label Studio's pairwise results: {"data": {a question, two answers}, "annotations"}."""
+    found = []
+    for annotation in items(row, "annotations", dict):
+        for result in annotation.get("result") or []:
+            if result.get("type") == "pairwise" and not annotation.get("was_cancelled"):
+                found.append(choice({**row["data"], "comparison": result["value"]["selected"]}))
+    if not found:
+        raise Unusable("no annotation of two answers: no result of the type 'pairwise'")
+    return found
 
 
 def summaries(row):

@@ -128,8 +128,8 @@ def parse(text, expected):
     """text -> dictionary, or the ValueError that says why it is none."""
     try:
         return checked(json.loads(text), expected)
-    except json.JSONDecodeError as error:
-        return ValueError(f"not JSON ({error.msg}); {expected}")
+    except ValueError as error:  # of JSON, or a number of more digits than Python reads
+        return ValueError(f"not JSON ({getattr(error, 'msg', error)}); {expected}")
     except RecursionError:
         return ValueError("JSON within JSON too often; a line must be one flat object")
 
@@ -148,8 +148,8 @@ def checked(row, expected):
 
 def rows_within(row):
     """The rows of an object whose only list, under one of these names, is of objects; else the
-    object is the row."""
-    if isinstance(row, dict) and len(row) <= 5:
+    object is the row, as one with an instruction is (self-instruct)."""
+    if isinstance(row, dict) and len(row) <= 5 and "instruction" not in row:
         for name in ("data", "rows", "train", "examples", "instances"):
             values = row.get(name)
             if isinstance(values, list) and values and all(isinstance(x, dict) for x in values):
@@ -175,19 +175,24 @@ def csv_rows(file, start):
 
     csv.field_size_limit(LONGEST_LINE)
     separator = max(",;\t", key=start.partition("\n")[0].count)
-    reader, names = csv.reader(texts(), delimiter=separator), None
+    reader, names = csv.reader(texts(), delimiter=separator, strict=True), None
     while True:
+        end = place[0]
         try:
             cells = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            yield place[0], ValueError(f"not a row of a table ({error}); write it as JSON Lines")
+            remedy = "quotes go around a whole cell, and are doubled in it"
+            yield min(end + 1, place[0]), ValueError(f"not a row of a table ({error}); {remedy}")
             continue
         yield from bad
         bad.clear()
         if names is None:
             names = [name.strip() for name in cells]
+            if twice := [name for name in names if name and names.count(name) > 1]:
+                yield place[0], ValueError(f"the first line has the name {twice[0]!r} twice")
+                return
         elif cells:
             yield place[0], named_cells(names, cells)
     yield from bad

@@ -86,12 +86,31 @@ def structure(value):
     return value
 
 
+def transposed(value):
+    """A list of objects that stands as an object of lists, {"text": [...], "score": [...]}, as the
+    datasets library writes some; any other value as it is."""
+    if not isinstance(value, dict) or len(value) < 2 or not all(map(is_filled, value.values())):
+        return value
+    if len({len(column) for column in value.values()}) > 1 or not TEXTS & set(value):
+        return value
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+
+
+TEXTS = {"text", "content", "value", "answer", "response", "role", "from"}
+
+
+def is_filled(column):
+    return isinstance(column, list) and bool(column)
+
+
 def truth(value):
     """True, False, or None where a value says neither: people write 1, "yes", "thumbs_up"."""
     if isinstance(value, str):
         value = value.strip().lower().replace("_", " ")
         yes = ("true", "1", "1.0", "yes", "up", "thumbs up", "good", "desirable", "like", "liked")
+        yes += ("positive", "upvote", "upvoted")
         no = ("false", "0", "0.0", "-1", "no", "down", "thumbs down", "undesirable", "dislike")
+        no += ("negative", "downvote", "downvoted")
         return True if value in yes else False if value in (*no, "disliked") else None
     if value in (0, -1):
         return False

@@ -7,7 +7,9 @@ either of two fields. --form names one instead, and --map gives fields other nam
 from typing import NamedTuple
 
 from minirlhf.formats import chats, choices, instructions, rows, scored
-from minirlhf.formats.fields import Unusable, field_names
+from minirlhf.formats.context import in_context
+from minirlhf.formats.fields import Unusable, field_names, transposed
+from minirlhf.formats.unread import refuse_unread
 from minirlhf.run.config import InputError
 
 LISTS = "|".join(chats.LISTS)
@@ -34,6 +36,8 @@ class Form(NamedTuple):
 
 def dialogues(row):
     """{"chosen", "rejected"}: two whole dialogues, turns or text with marks."""
+    if "chosen" not in row:  # torchtune's
+        row = {name.removesuffix("_conversations"): value for name, value in row.items()}
     texts = [row["chosen"], row["rejected"]]
     if all(isinstance(text, str) and rows.ASSISTANT not in text for text in texts):
         return chats.marked_pair(*texts) or rows.pair(row)
@@ -110,6 +114,10 @@ FORMS = (
         scored.two_scores,
         "two answers with a score each: WebGPT",
     ),
+    Form("prodigy", "text options accept", choices.prodigy, "Prodigy: options, and those accepted"),
+    Form(
+        "label-studio", "data annotations", choices.label_studio, "Label Studio, pairwise, as JSON"
+    ),
     Form("tree", "message_tree_id prompt", chats.tree, "OpenAssistant, trees of messages"),
     Form(
         "chat-pair",
@@ -120,7 +128,7 @@ FORMS = (
     ),
     Form(
         "chat-rejected",
-        f"{LISTS} rejected_response",
+        f"{LISTS} {'|'.join(chats.REJECTED)}",
         chats.chat_rejected,
         "turns, and a worse last reply: ms-swift",
         chats.list_name,
@@ -143,7 +151,18 @@ FORMS = (
         instructions.question_pair,
         "a prompt, a better and a worse answer under other names",
     ),
-    Form("dialogues", "chosen rejected", dialogues, "HH-RLHF, TRL, Skywork: two whole dialogues"),
+    Form(
+        "answer-rejected",
+        f"prompt|{QUESTIONS} {ANSWERS} rejected|rejected_response|response_rejected",
+        instructions.question_pair,
+        "an answer, and a worse one: ms-swift",
+    ),
+    Form(
+        "dialogues",
+        "chosen|chosen_conversations rejected|rejected_conversations",
+        dialogues,
+        "HH-RLHF, TRL, Skywork: two whole dialogues",
+    ),
     Form(
         "ranking", "prompt responses ranks|ratings", rows.ranking, "minirlhf: with ranks or ratings"
     ),
@@ -208,6 +227,12 @@ FORMS = (
         "Alpaca, Dolly, OpenOrca, GSM8K: a question and its answer",
     ),
     Form(
+        "instances",
+        "instruction instances",
+        instructions.instances,
+        "self-instruct: an instruction with its inputs and outputs",
+    ),
+    Form(
         "summary",
         f"{'|'.join(instructions.DOCUMENTS)} {'|'.join(instructions.SUMMARIES)}",
         instructions.summary,
@@ -266,10 +291,13 @@ def judged(row, form=None, prompts=False):
     needs a prompt only: PPO answers it, whatever its responses are."""
     if form and not form.has(row):
         raise ValueError(f"the form {form.name!r} has the fields {form.fields}; {field_names(row)}")
-    known = {name: value for name, value in row.items() if value is not None}
-    form = form or find(known)
-    if form is None:
-        known, form = row, find(row, NEAREST)
+    known = {name: transposed(value) for name, value in row.items() if value is not None}
+    named, form = form, form or find(known)
+    if form is None:  # a spreadsheet's names, such as Prompt
+        lower = {name.lower(): value for name, value in known.items()}
+        form = find(lower)
+        known = lower if form else row
+    form = form or find(row, NEAREST)
     if form is None:
         raise ValueError(f"no field 'prompt'; {field_names(row)}")
     try:
@@ -278,42 +306,12 @@ def judged(row, form=None, prompts=False):
         if not (prompts and form.name in OWN and isinstance(row.get("prompt"), str)):
             raise
         found = rows.only_prompt(row)
-    return found if isinstance(found, list) else [found]
+    found = found if isinstance(found, list) else [found]
+    if not (named or prompts):
+        refuse_unread(known, form.name, found)
+    return [in_context(known, one) for one in found]
 
 
 def find(row, table=FORMS):
     """The first form of a table that a row has; None if it has none."""
     return next((form for form in table if form.has(row)), None)
-
-
-# ---- other names of fields
-
-
-def parse_map(text):
-    """ "prompt=question,chosen=answers.0.text" -> {"prompt": ["question"], ...}"""
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    for name, equals, path in pairs:
-        if not (name.strip() and equals and path.strip()):
-            raise InputError(f"--map {text}: write field=name,field=name, such as prompt=question")
-    return {name.strip(): path.strip() for name, _, path in pairs}
-
-
-def mapped(row, names):
-    """The fields of a row that --map names, under their new names."""
-    return {name: lookup(row, path) for name, path in names.items()}
-
-
-def lookup(row, path):
-    """The value at a path with dots, as info.post or answers.0.text; a name with a dot in it is
-    found too. ValueError if there is none."""
-    if path in row:
-        return row[path]
-    value = row
-    for part in path.split("."):
-        if isinstance(value, list) and part.lstrip("-").isdigit() and -len(value) <= int(part):
-            value = value[int(part)] if int(part) < len(value) else None
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
-            raise ValueError(f"no field {path!r}; {field_names(row)}")
-    return value

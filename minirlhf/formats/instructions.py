@@ -3,26 +3,26 @@
 What stands in a field of another name than `prompt` is what a person says, so it becomes a turn.
 """
 
-from minirlhf.formats.chats import MARKS, system_text
-from minirlhf.formats.fields import missing, present, structure, text_field
+from minirlhf.formats.chats import MARKS
+from minirlhf.formats.fields import items, missing, present, structure, text_field
 from minirlhf.formats.rows import Judged, compare, is_list, is_text, judge, prompt_field
 from minirlhf.formats.turns import as_turns, question, read_turns
 
 QUESTIONS = ("orig_instruction", "instruction", "question", "query", "problem", "input", "inputs")
 QUESTIONS += ("user", "history", "user_prompt", "user_input", "user_message", "context")
-ANSWERS = ("output", "response", "answer", "output_text", "completion", "solution", "target")
+ANSWERS = ("output", "response", "solution", "answer", "output_text", "completion", "target")
 ANSWERS += ("targets", "assistant", "reply", "orig_response", "model_response")
-ANSWERS += ("model_output", "bot_response", "assistant_response")
+ANSWERS += ("model_output", "bot_response", "assistant_response", "ideal", "generated_solution")
 BETTER = ("chosen", "chosen_response", "accepted", "preferred", "preferred_response", "better")
-BETTER += ("response_j", "win", "good", "positive", "response_chosen", "answer_chosen")
+BETTER += ("response_j", "win", "winner", "good", "positive", "response_chosen", "answer_chosen")
 WORSE = ("rejected", "rejected_response", "dispreferred", "non_preferred", "worse", "response_k")
-WORSE += ("lose", "bad", "negative", "dispreferred_response", "response_rejected")
+WORSE += ("lose", "loser", "bad", "negative", "dispreferred_response", "response_rejected")
 WORSE += ("answer_rejected", "non_preferred_response")
 CONTEXTS = ("input", "context")  # what an instruction is about
 
 
 def asked(row):
-    """What a row asks: turns, below its system text. A prompt that ends with the mark of a reply is
+    """What a row asks: turns. A prompt that ends with the mark of a reply is
     written out already, and stays as it is."""
     name = present(row, "prompt", *QUESTIONS)
     if name is None:
@@ -33,24 +33,22 @@ def asked(row):
     text = text_field(row[name], whole) if whole else text_field(row, name)  # WebGPT's
     if any(text.rstrip().endswith(begin.strip()) for _, begin in MARKS):
         return text
-    if name in ("instruction", "question"):
-        text = with_context(row, text)
-    return question(text, system_text(row))
+    return question(with_context(row, text) if name not in ("user", "history", *CONTEXTS) else text)
 
 
 def with_context(row, instruction):
     """An instruction, an empty line, and what it is about, if there is something."""
     context = present(row, *CONTEXTS)
     about = text_field(row, context) if context else ""
-    return f"{instruction}\n\n{about}" if about.strip() else instruction
+    return f"{instruction}\n\n{about}" if about.strip() not in instruction else instruction
 
 
 def instruction(row):
-    """An instruction and its answer: Alpaca, Dolly, GSM8K, OpenOrca, ... Of a list of answers the
-    first is the best."""
+    """An instruction and its answer: Alpaca, Dolly, GSM8K, OpenOrca, ... Of a list of answers, none
+    of which is said to be better, the first."""
     answers = structure(row[present(row, *ANSWERS)])
-    if is_list(answers, is_text) and len(answers) > 1:
-        return Judged(asked(row), answers, list(range(len(answers))))
+    if answers and is_list(answers, is_text):
+        return judge(row, asked(row), answers[0])
     return judge(row, asked(row), text_field(row, *ANSWERS))
 
 
@@ -84,4 +82,9 @@ DOCUMENTS, SUMMARIES = ("document", "article", "post", "passage"), ("summary", "
 
 def question_pair(row):
     """A question and a better and a worse answer to it, whatever these are called."""
-    return compare(row, asked(row), present(row, *BETTER), present(row, *WORSE))
+    return compare(row, asked(row), present(row, *BETTER, *ANSWERS), present(row, *WORSE))
+
+
+def instances(row):
+    """An instruction and a list of inputs with their outputs (self-instruct)."""
+    return [instruction({**row, **instance}) for instance in items(row, "instances", dict)]

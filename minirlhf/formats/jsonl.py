@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass, field
 
 from minirlhf.data import Comparison, Demonstration, Prompt
-from minirlhf.formats import containers, forms, rows, turns
+from minirlhf.formats import containers, forms, names, rows, turns
 from minirlhf.formats.fields import Unusable, missing
 from minirlhf.run.config import InputError
 from minirlhf.run.metrics import shorten
@@ -144,13 +144,13 @@ def read_rows(path, convert, options, tally):
     """(place, record), ... of files, one after another; `tally` counts. Single responses that are
     judged become comparisons with the others to their prompt, at the end. Without `convert` the
     first row decides what all become."""
-    form, names = forms.get_form(options.form), forms.parse_map(options.map)
+    form, others = forms.get_form(options.form), names.parse_map(options.map)
     template, groups = turns.get_template(options.template), {}
     for place, row in containers.read_rows(path):
         tally.total += 1
         try:
             row = raised(row)
-            renamed = forms.mapped(row, names) if names else row
+            renamed = names.mapped(row, others) if others else row
             for judged in forms.judged(renamed, form, convert is rows.prompt):
                 convert = convert or rows.natural(judged)
                 if convert is rows.comparison and is_single(judged):
@@ -185,7 +185,7 @@ def with_columns(record, row, columns):
     """A prompt with these fields of its row; any other record as it is."""
     if not columns:
         return record
-    return Prompt(record, {name: forms.lookup(row, name) for name in columns})
+    return Prompt(record, {name: names.lookup(row, name) for name in columns})
 
 
 def is_single(judged):

@@ -22,6 +22,7 @@ OTHER_FORMATS = {
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it with unzstd"),
     b"BZh": ("compressed by bzip2", "unpack it with bunzip2"),
     b"\xfd7zXZ": ("compressed by xz", "unpack it with unxz"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
     b"ARROW1": ("an Arrow file", "write it as JSON Lines: datasets.Dataset.from_file(..).to_json"),
     b"\xff\xfe": ("UTF-16 and not UTF-8 text", "save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("UTF-16 and not UTF-8 text", "save it as UTF-8: iconv -f UTF-16 -t UTF-8"),

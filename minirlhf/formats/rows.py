@@ -27,7 +27,6 @@ from minirlhf.formats.turns import (
     joined,
     last_reply,
     prompt_text,
-    question,
     read_turns,
     response_text,
 )
@@ -41,6 +40,8 @@ SCALES = (
     "stars",
 )  # fields that may say how good a response is
 FLAGS = ("flags", "flagged", "feedback", "thumbs", "liked", "kto_tag")  # and whether it is good
+REVERSED = ("flagged", "is_harmful", "harmful")  # those that are true of one that is not
+FLAGS += REVERSED[1:]
 
 
 class Lacking(ValueError):
@@ -148,12 +149,12 @@ def rating_of(row):
 
 def liked(row, name):
     """Whether a label or a flag says that the response is good. A list of flags says so where it is
-    empty, "flagged" is the reverse."""
+    empty, REVERSED are the reverse."""
     value = structure(row[name])
     if isinstance(value, list):
         return not value if name == "flags" else None
     good = truth(value)
-    return good if good is None or name != "flagged" else not good
+    return good if good is None or name not in REVERSED else not good
 
 
 def unfit(row):
@@ -168,7 +169,7 @@ def unfit(row):
         if good is None:
             return f"the {name} is neither true nor false; write one, or remove the field"
         if not good:
-            word = "true" if name == "flagged" else "set" if name == "flags" else "false"
+            word = "true" if name in REVERSED else "set" if name == "flags" else "false"
             return f"the {name} is {word}, and a response that people disliked is not imitated"
     for name in SCALES:
         sampled = name == "score" and row.get("ended") is True
@@ -223,8 +224,6 @@ def pair(row):
     begin = None
     if present(row, "prompt"):
         begin = prompt_field(row)
-        if (system := present(row, "system", "system_prompt")) and isinstance(begin, str):
-            begin = question(begin, text_field(row, system)) if row[system] else begin
     return compare(row, begin, "chosen", "rejected")
 
 
@@ -293,7 +292,7 @@ def repeats_prompt(record):
 
 def has_silence(record):
     """Whether a response of a record is empty."""
-    return not isinstance(record, str) and "" in texts(record)
+    return not isinstance(record, str) and not all(map(str.strip, texts(record)))
 
 
 def without_prompt(record):

@@ -19,7 +19,7 @@ LISTS = ("completions", "responses", "answers", "generations", "candidates", "ou
 TEXTS = ("response", "answer", "text", "content", "completion", "output", "generation", "value")
 RATINGS = ("ratings", "scores", "rating", "score", "rewards")
 SCORES = ("fine-grained_score", "overall_score", "rating", "score", "pm_score", "reward", "votes")
-RANKS = ("ranks", "ranking", "rank", "order")
+RANKS = ("ranks", "ranking", "rank")  # not "order", which may list places instead
 
 
 def objects(row):
@@ -53,9 +53,12 @@ def answer_text(answer):
 
 
 def rating(answer):
-    """A response's score; failing that the mean of its ratings by aspect."""
+    """A response's score; failing that whether it is good, or the mean of its ratings by aspect."""
     if field := present(answer, *SCORES):
         return as_number(answer[field])
+    if field := present(answer, *GOOD):
+        good = truth(answer[field])
+        return None if good is None else int(good)
     aspects = answer.get("annotations")
     if not isinstance(aspects, dict):
         return None
@@ -114,7 +117,19 @@ def two_scores(row):
 # ---- one response a row: those to one prompt are compared
 
 ASPECTS = ("helpfulness", "overall", "overall_score", "quality", "orig_score")
-GOOD = ("is_safe", "is_helpful", "is_good", "thumbs_up", "upvoted", "accepted", "safe")
+GOOD = (
+    "is_safe",
+    "is_preferred",
+    "is_chosen",
+    "is_accepted",
+    "is_helpful",
+    "is_good",
+    "thumbs_up",
+    "upvoted",
+    "accepted",
+    "safe",
+    "is_correct",
+)
 
 
 def rated(row):

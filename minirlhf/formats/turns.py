@@ -5,6 +5,7 @@ last reply is trained.
 """
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 from minirlhf.data import Comparison, Demonstration, Prompt
@@ -19,6 +20,7 @@ ROLES = {  # as they are called in files
     + ("answer", "output", "response", "agent"),
 }
 ROLE_FIELDS = ("role", "from", "author", "speaker")
+TURNS = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # as text
 TEXT_FIELDS = ("content", "value", "text", "parts", "message", "utterance")
 
 
@@ -81,16 +83,18 @@ def response_text(prompt, response, template):
 # ---- values of a field -> turns
 
 
-def question(text, system=None):
-    """What one person asks, below a system text if there is one, as turns."""
-    return ([Turn(SYSTEM, system)] if system else []) + [Turn(USER, text)]
+def question(text):
+    """What one person asks, as turns."""
+    return [Turn(USER, text)]
 
 
 def as_turns(value):
     """The messages in a field that may hold text or turns; None where it is text. The text of a
     list of messages (in CSV) is such a list; any other text, also of other JSON, is a text."""
     if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
-        value = structure(value)
+        text, value = value, structure(value)
+        if value is text and TURNS.match(text):  # as pandas' to_csv writes what was no list
+            raise ValueError("a list of turns that is neither JSON nor Python; write it as JSON")
     messages = value if isinstance(value, list) else [value]
     are_turns = messages and all(isinstance(x, dict) and roles(x) for x in messages)
     return messages if are_turns else None
@@ -141,10 +145,10 @@ def read_pair(message, field):
 
 def content(message, field):
     """The text of a message. Content may be in parts, all of which must be text."""
+    if message.get("tool_calls") or message.get("function_call"):
+        raise Unusable("a turn calls a tool")
     name = next((name for name in TEXT_FIELDS if message.get(name) is not None), None)
     if name is None:
-        if message.get("tool_calls") or message.get("function_call"):
-            raise Unusable("a turn calls a tool")
         raise ValueError(f"field {field!r}: {missing(message, *TEXT_FIELDS[:3])}")
     parts = message[name] if isinstance(message[name], list) else [message[name]]
     return "".join(part_text(part, field) for part in parts)
