@@ -199,11 +199,8 @@ def train(args, folder, models, prompts, monitor):
     health.warn(health.short_run(args.updates, args.warmup, "raise --updates"))
     actor_critic = models.actor_critic
     optimizer = make_optimizer(args, actor_critic)
-    parts = {
-        "model": actor_critic.gpt,
-        "value_head": actor_critic.value_head,
-        "optimizer": optimizer,
-    }
+    parts = {"model": actor_critic.gpt, "value_head": actor_critic.value_head}
+    parts["optimizer"] = optimizer
     if actor_critic.critic:
         parts["critic"] = actor_critic.critic
     state = checkpoint.restore(folder, "ppo", args.resume, **parts)
