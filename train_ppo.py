@@ -46,7 +46,10 @@ class Config(TrainingFlags, ChainFlags):
     reward: str = flag(
         "", "module:function, (prompts, responses) -> scores, instead of the reward model"
     )
-    data: str = flag("", "prompts as JSON Lines (plain or gzip); HH-RLHF's dialogues will do")
+    data: str = flag(
+        "",
+        "prompts: JSON Lines, JSON, CSV or Parquet; any form of minirlhf formats has some",
+    )
     prompts: int = flag(20_480, "prompts drawn from the world", low=1)
     updates: int = flag(96, "rollouts, each followed by an update", low=1)
     batch_size: int = flag(256, "responses per rollout", low=1)

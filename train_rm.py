@@ -38,8 +38,8 @@ class Config(TrainingFlags, ChainFlags):
     sft: str = flag("", "checkpoint to sample from and to start from [OUT/sft]")
     data: str = flag(
         "",
-        "comparisons as JSON Lines (plain or gzip): ranked responses, chosen/rejected, HH-RLHF "
-        "dialogues",
+        "comparisons: JSON Lines, JSON, CSV or Parquet in any form that minirlhf formats lists; "
+        "files, a folder, or - for the standard input",
     )
     prompts: int = flag(16_384, "prompts whose responses the world's labellers rank", low=1)
     responses: int = flag(4, "K, responses sampled for each prompt and ranked together", low=2)
@@ -105,8 +105,7 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
             stats = {"loss": loss, "accuracy": accuracy, "grad_norm": grad_norm}
             stats["lr"] = optim.learning_rate(optimizer)
             progress.complete(step + 1, stats)
-            if step % 10 == 0:
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}")
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}", refresh=False)
             progress.record()
 
 

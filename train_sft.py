@@ -34,7 +34,8 @@ class Config(TrainingFlags):
     out: str = flag("out", "folder of all stages; this one writes OUT/pretrain and OUT/sft")
     data: str = flag(
         "",
-        "demonstrations as JSON Lines (plain or gzip): prompt/response records, HH-RLHF dialogues",
+        "demonstrations: JSON Lines, JSON, CSV or Parquet in any form that minirlhf formats lists; "
+        "files, a folder, or - for the standard input",
     )
     text: str = flag(
         "", "a text file to pretrain on; with --data and without this there is no pretraining"

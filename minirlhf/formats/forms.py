@@ -19,6 +19,21 @@ BETTER, WORSE = "|".join(instructions.BETTER), "|".join(instructions.WORSE)
 FIRST = "|".join(dict.fromkeys(first for first, _ in choices.PAIRS))
 SECOND = "|".join(dict.fromkeys(second for _, second in choices.PAIRS))
 GROUPS = "|".join(scored.LISTS)
+CAPTIONS = {  # how a list of the forms names alternatives that are many
+    "QUESTION": QUESTIONS,
+    "ANSWER": ANSWERS,
+    "TURNS": LISTS,
+    "BETTER": BETTER,
+    "WORSE": WORSE,
+    "FIRST": FIRST,
+    "SECOND": SECOND,
+    "CHOICE": "|".join(choices.CHOICES),
+    "RESPONSES": GROUPS,
+    "CANDIDATES": "|".join(choices.LISTS),
+    "BEST": "|".join(choices.BEST),
+    "JUDGEMENTS": "|".join((*scored.RATINGS, *scored.RANKS)),
+    "GOOD": "|".join(scored.GOOD),
+}
 
 
 class Form(NamedTuple):
@@ -175,7 +190,7 @@ FORMS = (
     ),
     Form(
         "scored-list",
-        f"prompt|{QUESTIONS} {GROUPS} {'|'.join((*scored.RATINGS, *scored.RANKS))}",
+        f"prompt|{QUESTIONS} {GROUPS} {CAPTIONS['JUDGEMENTS']}",
         scored.parallel,
         "responses, and a list of ratings or ranks: distilabel, RRHF",
     ),

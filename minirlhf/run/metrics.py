@@ -5,8 +5,11 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +18,7 @@ from minirlhf.run import trackers
 from minirlhf.run.files import write_text
 
 MICROSCOPE = "microscope.jsonl"  # the tokens of a few responses; PPO writes it
+CELL = 56  # the most characters of a cell that the console shows
 
 
 class Metrics:
@@ -145,19 +149,40 @@ def row(*cells, width=11):
     tqdm.write("".join(text.rjust(width) for text in texts))
 
 
-def table(header, rows, width=56):
+def table(header, rows, width=CELL):
     """The lines of a text table. A column is as wide as its widest cell, and no cell is wider than
     `width` characters; numbers have two decimals."""
-    cells = [
-        [f"{x:.2f}" if isinstance(x, float) else shorten(str(x), width) for x in line]
-        for line in [header, *rows]
-    ]
+    cells = [[cell_text(x, width) for x in line] for line in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
         columns = zip(line, widths, strict=True)
         lines.append("  ".join(cell.ljust(size) for cell, size in columns).rstrip())
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def cell_text(x, width):
+    """A cell of a table: two decimals of a number, `width` characters of a text."""
+    return f"{x:.2f}" if isinstance(x, float) else shorten(str(x), width)
+
+
+def screen_table(header, rows):
+    """The lines of a table that fits the terminal: where it is too narrow, the columns get
+    narrower, and a cell goes on in the lines below. A file gets one line a row."""
+    cells = [[cell_text(x, CELL) for x in line] for line in rows]
+    lines, width = table(header, cells), CELL
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    while max(map(len, lines)) > columns and width > 8:
+        width -= 1
+        lines = table(header, [part for line in cells for part in folded(line, width)], width)
+    return lines
+
+
+def folded(cells, width):
+    """The lines of one row of a table, none of whose cells is wider than `width`, and an empty line
+    below."""
+    blocks = [textwrap.wrap(cell, width, break_on_hyphens=False) for cell in cells]
+    return [*zip_longest(*blocks, fillvalue=""), [""] * len(cells)]
 
 
 def shorten(text, width):
@@ -173,11 +198,11 @@ def printable(text):
 
 
 def write_samples(folder, title, header, rows):
-    """Append a table to FOLDER/samples.txt, uncut, and print it, cut to fit a screen."""
+    """Append a table to FOLDER/samples.txt, uncut, and print it, cut and folded for a screen."""
     text = "\n".join([title, *table(header, rows, width=10_000)]) + "\n\n"
     append(Path(folder) / "samples.txt", text)
     trackers.hand_over(folder, "show", title, header, rows)
-    tqdm.write("\n".join(["", title, *table(header, rows)]) + "\n")
+    tqdm.write("\n".join(["", title, *screen_table(header, rows)]) + "\n")
 
 
 def samples_size(folder):

@@ -29,7 +29,7 @@ class Config(TrainingFlags, ChainFlags):
 
     out: str = flag("out", "folder of all stages; this one writes OUT/dpo")
     sft: str = flag("", "checkpoint that the policy starts from, and the reference [OUT/sft]")
-    data: str = flag("", "comparisons as JSON Lines (plain or gzip) [OUT/rm/comparisons.jsonl]")
+    data: str = flag("", "comparisons, as for train_rm.py [OUT/rm/comparisons.jsonl]")
     beta: float = flag(
         1.0, "strength of the pull to the reference: small moves far, large stays near", above=0
     )
@@ -77,8 +77,8 @@ def train(args, folder, policy, reference, tokenizer, comparisons):
             # ---- bookkeeping
             stats |= {"grad_norm": grad_norm, "lr": optim.learning_rate(optimizer)}
             progress.complete(step + 1, stats)
-            if step % 10 == 0:
-                bar.set_postfix({name: f"{stats[name]:.3f}" for name in ("loss", "accuracy")})
+            shown = {name: f"{stats[name]:.3f}" for name in ("loss", "accuracy")}
+            bar.set_postfix(shown, refresh=False)
             progress.record()
 
 

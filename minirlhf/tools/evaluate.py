@@ -22,7 +22,7 @@ from minirlhf.formats import jsonl
 from minirlhf.rewards import function
 from minirlhf.run import chain, checkpoint, compute, config, files
 from minirlhf.run.config import ChainFlags, InputError, flag, rng
-from minirlhf.run.metrics import number, table
+from minirlhf.run.metrics import number, screen_table, table
 from minirlhf.world import judge, measures, writers
 
 
@@ -230,7 +230,7 @@ def show_samples(prompts, replies):
     """The prompts with the responses of baseline and policy, side by side."""
     texts = {name: [reply.text for reply in replies[name]] for name in ("baseline", "policy")}
     rows = zip(prompts, texts["baseline"], texts["policy"], strict=False)  # prompts is the shortest
-    print("\n".join(["", *table(["prompt", "baseline", "policy"], rows)]))
+    print("\n".join(["", *screen_table(["prompt", "baseline", "policy"], rows)]))
 
 
 def write_results(args, results, prompts, replies):

@@ -95,6 +95,7 @@ def implicit_scorer(args, device, precision):
     """The Scorer of the implicit reward of --policy."""
     if args.reward_model != RM:
         raise InputError("--reward-model and --policy: give one of them")
+    checkpoint.load(args.policy, checkpoint.POLICIES)  # InputError if there is none
     flags = chain.stored_flags(args.policy)
     beta = flags.get("beta", math.nan) if math.isnan(args.beta) else args.beta
     if not (isinstance(beta, float | int) and beta > 0):

@@ -30,14 +30,34 @@ def main(argv=None):
     if not found:
         raise InputError(f"--of {args.of}: no form has this word; minirlhf formats lists all")
     width = max(len(form.name) for form in found) + 2
+    fields = {form.name: shown_fields(form) for form in found}
     for form in found:
-        fields = "; ".join(word.replace("|", " or ") for word in form.fields.split())
-        lines = [*textwrap.wrap(form.of, WIDTH - width), *textwrap.wrap(fields, WIDTH - width)]
-        print(form.name.ljust(width) + f"\n{' ' * width}".join(lines))
+        show(form.name, [form.of, fields[form.name]], width)
+    text = " ".join(fields.values())
+    groups = {name: names for name, names in forms.CAPTIONS.items() if name in text}
+    if groups:
+        print("\nIn capitals, one of these fields:")
+    for name, names in groups.items():
+        show(f"  {name}", [names.replace("|", ", ")], width)
     if not word:
-        print(f"\nA row has the first form whose fields it has. Kinds of files: {kinds()}.")
+        print("\nA row has the first form whose fields it has.")
+        print(f"Kinds of files: {kinds()}.")
         print(f"Templates of turns (--template): {', '.join(turns.TEMPLATES)}.")
         print("Other forms: --map prompt=question,chosen=answers.0.text, or --form NAME.")
+
+
+def shown_fields(form):
+    """The fields that a row of a form has; many alternatives by their caption."""
+    fields = form.fields
+    for caption, names in sorted(forms.CAPTIONS.items(), key=lambda pair: -len(pair[1])):
+        fields = fields.replace(names, caption)
+    return "; ".join(word.replace("|", " or ") for word in fields.split())
+
+
+def show(name, texts, width):
+    """A name and texts beside it, each on lines of its own."""
+    lines = [line for text in texts for line in textwrap.wrap(text, WIDTH - width)]
+    print(name.ljust(width) + f"\n{' ' * width}".join(lines))
 
 
 def kinds():

@@ -212,8 +212,10 @@ def read_responses(args):
     try:
         records = records or jsonl.read_comparisons(args.data, **jsonl.flags(args))
     except InputError as error:
-        remedy = "to sample responses to prompts, give --policy"
-        raise InputError(f"{error}; {remedy}") from error
+        remedy = 'a row with "prompt" and "responses" will do, too'
+        raise InputError(
+            f"{error}; {remedy}; to sample responses to prompts, give --policy"
+        ) from error
     most = max(len(record.responses) for record in records)
     if most > person.MOST_RESPONSES:
         problem = f"{args.data}: {most} responses to a prompt, but there are"

@@ -81,7 +81,8 @@ def main(argv=None):
     with output.lines(args.to, settings._asdict(), inputs, *old) as (done, write):
         notes(args, missing_end_score)
         models = policy, tokenizer, score
-        for values in records(*models, prompts, settings, args.batch_size, done):
+        quiet = not args.to and sys.stdout.isatty()  # the records are on the bar's screen
+        for values in records(*models, prompts, settings, args.batch_size, done, quiet):
             write(values)
 
 
@@ -144,12 +145,13 @@ class Settings(NamedTuple):
     max_new_tokens: int = 32
 
 
-def records(policy, tokenizer, score, prompts, settings, batch_size=256, done=0):
+def records(policy, tokenizer, score, prompts, settings, batch_size=256, done=0, quiet=False):
     """The record of each prompt, a dictionary, from prompt `done` on. `score(prompts, replies)`
-    -> (N,), or None."""
+    -> (N,), or None. `quiet`: without a progress bar."""
     best_of, per_prompt = settings.best_of, settings.responses * settings.best_of
     size = max(1, batch_size // per_prompt)
-    bar = tqdm(desc="sampling", unit=" prompts", total=len(prompts), initial=done)
+    count = {"total": len(prompts), "initial": done}
+    bar = tqdm(desc="sampling", unit=" prompts", disable=quiet, **count)
     for start in range(done, len(prompts), size):
         batch = prompts[start : start + size]
         repeated = [prompt for prompt in batch for _ in range(per_prompt)]

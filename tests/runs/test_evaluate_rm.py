@@ -150,6 +150,7 @@ def test_the_comparisons_of_its_own_run_are_too_good_a_result(file, model, capsy
         ({"beta": 1.0}, "--reference and --beta belong to the implicit reward of a --policy"),
         ({"policy": "out/dpo", "reward_model": "x"}, "--reward-model and --policy: give one"),
         ({"policy": "out/sft"}, "the beta of out/sft is not known; give a --beta above 0"),
+        ({"policy": "out/none"}, "out/none/checkpoint.pt does not exist"),
         ({"policy": "out/sft", "beta": -1.0}, "give a --beta above 0"),
         ({"policy": "out/sft", "beta": 1.0, "reference": "no"}, "no/checkpoint.pt does not exist"),
         ({"reward_model": "out/sft"}, "is a checkpoint of stage sft, but rm is needed here"),

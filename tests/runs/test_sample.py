@@ -196,6 +196,16 @@ def test_prompts_come_through_a_pipe_and_only_records_go_out(models):
     assert "sampling: 100%" in done.stderr
 
 
+def test_no_bar_stands_between_the_records_on_a_terminal(models, capsys, monkeypatch, tmp_path):
+    """With --to, or where the standard output is a file, the bar shows how far it is."""
+    for terminal, flags, bar in ((True, {}, False), (False, {}, True), (True, {"to": "a"}, True)):
+        capsys.readouterr()
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        flags = {name: tmp_path / path for name, path in flags.items()}
+        run_command(sample.main, models | FLAGS | flags)
+        assert ("sampling" in capsys.readouterr().err) == bar
+
+
 def test_a_reader_that_has_enough_ends_the_command_without_a_message(models):
     """`minirlhf sample ... | head -1`: the pipe is closed after the first line."""
     command = [sys.executable, "-m", "minirlhf", "sample", "--policy", str(models["policy"])]

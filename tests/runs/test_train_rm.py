@@ -129,6 +129,14 @@ def test_it_learns_what_was_preferred(colour_run):
     assert losses[0] > 0.5 and losses[-1] < 0.3
 
 
+def test_the_bar_ends_with_the_numbers_of_the_last_step(out, colours, capsys):
+    """A run of eight steps once ended with those of its first."""
+    rm(out, "--data", str(colours / "comparisons.jsonl"), "--overwrite", "--max-new-tokens", "4")
+    bar = capsys.readouterr().err.split("\r")[-1]
+    losses = [f"loss={loss:.3f}" for loss in logged(out / "rm", "loss")]
+    assert losses[-1] in bar and losses[-1] != losses[0] and len(losses) % 10 != 1
+
+
 def test_the_trunk_starts_as_the_sft_models(out, colours, monkeypatch):
     """Stiennon et al. 2020, section 3.4. The trunk is a copy: the SFT model samples for the
     normalisation, and must not be trained. The weights of the head depend on the seed."""

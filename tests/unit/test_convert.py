@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,9 +161,24 @@ def test_the_list_has_every_form_with_its_fields_on_lines_of_a_screen(capsys):
     assert "better_response_id" in " ".join(lines)
 
 
+def test_alternatives_that_are_many_stand_in_the_list_once(capsys):
+    """Written out in every form that has them they were 330 lines."""
+    formats.main([])
+    listed = capsys.readouterr().out
+    assert listed.count("model_output_a") == 1 and len(listed.splitlines()) < 160
+    formats.main(["--of", "dolly"])
+    found = capsys.readouterr().out
+    captions = set(re.findall("[A-Z]{4,}", found)) & set(forms.CAPTIONS)
+    assert captions == {"QUESTION", "ANSWER"}
+    for caption in captions:
+        fields = "".join(found.partition(f"  {caption} ")[2].split()).split(",")
+        names = forms.CAPTIONS[caption].split("|")
+        assert fields[: len(names) - 1] == names[:-1]
+
+
 def test_the_list_can_be_searched(capsys):
     formats.main(["--of", "dolly"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][0] == "instruction"
+    assert capsys.readouterr().out.split()[0] == "instruction"
     with pytest.raises(InputError, match="no form has this word"):
         formats.main(["--of", "xyzzy"])
 

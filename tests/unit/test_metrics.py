@@ -16,6 +16,7 @@ from minirlhf.run.metrics import (
     read_metrics,
     row,
     samples_size,
+    screen_table,
     shorten,
     table,
     write_samples,
@@ -117,6 +118,22 @@ def test_a_long_cell_is_cut_and_a_line_break_does_not_break_the_table():
     assert shorten("one\n two\tthree", 13) == "one two three"
     assert shorten("one two three!", 13) == "one two th..."
     assert table(("a", "b"), [("x" * 9, 1)], width=8)[2] == "xxxxx...  1"
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_table_is_no_wider_than_the_terminal_and_shows_the_same_words(monkeypatch, columns):
+    """PPO's samples are five columns, 154 characters, which a terminal of 80 would break anywhere.
+    A cell goes on below, and an empty line ends a row."""
+    texts = [f"{word} " * 9 for word in ("alpha", "beta", "gamma")]
+    header, rows = ("prompt", "SFT", "policy", "score"), [(*texts, 1.0), ("a", "b", "c", -2.5)]
+    assert screen_table(header, rows) == table(header, rows)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = screen_table(header, rows)
+    assert columns - 5 < max(map(len, lines)) <= columns
+    words = " ".join(table(header, rows)).split()
+    assert sorted(" ".join(lines[2:]).split()) == sorted(words[len(header) + 1 :])
+    assert lines[-3] == lines[-1] == "" and lines[-2].split() == ["a", "b", "c", "-2.50"]
 
 
 def test_samples_txt_keeps_whole_texts_and_the_console_cuts_them(tmp_path, capsys):
