@@ -2019,8 +2019,9 @@ READINGS = [
     *[
         (
             "minirlhf/tools/dpo.py",
-            "strength, *others = READS[args.loss]\n",
-            f"strength, *others = READS[args.loss]\n    args = type(args)(**vars(args) | {{{name!r}: Config.{name}}})\n",
+            "    strength, *others = READS[args.loss]\n",
+            f'    args = Config(**vars(args) | {{"{name}": Config.{name}}})\n'
+            "    strength, *others = READS[args.loss]\n",
             name,
         )
         for name in ("tau", "gamma", "lam", "undesirable_weight")
