@@ -140,8 +140,15 @@ def implicit_rewards(policy, reference, tokenizer, comparisons, method):
 
 def method_of(args):
     """The loss that the flags ask for."""
-    strength, *others = READS[args.loss]
-    return Method(args.loss, getattr(args, strength), **{n: getattr(args, n) for n in others})
+    if args.loss == "ipo":
+        return Method("ipo", args.tau)
+    if args.loss == "kto":
+        return Method("kto", args.beta, undesirable_weight=args.undesirable_weight)
+    if args.loss == "simpo":
+        return Method("simpo", args.beta, args.gamma)
+    if args.loss == "orpo":
+        return Method("orpo", args.lam)
+    return Method("dpo", args.beta)
 
 
 def refuse_idle_flags(args):

@@ -25,6 +25,8 @@ def zeros(n):
     "The IPO loss of a pair is the squared difference between its log-ratio margin h and 1/(2τ).",
     formula="loss = (h − 1/(2τ))²,  h = log(π/π_ref)(chosen) − log(π/π_ref)(rejected)",
     example="h = 1.2: 14.44 at τ = 0.1, 0.04 at τ = 0.5.",
+    differs="TRL 1.12.0, dpo_trainer.py:1470, divides both log ratios by the tokens of the "
+    "responses, by word of the authors",
     source="Azar et al. 2024, equation 17",
 )
 def test_the_ipo_loss_of_one_pair_is_worked_by_hand(ipo_loss):

@@ -1803,7 +1803,8 @@ FLAGS = [
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
     *ignored("train_ppo.py", "microscope"),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data epochs batch_size lr warmup"),
-    *ignored("minirlhf/tools/dpo.py", "held_out save_every loss"),
+    *ignored("minirlhf/tools/dpo.py", "held_out save_every loss tau gamma lam"),
+    *ignored("minirlhf/tools/dpo.py", "undesirable_weight"),
     *ignored("minirlhf/tools/evaluate.py", "seed device precision drop_long policy"),
     *ignored("minirlhf/tools/evaluate.py", "baseline reward_model reward missing_end_score data"),
     *ignored("minirlhf/tools/evaluate.py", "judge prompts best_of max_new_tokens temperature"),
@@ -2016,16 +2017,6 @@ READINGS = [
         "implicit_rewards(*models, held_out, method_of(Config()))",
         "beta",
     ),
-    *[
-        (
-            "minirlhf/tools/dpo.py",
-            "    strength, *others = READS[args.loss]\n",
-            f'    args = Config(**vars(args) | {{"{name}": Config.{name}}})\n'
-            "    strength, *others = READS[args.loss]\n",
-            name,
-        )
-        for name in ("tau", "gamma", "lam", "undesirable_weight")
-    ],
     (
         "minirlhf/tools/dpo.py",
         'if args.data and args.loss == "kto":',

@@ -1053,7 +1053,8 @@ DIRECT_PREFERENCE_OPTIMISATION = [
 OTHER_DIRECT_LOSSES = [
     Animal(
         name="IPO takes mean log ratios",
-        seen="TRL #1265 and #1677, and HALOs; direct-preference-optimization #64 discusses it",
+        seen="TRL 1.12.0, dpo_trainer.py:1470, and #1265, #1677; HALOs; discussed in "
+        "direct-preference-optimization #64",
         function="dpo.method_loss",
         right="    sides = logprobs[better]",
         wrong="    if method.name == 'ipo':\n"
