@@ -35,6 +35,19 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """A response that is good or bad by itself."""
+
+    prompt: str
+    response: str
+    label: bool
+
+    @property
+    def responses(self):
+        return [self.response]
+
+
+@dataclass(frozen=True)
 class Comparison:
     prompt: str
     responses: list

@@ -12,6 +12,14 @@ PAPERS = {
     "Estimation, arXiv:1506.02438",
     "Schulman et al. 2017": "Proximal Policy Optimization Algorithms, arXiv:1707.06347",
     "Schulman 2020": "Approximating KL Divergence, joschu.net/blog/kl-approx.html",
+    "Azar et al. 2024": "A General Theoretical Paradigm to Understand Learning from Human "
+    "Preferences, arXiv:2310.12036",
+    "Ethayarajh et al. 2024": "KTO: Model Alignment as Prospect Theoretic Optimization, "
+    "arXiv:2402.01306",
+    "Meng et al. 2024": "SimPO: Simple Preference Optimization with a Reference-Free Reward, "
+    "arXiv:2405.14734",
+    "Hong et al. 2024": "ORPO: Monolithic Preference Optimization without Reference Model, "
+    "arXiv:2403.07691",
     "Rafailov et al. 2023": "Direct Preference Optimization: Your Language Model is Secretly a "
     "Reward Model, arXiv:2305.18290",
 }

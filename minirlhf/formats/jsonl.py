@@ -5,6 +5,7 @@
                                                           tie; "ratings" are optional
     {"prompt": ..., "chosen": ..., "rejected": ...}       a comparison of two
     {"chosen": ..., "rejected": ...}                      two whole dialogues (Anthropic's HH-RLHF)
+    {"prompt": ..., "response": ..., "label": true}       a response that is good by itself, or bad
     {"prompt": ...}                                       a prompt
 
 Other forms are in formats/forms.py, other kinds of files in formats/containers.py. Any form serves
@@ -16,7 +17,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from minirlhf.data import Comparison, Demonstration, Prompt
+from minirlhf.data import Comparison, Demonstration, Labelled, Prompt
 from minirlhf.formats import containers, forms, names, rows, turns
 from minirlhf.formats.fields import Unusable, missing
 from minirlhf.run.config import InputError
@@ -51,6 +52,11 @@ def read_demonstrations(path, fits=None, skip_bad=False, **options):
 def read_comparisons(path, fits=None, skip_bad=False, **options):
     """list of Comparison; see `read_records`."""
     return read_records(path, rows.comparison, fits, Options(skip_bad, **options))
+
+
+def read_labelled(path, fits=None, skip_bad=False, **options):
+    """list of Labelled, of rows with one response, and of Comparison; see `read_records`."""
+    return read_records(path, rows.labelled, fits, Options(skip_bad, **options))
 
 
 def read_prompts(path, fits=None, skip_bad=False, **options):
@@ -105,6 +111,7 @@ class Tally:
 EXAMPLES = {
     rows.demonstration: '{"prompt": "...", "response": "..."}',
     rows.comparison: '{"prompt": "...", "chosen": "...", "rejected": "..."}',
+    rows.labelled: '{"prompt": "...", "response": "...", "label": true}',
     rows.prompt: '{"prompt": "..."}',
 }
 
@@ -303,4 +310,6 @@ def parse_record(line):
     values = json.loads(line)
     if "ranks" in values:
         return Comparison(**values)
+    if "label" in values:
+        return Labelled(**values)
     return Demonstration(**values) if "response" in values else Prompt(values.pop("prompt"), values)

@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import NamedTuple
 
-from minirlhf.data import Comparison, Demonstration, Prompt
+from minirlhf.data import Comparison, Demonstration, Labelled, Prompt
 from minirlhf.formats.fields import (
     Unusable,
     as_number,
@@ -57,6 +57,7 @@ class Judged(NamedTuple):
     ranks: list | None = None
     ratings: list | None = None
     unfit: str | None = None  # why a single response is not imitated
+    label: bool | None = None  # whether a single response is good
 
 
 # ---- what a row says -> records
@@ -90,6 +91,19 @@ def comparison(judged, template):
         raise Unusable("all ranks are equal: from a tie nothing can be learned")
     texts = texts_of(judged, template)
     return Comparison(prompt(judged, template), texts, ranks, judged.ratings)
+
+
+def labelled(judged, template):
+    """Judged -> Labelled, of one response; Comparison, of several."""
+    if len(judged.responses) > 1:
+        return comparison(judged, template)
+    if not judged.responses:
+        raise Lacking("response", "completion")
+    if judged.label is None:
+        if judged.unfit:
+            raise Unusable(f"no label says whether it is good: {judged.unfit}")
+        raise Lacking("label")
+    return Labelled(prompt(judged, template), texts_of(judged, template)[0], judged.label)
 
 
 def natural(judged):
@@ -131,7 +145,13 @@ def single(row):
 def judge(row, begin, text):
     """A prompt and one response -> Judged, with what the row says of how good it is."""
     ratings = [rating for rating in (rating_of(row),) if rating is not None]
-    return Judged(begin, [text], None, ratings or None, unfit(row))
+    return Judged(begin, [text], None, ratings or None, unfit(row), label_of(row))
+
+
+def label_of(row):
+    """Whether a label or a flag says that a single response is good; None if none says."""
+    names = (name for name in ("label", *FLAGS) if row.get(name) is not None)
+    return next((liked(row, name) for name in names), None)
 
 
 def rating_of(row):
@@ -300,9 +320,9 @@ def without_prompt(record):
     rest = [text.removeprefix(record.prompt) for text in texts(record)]
     if isinstance(record, Comparison):
         return dataclasses.replace(record, responses=rest)
-    return Demonstration(record.prompt, rest[0])
+    return dataclasses.replace(record, response=rest[0])
 
 
 def texts(record):
-    """The responses of a Demonstration or a Comparison."""
+    """The responses of a Demonstration, a Labelled or a Comparison."""
     return record.responses if isinstance(record, Comparison) else [record.response]

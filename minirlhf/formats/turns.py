@@ -8,7 +8,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from minirlhf.data import Comparison, Demonstration, Prompt
+from minirlhf.data import Comparison, Demonstration, Labelled, Prompt
 from minirlhf.formats.fields import Unusable, missing, structure
 from minirlhf.run.config import InputError
 
@@ -195,7 +195,7 @@ def without_oldest_turns(record, template):
         places.append(place)
     for place in places[1:]:
         shorter = prompt[: places[0]] + prompt[place:]
-        if isinstance(record, Comparison | Demonstration):
+        if isinstance(record, Comparison | Demonstration | Labelled):
             yield dataclasses.replace(record, prompt=shorter)
         else:
             yield Prompt(shorter, getattr(record, "columns", None))

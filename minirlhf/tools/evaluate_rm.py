@@ -4,7 +4,8 @@
     minirlhf evaluate-rm --policy out/dpo --data comparisons.jsonl --to results.json
 
 Of a file that the model was trained on, what its run held out is measured. The implicit reward is
-beta x (log policy - log reference), summed over the response (Rafailov et al. 2023).
+beta x (log policy - log reference), summed over the response (Rafailov et al. 2023); of SimPO and
+ORPO it is that of their losses, which have no reference (minirlhf/dpo.py).
 """
 
 import json
@@ -16,13 +17,14 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from minirlhf import data, reward
+from minirlhf.dpo import Method
 from minirlhf.feedback import agreement, baselines, breakdown
 from minirlhf.formats import jsonl
 from minirlhf.run import chain, checkpoint, compute, config, files
 from minirlhf.run.config import ComputeFlags, InputError, flag
 from minirlhf.run.folder import COMPARISONS
 from minirlhf.run.metrics import table
-from minirlhf.tools.dpo import implicit_rewards
+from minirlhf.tools.dpo import READS, implicit_rewards
 
 CHUNK = 128  # comparisons that are scored between two moves of the progress bar
 RM = "out/rm"
@@ -35,7 +37,7 @@ class Config(ComputeFlags):
     reward_model: str = flag(RM, "checkpoint of the reward model")
     policy: str = flag("", "a policy of DPO, whose implicit reward is measured instead")
     reference: str = flag("", "its reference [the sft folder beside it, or its --sft]")
-    beta: float = flag(math.nan, "its beta [that of its training]")
+    beta: float = flag(math.nan, "its beta, or tau of IPO [that of its training]")
     data: str = flag("", "comparisons (see docs/data.md); - is the standard input")
     to: str = flag("", "JSON file for the results")
 
@@ -97,7 +99,9 @@ def implicit_scorer(args, device, precision):
         raise InputError("--reward-model and --policy: give one of them")
     checkpoint.load(args.policy, checkpoint.POLICIES)  # InputError if there is none
     flags = chain.stored_flags(args.policy)
-    beta = flags.get("beta", math.nan) if math.isnan(args.beta) else args.beta
+    loss = flags.get("loss", "dpo")
+    strength = READS.get(loss, ("beta",))[0]
+    beta = flags.get(strength, math.nan) if math.isnan(args.beta) else args.beta
     if not (isinstance(beta, float | int) and beta > 0):
         problem = f"the beta of {args.policy} is not known"
         raise InputError(f"{problem}; give a --beta above 0, that of its training")
@@ -108,7 +112,7 @@ def implicit_scorer(args, device, precision):
     checkpoint.same_vocabulary(args.policy, tokenizer, reference_path, other)
 
     def score(comparisons):
-        return implicit_rewards(policy, reference, tokenizer, comparisons, beta)
+        return implicit_rewards(policy, reference, tokenizer, comparisons, Method(loss, beta))
 
     context = min(policy.config.context, reference.config.context)
     name = f"the implicit reward of {args.policy} against {reference_path}"

@@ -19,6 +19,7 @@ from minirlhf.run.checkpoint import load_gpt
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import dpo as dpo_command
 
+DPO = dpo.Method("dpo", 0.3)
 BATCH = [  # 1, 5 and 2 strictly ordered pairs
     Comparison("name one", ["blue", "I would rather not"], [0, 1]),
     Comparison("and?", ["red", "a", "blue and green", ""], [2, 0, 1, 1]),
@@ -67,7 +68,7 @@ def test_the_loss_is_the_mean_over_all_ordered_pairs(policies):
         ratios = logprobs - ref_logprobs
         pairs = [(i, j) for i, j in permutations(range(len(ratios)), 2) if c.ranks[i] < c.ranks[j]]
         losses += [-F.logsigmoid(0.3 * (ratios[i] - ratios[j])) for i, j in pairs]
-    stats = dpo.accumulate(*policies, tokenizer, BATCH, 0.3, 1000)
+    stats = dpo.accumulate(*policies, tokenizer, BATCH, DPO, 1000)
     assert stats["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
     assert stats["accuracy"] == pytest.approx(sum(loss < math.log(2) for loss in losses) / 8)
 
@@ -77,9 +78,9 @@ def test_the_gradient_does_not_depend_on_the_microbatches(policies, microbatch_t
     """The parts hold 1, 2 and 5 pairs, so that a mean of means would be another gradient
     (summarize_from_feedback_details, sft.py:393)."""
     tokenizer = get_tokenizer()
-    stats = dpo.accumulate(*policies, tokenizer, BATCH, 0.3, 1000)
+    stats = dpo.accumulate(*policies, tokenizer, BATCH, DPO, 1000)
     whole = gradient(policies[0])
-    split_stats = dpo.accumulate(*policies, tokenizer, BATCH, 0.3, microbatch_tokens)
+    split_stats = dpo.accumulate(*policies, tokenizer, BATCH, DPO, microbatch_tokens)
     assert split_stats == pytest.approx(stats, rel=1e-5)
     assert torch.allclose(gradient(policies[0]), whole, rtol=0, atol=1e-6)
 
@@ -89,7 +90,7 @@ def test_each_response_goes_through_each_trunk_once_and_the_reference_without_gr
 ):
     """9 rows a model, not two for each of 8 pairs. A graph behind the reference would take as much
     memory as the policy's, and serve nothing."""
-    dpo.accumulate(*policies, get_tokenizer(), BATCH, 0.3, 1000)
+    dpo.accumulate(*policies, get_tokenizer(), BATCH, DPO, 1000)
     for gpt, with_gradient in zip(policies, (True, False), strict=True):
         passes = [(rows, grad) for trunk, rows, grad in rows_through_trunks if trunk is gpt]
         assert passes == [(9, with_gradient)]

@@ -100,8 +100,8 @@ def test_policy_and_reference_start_as_the_sft_model_which_stays(run):
 
 def test_the_loss_of_a_step_is_that_of_its_pairs_at_beta(run):
     for line, call in zip(run.lines, run.calls, strict=False):
-        policy, reference, _, batch, beta, microbatch_tokens = call.args
-        assert (beta, microbatch_tokens) == (0.3, 150)
+        policy, reference, _, batch, used, microbatch_tokens = call.args
+        assert (used, microbatch_tokens) == (method.Method("dpo", 0.3), 150)
         scores = rewards(policy, reference, batch)
         margins = np.array([margin for *_, margin in loop_pairs(batch, scores)])
         assert line["loss"] == pytest.approx(np.logaddexp(0, -margins).mean(), rel=1e-3)
@@ -159,8 +159,9 @@ def test_the_pairs_of_two_ties_are_none():
 
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_dpo_run.py, test_resume.py,
-    test_chain.py and test_cuda.py."""
-    elsewhere = READING | {"resume", "overwrite", "mix_data", "device", "track"}
+    test_direct_run.py, test_chain.py and test_cuda.py."""
+    elsewhere = {"loss", "tau", "gamma", "lam", "undesirable_weight"}
+    elsewhere |= READING | {"resume", "overwrite", "mix_data", "device", "track"}
     fields = {field.name: field.default for field in dataclasses.fields(dpo.Config)}
     assert {*FLAGS, "out", "sft", "data", "precision", *elsewhere} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

@@ -34,6 +34,11 @@ NAMES = (
     "margins",
     "calibration_error",
     "dpo_loss",
+    "ipo_loss",
+    "kto_loss",
+    "kto_reference_point",
+    "simpo_loss",
+    "orpo_loss",
     "trace",
 )
 MINIRLHF = Path(__file__).parent / "adapters" / "minirlhf.py"

@@ -11,6 +11,7 @@ from minirlhf.data import Comparison, encode
 from minirlhf.model import logprobs, response_mask
 from minirlhf.tokenizer import get_tokenizer
 
+DPO = dpo.Method("dpo", 0.3)
 BATCH = [
     Comparison("why", ["because", "no idea, really no idea", "as"], [1, 0, 2]),
     Comparison("a somewhat longer prompt", ["yes", "no"], [0, 1]),
@@ -82,7 +83,7 @@ def test_the_gradient_is_that_of_a_loop_over_pairs_whatever_the_microbatches(
     c84)."""
     expected, margins = naive_loss(policy, reference, tokenizer, 0.3)
     gradients = torch.autograd.grad(expected, list(policy.parameters()))
-    stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
+    stats = dpo.accumulate(policy, reference, tokenizer, BATCH, DPO, microbatch_tokens)
     for (name, parameter), gradient in zip(policy.named_parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=name)
     assert stats["loss"] == pytest.approx(expected.item(), abs=1e-5)
@@ -105,7 +106,7 @@ def test_each_response_goes_through_each_trunk_once(
             return hidden(tokens, **options)
 
         monkeypatch.setattr(gpt, "hidden", spy)
-    dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, microbatch_tokens)
+    dpo.accumulate(policy, reference, tokenizer, BATCH, DPO, microbatch_tokens)
     assert rows == {"policy": 9, "reference": 9}
 
 
@@ -124,7 +125,7 @@ def test_a_pass_of_several_comparisons_holds_no_more_tokens_than_it_was_given(
         return hidden(tokens, **options)
 
     monkeypatch.setattr(policy, "hidden", spy)
-    dpo.accumulate(policy, reference, tokenizer, batch, 0.3, 4 * n)
+    dpo.accumulate(policy, reference, tokenizer, batch, DPO, 4 * n)
     assert shapes == [(4, n), (4, n)]
 
 
@@ -145,8 +146,8 @@ def test_a_batch_at_the_reference_costs_log_two(reference, tokenizer):
     so that rounding is not mistaken for a preference. A reference in float16 makes it one
     (direct-preference-optimization, config/model/blank_model.yaml)."""
     policy = copy.deepcopy(reference).requires_grad_()
-    stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, 10_000)
-    zeros = dict.fromkeys(("chosen_reward", "rejected_reward", "accuracy"), 0)
+    stats = dpo.accumulate(policy, reference, tokenizer, BATCH, DPO, 10_000)
+    zeros = dict.fromkeys(("chosen_reward", "rejected_reward", "margin", "accuracy"), 0)
     assert stats == {"loss": pytest.approx(math.log(2)), **zeros}
 
 
@@ -167,7 +168,7 @@ def test_dpo_makes_the_chosen_responses_likelier_than_the_rejected(reference, to
     policy = copy.deepcopy(reference).requires_grad_()
     optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
     for _ in range(30):
-        stats = dpo.accumulate(policy, reference, tokenizer, BATCH, 0.3, 10_000)
+        stats = dpo.accumulate(policy, reference, tokenizer, BATCH, DPO, 10_000)
         optimizer.step()
         optimizer.zero_grad()
     assert stats["accuracy"] == 1 and stats["loss"] < 0.3

@@ -48,6 +48,11 @@ IN_FULL_PRECISION = {  # a function: how many tensors it takes, and what follows
     ppo.policy_loss: (3, EVERYTHING),
     ppo.value_loss: (3, EVERYTHING),
     dpo.dpo_loss: (4, 0.1),
+    dpo.ipo_loss: (4, 0.1),
+    dpo.kto_loss: (2, EVERYTHING, 0.0, 0.1),
+    dpo.kto_reference_point: (2,),
+    dpo.simpo_loss: (2, 2.0, 0.5),
+    dpo.orpo_loss: (2, 0.1),
     reward.preference_loss: (2,),
     reward.ranking_loss: (1, torch.tensor([[0, 1, 2]] * 2)),
 }

@@ -999,13 +999,13 @@ DPO = [
         "Policy and reference are swapped.",
     ),
     (
-        "rewards = iter((beta * (logprobs - ref_logprobs)).tolist())",
-        "rewards = iter((logprobs - ref_logprobs).tolist())",
+        "rewards = iter(values.tolist())",
+        "rewards = iter((values / method.strength).tolist())",
         "The implicit reward lacks beta, so that loss and calibration are those of another model.",
     ),
     (
-        "rewards = iter((beta * (logprobs - ref_logprobs)).tolist())",
-        "rewards = iter((beta * logprobs).tolist())",
+        "rewards = iter(values.tolist())",
+        "rewards = iter((method.strength * logprobs).tolist())",
         "The implicit reward is the likelihood of the policy alone.",
     ),
     (
@@ -1802,8 +1802,9 @@ FLAGS = [
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
     *ignored("train_ppo.py", "microscope"),
-    *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data beta epochs batch_size lr warmup"),
-    *ignored("minirlhf/tools/dpo.py", "held_out save_every"),
+    *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data epochs batch_size lr warmup"),
+    *ignored("minirlhf/tools/dpo.py", "held_out save_every loss tau gamma lam"),
+    *ignored("minirlhf/tools/dpo.py", "undesirable_weight"),
     *ignored("minirlhf/tools/evaluate.py", "seed device precision drop_long policy"),
     *ignored("minirlhf/tools/evaluate.py", "baseline reward_model reward missing_end_score data"),
     *ignored("minirlhf/tools/evaluate.py", "judge prompts best_of max_new_tokens temperature"),
@@ -2006,15 +2007,21 @@ READINGS = [
     ),
     (
         "minirlhf/tools/dpo.py",
-        "batch, args.beta, args.microbatch_tokens)",
-        "batch, 1.0, args.microbatch_tokens)",
+        "batch, method_of(args), args.microbatch_tokens)",
+        "batch, method_of(Config()), args.microbatch_tokens)",
         "beta",
     ),
     (
         "minirlhf/tools/dpo.py",
-        "implicit_rewards(*models, held_out, args.beta)",
-        "implicit_rewards(*models, held_out, 1.0)",
+        "implicit_rewards(*models, held_out, method_of(args))",
+        "implicit_rewards(*models, held_out, method_of(Config()))",
         "beta",
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        'if args.data and args.loss == "kto":',
+        "if False:",
+        "loss",
     ),
     (
         "train_sft.py",
@@ -2132,6 +2139,10 @@ KILLERS = {
     ("minirlhf/run/compute.py", "threads"): [RUNS["ppo"], "-k", "told"],
     ("minirlhf/run/folder.py", "track"): ["runs/test_track.py"],
     ("train_ppo.py", "microscope"): ["runs/test_microscope.py"],
+    **{
+        ("minirlhf/tools/dpo.py", name): ["runs/test_direct_run.py"]
+        for name in ("loss", "tau", "gamma", "lam", "undesirable_weight")
+    },
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }
 for file, stage in STAGES.items():

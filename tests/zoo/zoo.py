@@ -1050,6 +1050,74 @@ DIRECT_PREFERENCE_OPTIMISATION = [
     ),
 ]
 
+OTHER_DIRECT_LOSSES = [
+    Animal(
+        name="IPO takes mean log ratios",
+        seen="TRL 1.12.0, dpo_trainer.py:1470, and #1265, #1677; HALOs; discussed in "
+        "direct-preference-optimization #64",
+        function="dpo.method_loss",
+        right="    sides = logprobs[better]",
+        wrong="    if method.name == 'ipo':\n"
+        "        logprobs, ref_logprobs = logprobs / lengths, ref_logprobs / lengths\n"
+        "    sides = logprobs[better]",
+        caught_by="test_every_loss_of_a_batch_is_that_of_a_loop_whatever_the_microbatches",
+        why="The authors' choice, against their equation 17. The margin at the optimum, 1/(2 tau) "
+        "nats, is then one a token, and long responses are moved further.",
+    ),
+    Animal(
+        name="KTO subtracts the term of undesirable responses",
+        seen="align-anything@3f9decc",
+        function="dpo.kto_loss",
+        right="(weights * torch.sigmoid(-distance))",
+        wrong="(sign * weights * torch.sigmoid(-distance))",
+        caught_by="test_an_undesirable_response_is_pushed_down",
+        why="Minimising makes bad responses likelier.",
+    ),
+    Animal(
+        name="KTO mismatches a batch by reversing it",
+        seen="TRL #1911; LLaMA-Factory #7509",
+        function="dpo.mismatched",
+        right="prompts[1:] + prompts[:1]",
+        wrong="prompts[::-1]",
+        caught_by="test_a_response_is_mismatched_with_the_prompt_of_another_record",
+        why="In a batch of odd length the middle response meets its own prompt.",
+    ),
+    Animal(
+        name="KTO shifts by response where prompts have several",
+        seen="TRL's KTO trainer shifts a batch by one row, whatever prompts stand there",
+        function="dpo.mismatched",
+        right="list(dict.fromkeys(record.prompt for record in batch))",
+        wrong="[record.prompt for record in batch]",
+        caught_by="test_a_batch_with_one_prompt_has_the_reference_itself_as_reference_point",
+        why="Most responses meet their own prompt, and the reference point is the reward itself.",
+    ),
+    Animal(
+        name="the reference point of KTO is that of the last microbatch",
+        seen="align-anything #216",
+        function="dpo.estimate_kl",
+        right="parts.append(response_logprobs(policy, reference, groups))",
+        wrong="parts = [response_logprobs(policy, reference, groups)]",
+        caught_by="test_the_reference_point_is_that_of_the_whole_batch",
+    ),
+    Animal(
+        name="log(1 - p) as log1p(-exp(log p))",
+        seen="TRL #1473, #2564 and #3237",
+        function="dpo.log_odds",
+        right="torch.log(-torch.expm1(logprobs))",
+        wrong="torch.log1p(-logprobs.exp())",
+        caught_by="test_the_orpo_loss_is_finite_where_a_response_is_certain",
+        why="The loss is infinite as soon as a response is certain.",
+    ),
+    Animal(
+        name="the logarithm of a sigmoid in ORPO",
+        seen="orpo@208d2d6, the reference code",
+        function="dpo.orpo_loss",
+        right="F.logsigmoid(rewards[0] - rewards[1])",
+        wrong="torch.log(torch.sigmoid(rewards[0] - rewards[1]))",
+        caught_by="test_the_orpo_loss_is_finite_far_in_the_wrong_order",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1062,4 +1130,5 @@ ZOO = [
     *METRICS,
     *EVALUATION_AND_CHECKPOINTS,
     *DIRECT_PREFERENCE_OPTIMISATION,
+    *OTHER_DIRECT_LOSSES,
 ]

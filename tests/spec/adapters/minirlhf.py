@@ -10,7 +10,14 @@ from torch import nn
 
 import train_ppo
 from minirlhf import ppo
-from minirlhf.dpo import dpo_loss  # noqa: F401
+from minirlhf.dpo import (  # noqa: F401
+    dpo_loss,
+    ipo_loss,
+    kto_loss,
+    kto_reference_point,
+    orpo_loss,
+    simpo_loss,
+)
 from minirlhf.generate import Samples
 from minirlhf.ppo import (  # noqa: F401
     AdaptiveKL,

@@ -107,6 +107,13 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
     return loss, stats
 
 
+def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, tau):
+    ipo = DPOLoss(tau, ipo=True)
+    loss, chosen_rewards, rejected_rewards = ipo(chosen, rejected, ref_chosen, ref_rejected)
+    stats = {"chosen_reward": chosen_rewards.mean(), "rejected_reward": rejected_rewards.mean()}
+    return loss, stats
+
+
 class Answer(dict):
     __getattr__ = dict.__getitem__
 

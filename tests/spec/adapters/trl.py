@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from spec.adapters.tables import Table, Watched, filled, in_place, left_padded, width
 from trl import DPOTrainer, RewardTrainer
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
@@ -58,11 +59,21 @@ def preference_loss(chosen, rejected, margin=0.0):
 
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
-    """Prompts and responses of one token, which has the log-probability of the whole response."""
+    return direct_loss("sigmoid", 1, chosen, rejected, ref_chosen, ref_rejected, beta)
+
+
+def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, tau):
+    """With responses of two tokens: it divides by their number, which a single one would hide."""
+    return direct_loss("ipo", 2, chosen, rejected, ref_chosen, ref_rejected, tau)
+
+
+def direct_loss(name, tokens, chosen, rejected, ref_chosen, ref_rejected, beta):
+    """Prompts of one token, and responses whose first token has the log-probability of the whole
+    response; the others are certain."""
     trainer = stand_in(
         beta=beta,
         precompute_ref_logps=True,
-        loss_types=["sigmoid"],
+        loss_types=[name],
         loss_weights=[1.0],
         f_divergence_type="reverse_kl",
         label_smoothing=0.0,
@@ -70,10 +81,12 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
         aux_loss_enabled=False,
         use_weighting=False,
     )
-    ones = torch.ones(2 * len(chosen), 2, dtype=torch.long)
-    inputs = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"), ones)
+    ones = torch.ones(2 * len(chosen), tokens + 1, dtype=torch.long)
+    inputs = dict.fromkeys(("input_ids", "attention_mask"), ones)
+    inputs["completion_mask"] = (ones.cumsum(1) > 1).long()
     inputs |= {"ref_chosen_logps": ref_chosen, "ref_rejected_logps": ref_rejected}
-    output = SimpleNamespace(logits=torch.cat([chosen, rejected])[:, None, None].repeat(1, 2, 1))
+    first = torch.cat([chosen, rejected])[:, None, None]
+    output = SimpleNamespace(logits=F.pad(first, (0, 0, 0, tokens)))
     module = sys.modules[DPOTrainer.__module__]
     with patch.object(module, "selective_log_softmax", lambda logits, _: logits[..., 0].clone()):
         loss = DPOTrainer._compute_loss(trainer, lambda **_: output, inputs, return_outputs=False)
