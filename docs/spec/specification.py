@@ -30,13 +30,15 @@ GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "METRICS": ["METRIC"],
     "EVALUATION_AND_CHECKPOINTS": ["METRIC", "UPDATE"],
     "DIRECT_PREFERENCE_OPTIMISATION": ["DPO"],
+    "WITHOUT_A_CRITIC": ["GROUP"],
 }
 OTHER = "OTHER"  # the topic of a group that is not in this list, at the end of the document
 
 INTRODUCTION = """\
 # A specification of RLHF
 
-This document specifies RLHF with a reward model and PPO, and the loss of DPO, in {sentences} \
+This document specifies RLHF with a reward model and PPO, the loss of DPO, and the advantages of \
+methods without a critic, in {sentences} \
 sentences that can be false. Each is a test that any implementation can be run against; the \
 {details} details and the {animals} mistakes from published code name the tests that pin or catch \
 them. Cite a sentence as "minirlhf specification, version {version}, ADV-03", a detail with \

@@ -18,6 +18,7 @@ TOPICS = {  # id prefix: title, in the order of the document
     "UPDATE": "Update",
     "METRIC": "Metrics",
     "DPO": "DPO",
+    "GROUP": "Methods without a critic",
 }
 
 

@@ -12,6 +12,7 @@ import train_ppo
 from minirlhf import ppo
 from minirlhf.dpo import dpo_loss  # noqa: F401
 from minirlhf.generate import Samples
+from minirlhf.grpo import group_advantages, token_weights  # noqa: F401
 from minirlhf.ppo import (  # noqa: F401
     AdaptiveKL,
     gae,
