@@ -1093,7 +1093,7 @@ WITHOUT_A_CRITIC = [
     ),
     Animal(
         name="the KL is subtracted after the baseline",
-        seen="OpenRLHF, experience_maker.py: the mean of the group is that of the scores alone",
+        seen="OpenRLHF, where the mean of the group is that of the scores alone",
         function="grpo.iterate",
         right=RETURNS_AND_ADVANTAGES,
         wrong=SCORES_AND_PENALTY + "(logprobs - ref_logprobs).sum(1, keepdim=True)",
