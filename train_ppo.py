@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, ppo, reward
+from minirlhf import data, evaluate, grpo, ppo, reward
 from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
@@ -51,6 +51,12 @@ class Config(TrainingFlags, ChainFlags):
         "prompts: JSON Lines, JSON, CSV or Parquet; any form of minirlhf formats has some",
     )
     prompts: int = flag(20_480, "prompts drawn from the world", low=1)
+    algorithm: str = flag(
+        "ppo",
+        "PPO, or a method without a critic that compares the responses to a prompt with each other",
+        choices=("ppo", *grpo.ALGORITHMS),
+    )
+    group: int = flag(4, "responses to each prompt, unless --algorithm is ppo", low=2)
     updates: int = flag(96, "rollouts, each followed by an update", low=1)
     batch_size: int = flag(256, "responses per rollout", low=1)
     epochs: int = flag(1, "passes over a rollout", low=1)
@@ -98,6 +104,9 @@ class Config(TrainingFlags, ChainFlags):
         4, "responses whose tokens are recorded at the first update and at evaluations", low=0
     )
 
+
+# What a method without a critic has no use for.
+CRITIC_FLAGS = ("critic", "value_head_rate", "value_clip", "vf_coef", "gamma", "lam")
 
 # What makes a policy worthless when it is NaN or infinite.
 FINITE = ("score", "kl", "return_mean", "policy_loss", "value_loss", "entropy", "grad_norm")
@@ -171,6 +180,14 @@ def sample(args, gpt, tokenizer, prompts, step):
     return samples, evaluate.unpack(samples, tokenizer)
 
 
+def batch_of_prompts(args, prompts, step):
+    """The next prompts, for --batch-size responses: one each in PPO, else --group in a row."""
+    group = 1 if args.algorithm == "ppo" else args.group
+    n = args.batch_size // group
+    places = data.stream(len(prompts), step * n, (step + 1) * n, args.seed)
+    return [prompts[i] for i in places for _ in range(group)]
+
+
 def update_flags(args):
     """The flags that ppo.update has as arguments."""
     return {
@@ -207,7 +224,8 @@ def train(args, folder, models, prompts, monitor):
     kl_coef = state.get("kl_coef", args.kl_coef)  # it may have adapted
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
     first = state["step"]
-    bar = tqdm(range(first, args.updates), desc="ppo", initial=first, total=args.updates)
+    iteration = iterate if args.algorithm == "ppo" else partial(grpo.iterate, sample)
+    bar = tqdm(range(first, args.updates), desc=args.algorithm, initial=first, total=args.updates)
 
     def save(updates):
         parts["kl_coef"], shape = controller.kl_coef, (actor_critic.gpt.config, models.tokenizer)
@@ -217,14 +235,13 @@ def train(args, folder, models, prompts, monitor):
         for step in bar:
             share = optim.linear(step, args.updates, args.warmup)
             optim.set_learning_rate(optimizer, args.lr * share)
-            start, stop = step * args.batch_size, (step + 1) * args.batch_size
-            batch = [prompts[i] for i in data.stream(len(prompts), start, stop, args.seed)]
-            stats, rollout = iterate(args, models, optimizer, controller, batch, step)
-            optim.require_finite(step, **{name: stats[name] for name in FINITE})
+            batch = batch_of_prompts(args, prompts, step)
+            stats, rollout = iteration(args, models, optimizer, controller, batch, step)
+            optim.require_finite(step, **{name: stats[name] for name in FINITE if name in stats})
 
             # ---- bookkeeping
             updates = step + 1
-            stats["lr"], stats["episodes"] = optim.learning_rate(optimizer), stop
+            stats |= {"lr": optim.learning_rate(optimizer), "episodes": updates * args.batch_size}
             progress.complete(updates, stats)
             if progress.due(args.eval_every):
                 stats |= monitor.evaluate(updates, actor_critic.gpt, folder)
@@ -249,7 +266,10 @@ def main(argv=None):
     chain.refuse_mixed(args, *filter(None, (path, reward_path)))
     critic = reward_model if args.critic == "separate" else None
     policy = copy.deepcopy(reference).requires_grad_()
-    actor_critic = ppo.ActorCritic(policy, critic).to(device)
+    if args.algorithm == "ppo":
+        actor_critic = ppo.ActorCritic(policy, critic).to(device)
+    else:
+        actor_critic = grpo.Policy(policy).to(device)
 
     context = reference.config.context
     if reward_model:
@@ -293,6 +313,16 @@ def check_flags(args):
     if args.kl_target and args.kl_horizon < args.batch_size:
         problem = f"--kl-horizon {args.kl_horizon:g} must be at least"
         raise InputError(f"{problem} --batch-size {args.batch_size}")
+    if args.algorithm != "ppo":
+        for name in CRITIC_FLAGS:
+            if getattr(args, name) != getattr(Config, name):
+                problem = f"--{name.replace('_', '-')} is about PPO's critic, and --algorithm"
+                raise InputError(f"{problem} {args.algorithm} has none; leave it out")
+        if args.batch_size % args.group:
+            problem = f"--batch-size {args.batch_size} must be a multiple of"
+            raise InputError(f"{problem} --group {args.group}")
+    elif args.group != Config.group:
+        raise InputError(f"--group {args.group} needs --algorithm {', '.join(grpo.ALGORITHMS)}")
     if args.resume:
         updates = checkpoint.stored_step(f"{args.out}/ppo", "ppo")
         if updates > args.updates:

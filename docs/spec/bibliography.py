@@ -22,6 +22,13 @@ PAPERS = {
     "arXiv:2403.07691",
     "Rafailov et al. 2023": "Direct Preference Optimization: Your Language Model is Secretly a "
     "Reward Model, arXiv:2305.18290",
+    "Ahmadian et al. 2024": "Back to Basics: Revisiting REINFORCE Style Optimization for Learning "
+    "from Human Feedback in LLMs, arXiv:2402.14740",
+    "GRPO": "Shao et al. 2024, DeepSeekMath, arXiv:2402.03300",
+    "Dr. GRPO": "Liu et al. 2025, Understanding R1-Zero-Like Training: A Critical Perspective, "
+    "arXiv:2503.20783",
+    "DAPO": "Yu et al. 2025, DAPO: An Open-Source LLM Reinforcement Learning System at Scale, "
+    "arXiv:2503.14476",
 }
 
 PROJECTS = {  # the commit at which "file:line" was read

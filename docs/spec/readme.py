@@ -28,7 +28,7 @@ def with_counts(text):
     """The README's text with the lines of code of each file of its table, and their sum."""
     counts = {path: code_lines(ROOT / path) for _, path, _, _ in ROW.findall(text)}
     text = ROW.sub(lambda row: f"{row[1]}{counts[row[2]]:,}{row[4]}", text)
-    text = re.sub(r"[\d,]+( in these twelve files)", rf"{sum(counts.values()):,}\1", text)
+    text = re.sub(r"[\d,]+( in these files)", rf"{sum(counts.values()):,}\1", text)
     return with_verdicts(re.sub(r"\d+( sentences,)", rf"{len(portable_tests())}\1", text))
 
 

@@ -31,18 +31,19 @@ GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "EVALUATION_AND_CHECKPOINTS": ["METRIC", "UPDATE"],
     "DIRECT_PREFERENCE_OPTIMISATION": ["DPO"],
     "OTHER_DIRECT_LOSSES": ["DIRECT"],
+    "WITHOUT_A_CRITIC": ["GROUP"],
 }
 OTHER = "OTHER"  # the topic of a group that is not in this list, at the end of the document
 
 INTRODUCTION = """\
 # A specification of RLHF
 
-This document specifies RLHF with a reward model and PPO, and the losses of DPO and its kin, in \
-{sentences} sentences that can be false. Each is a test that any implementation can be run \
-against; the {details} details and the {animals} mistakes from published code name the tests \
-that pin or catch them. Cite a sentence as "minirlhf specification, version {version}, ADV-03", \
-a detail with "detail 44" in place of the id, and link to `docs/SPEC.md#ADV-03` or \
-`docs/SPEC.md#detail-44`: these ids are never reused.
+This document specifies RLHF with a reward model and PPO, the losses of DPO and its kin, and the \
+advantages of methods without a critic, in {sentences} sentences that can be false. Each is a test \
+that any implementation can be run against; the {details} details and the {animals} mistakes from \
+published code name the tests that pin or catch them. Cite a sentence as "minirlhf specification, \
+version {version}, ADV-03", a detail with "detail 44" in place of the id, and link to \
+`docs/SPEC.md#ADV-03` or `docs/SPEC.md#detail-44`: these ids are never reused.
 
 To run your own implementation against it, write an adapter, a Python file that defines whichever \
 of the functions you have ([names](../tests/spec/conftest.py), \

@@ -7,7 +7,7 @@ import pytest
 import torch
 from spec.tensors import normal
 
-from minirlhf import dpo, model, ppo, reward
+from minirlhf import dpo, grpo, model, ppo, reward
 
 CONSTANTS = pytest.mark.parametrize("constant", [0.0, 0.1, 1000.1])
 
@@ -53,6 +53,7 @@ IN_FULL_PRECISION = {  # a function: how many tensors it takes, and what follows
     dpo.kto_reference_point: (2,),
     dpo.simpo_loss: (2, 2.0, 0.5),
     dpo.orpo_loss: (2, 0.1),
+    grpo.group_advantages: (1, "grpo"),
     reward.preference_loss: (2,),
     reward.ranking_loss: (1, torch.tensor([[0, 1, 2]] * 2)),
 }

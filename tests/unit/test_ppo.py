@@ -10,15 +10,24 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from exact import (
+    END,
+    EXACT_PROMPTS,
+    MISSING_END_SCORE,
+    NEW_TOKENS,
+    RESPONSES,
+    TABLE,
+    Tabular,
+    all_responses,
+    distance,
+    response_logprobs,
+)
 from helpers import loop_rollout
 from spec.tensors import JUNK, LENGTHS, MASK, PROMPT_LENGTHS, SCORES, normal, spoil
-from torch import nn
 
 import train_ppo
 from minirlhf import ppo
@@ -269,27 +278,6 @@ def test_kl_is_zero_against_oneself(make_gpt, temperature):
     samples, epoch = make_samples(), ALL_AT_ONCE[0]
     results = ppo.logprobs_and_values(actor, reference, samples, epoch, temperature)
     assert torch.equal(results[0], results[1])
-
-
-def all_responses(vocab_size, new_tokens, end_token):
-    """Every possible response: ended, or cut off after `new_tokens`."""
-    responses = []
-    for n in range(1, new_tokens + 1):
-        for response in itertools.product(range(vocab_size), repeat=n):
-            if end_token not in response[:-1] and (response[-1] == end_token or n == new_tokens):
-                responses.append(list(response))
-    return responses
-
-
-def response_logprobs(gpt, prompt, responses, temperature=1.0):
-    """(N,) log-probabilities of whole responses."""
-    lengths = torch.tensor([len(prompt) + len(response) for response in responses])
-    tokens = torch.zeros(len(responses), int(lengths.max()), dtype=torch.long)
-    for row, response in zip(tokens, responses, strict=True):
-        row[: len(prompt) + len(response)] = torch.tensor(prompt + response)
-    mask = response_mask(torch.full_like(lengths, len(prompt)), lengths, tokens.size(1))
-    with torch.no_grad():
-        return logprobs(gpt, tokens, mask, temperature)[0].sum(1).double()
 
 
 def chi_square(gpt, prompt, counts, responses, temperature):
@@ -802,50 +790,7 @@ def test_update_metrics_are_means_over_the_tokens_of_all_epochs(make_gpt):
     torch.testing.assert_close(first["entropy"], entropy[MASK].mean())
 
 
-# ---- the exact problem: two prompts, a vocabulary of 4, responses of up to 3 tokens
-
-END, VOCABULARY, NEW_TOKENS, MISSING_END_SCORE = 0, 4, 3, -1.0
-EXACT_PROMPTS = [[1], [2, 3]]
-RESPONSES = all_responses(VOCABULARY, NEW_TOKENS, END)
-ENDED = torch.tensor([response[-1] == END for response in RESPONSES])
-# The scores of 40 responses to each prompt. The missing-end rule must replace the scores of the 27
-# that are cut off.
-TABLE = torch.where(ENDED, normal(2, len(RESPONSES), seed=1), 50.0).double()
-
-
-class Tabular(nn.Module):
-    """A policy with the interface of GPT and one logit for every prefix and next token; one more
-    column stores a value."""
-
-    device = torch.device("cpu")
-
-    def __init__(self):
-        super().__init__()
-        self.config = SimpleNamespace(vocab_size=VOCABULARY, context=8, width=VOCABULARY + 1)
-        logits = normal(2 * VOCABULARY**5, VOCABULARY + 1) * torch.tensor([1.0, 1, 1, 1, 0])
-        self.table = nn.Parameter(logits)
-        # The weight of the head; a state consists of its logits.
-        self.token_embedding = SimpleNamespace(weight=torch.eye(VOCABULARY, VOCABULARY + 1))
-
-    def hidden(self, tokens, cache=None, wanted=None):
-        """A prefix is a number in base 4 with a leading 1. Decoding continues from the prefix in
-        the cache."""
-        decoding = cache is not None and bool(cache.keys)
-        prefix = cache.keys[0] if decoding else torch.ones(len(tokens), dtype=torch.long)
-        prefixes = []
-        for column in tokens.T:
-            prefix = prefix * VOCABULARY + column
-            prefixes.append(prefix)
-        prefixes = torch.stack(prefixes, dim=1)
-        if cache is not None:
-            last = torch.zeros_like(cache.positions) if decoding else cache.positions - 1
-            cache.keys = [prefixes.gather(1, last[:, None])[:, 0]]
-        return self.table[prefixes]
-
-    def padded_head(self, hidden):
-        return F.linear(hidden, self.token_embedding.weight)
-
-    head = padded_head
+# ---- the exact problem of exact.py
 
 
 def distance_after_ppo(beta, updates, seed=0, batch_size=512, lr=0.1):
@@ -875,15 +820,6 @@ def distance_after_ppo(beta, updates, seed=0, batch_size=512, lr=0.1):
         ppo.update(actor, optimizer, rollout, steps, vf_coef=1.0)
     problems = zip(EXACT_PROMPTS, TABLE, strict=True)
     return max(distance(actor.gpt, reference, *problem, beta) for problem in problems)
-
-
-def distance(policy, reference, prompt, table, beta):
-    scores = torch.where(ENDED, table, MISSING_END_SCORE)
-    logits = response_logprobs(reference, prompt, RESPONSES) + scores / beta
-    optimum = torch.log_softmax(logits, 0)  # subtracts log Z
-    log_p = response_logprobs(policy, prompt, RESPONSES)
-    torch.testing.assert_close(log_p.exp().sum(), torch.ones((), dtype=torch.float64))
-    return float((log_p.exp() * (log_p - optimum)).sum())
 
 
 @pytest.mark.parametrize(("beta", "bound"), [(1.0, 0.01), (0.5, 0.05)])

@@ -474,8 +474,8 @@ TRAIN_RM = [
 
 TRAIN_PPO = [
     (
-        "data.stream(len(prompts), start, stop, args.seed)]",
-        "data.stream(len(prompts), start, stop, 1)]",
+        "data.stream(len(prompts), step * n, (step + 1) * n, args.seed)",
+        "data.stream(len(prompts), step * n, (step + 1) * n, 1)",
         "The order of the prompts is the same for every seed.",
     ),
     (
@@ -624,8 +624,8 @@ TRAIN_PPO = [
         "The policy is its own reference in the rollout.",
     ),
     (
-        "optim.learning_rate(optimizer), stop\n",
-        "optim.learning_rate(optimizer), stop - start\n",
+        '"episodes": updates * args.batch_size',
+        '"episodes": args.batch_size',
         "The episodes of one update are logged as those so far.",
     ),
     (
@@ -1801,7 +1801,7 @@ FLAGS = [
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
-    *ignored("train_ppo.py", "microscope"),
+    *ignored("train_ppo.py", "microscope algorithm group"),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data epochs batch_size lr warmup"),
     *ignored("minirlhf/tools/dpo.py", "held_out save_every loss tau gamma lam"),
     *ignored("minirlhf/tools/dpo.py", "undesirable_weight"),
@@ -2143,6 +2143,8 @@ KILLERS = {
         ("minirlhf/tools/dpo.py", name): ["runs/test_direct_run.py"]
         for name in ("loss", "tau", "gamma", "lam", "undesirable_weight")
     },
+    ("train_ppo.py", "algorithm"): ["runs/test_train_grpo.py", "-k", "no_two_methods"],
+    ("train_ppo.py", "group"): ["runs/test_train_grpo.py", "-k", "meaning"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }
 for file, stage in STAGES.items():

@@ -1118,6 +1118,129 @@ OTHER_DIRECT_LOSSES = [
     ),
 ]
 
+OPTIMUM = "test_each_method_finds_the_optimum_of_a_problem_that_can_be_enumerated"
+RETURNS_AND_ADVANTAGES = (
+    "returns = rewards.sum(1)  # (B,)\n"
+    "    advantages = group_advantages(returns.view(-1, args.group), args.algorithm).view(-1, 1)"
+)
+SCORES_AND_PENALTY = (
+    "returns = scores\n"
+    "    advantages = group_advantages(returns.view(-1, args.group), args.algorithm).view(-1, 1)\n"
+    "    advantages = advantages - kl_coef * "
+)
+
+WITHOUT_A_CRITIC = [
+    Animal(
+        name="k3 is in the loss, for the KL in the reward",
+        seen="GRPO (Shao et al. 2024), equation 4; TRL #4967, #4638 and #6503; OpenRLHF #1309",
+        function="grpo.iterate",
+        right=RETURNS_AND_ADVANTAGES,
+        wrong=SCORES_AND_PENALTY + "(1 - (ref_logprobs - logprobs).exp())  # the gradient of k3",
+        caught_by=OPTIMUM,
+        why="Its gradient is that of the forward KL: the policy settles elsewhere, however long it "
+        "trains.",
+    ),
+    Animal(
+        name="k2 is in the loss, for the KL in the reward",
+        seen="OpenRLHF, REINFORCE++-baseline",
+        function="grpo.iterate",
+        right=RETURNS_AND_ADVANTAGES,
+        wrong=SCORES_AND_PENALTY + "(logprobs - ref_logprobs)  # the gradient of k2",
+        caught_by=OPTIMUM,
+        why="It is right for one token. In a response, a token does not pay for the KL of the "
+        "tokens that follow because of it.",
+    ),
+    Animal(
+        name="k1 is in the loss",
+        seen="OpenRLHF #1309; TRL #4638",
+        function="grpo.iterate",
+        right=RETURNS_AND_ADVANTAGES,
+        wrong=SCORES_AND_PENALTY + "torch.ones_like(logprobs)  # the gradient of k1",
+        caught_by=OPTIMUM,
+        why="Its expected gradient is 0: nothing holds the policy.",
+    ),
+    Animal(
+        name="the KL is subtracted after the baseline",
+        seen="OpenRLHF, where the mean of the group is that of the scores alone",
+        function="grpo.iterate",
+        right=RETURNS_AND_ADVANTAGES,
+        wrong=SCORES_AND_PENALTY + "(logprobs - ref_logprobs).sum(1, keepdim=True)",
+        caught_by="test_the_kl_is_part_of_what_the_baseline_is_made_of",
+        why="The mean KL stays in every advantage. After a division by the standard deviation of "
+        "the scores, kl_coef means something else at each prompt.",
+    ),
+    Animal(
+        name="the rows of a group do not stand together",
+        seen="R1-V #67; VLM-R1 #129",
+        function="grpo.iterate",
+        right="group_advantages(returns.view(-1, args.group), args.algorithm).view(-1, 1)",
+        wrong="group_advantages(returns.view(args.group, -1).T, args.algorithm).T.reshape(-1, 1)",
+        caught_by="test_every_token_of_a_response_has_the_advantage_of_its_return",
+        why="Responses to different prompts are compared with each other.",
+    ),
+    Animal(
+        name="the whole batch is one group",
+        seen="grpo-flat #2",
+        function="grpo.group_advantages",
+        right="mean, others = returns.mean(1, keepdim=True), returns.size(1) - 1",
+        wrong="mean, others = returns.mean(), returns.size(1) - 1",
+        caught_by="test_a_group_is_a_row",
+    ),
+    Animal(
+        name="the response is part of its own baseline",
+        seen="verl and TRL, where it is the default of GRPO; here, under the name of RLOO",
+        function="grpo.group_advantages",
+        right="(returns.sum(1, keepdim=True) - returns) / others if",
+        wrong="mean if",
+        caught_by="test_rloo_compares_a_response_with_the_others",
+        why="The gradient is (G - 1) / G of what it should be.",
+    ),
+    Animal(
+        name="the standard deviation has an eps of 1e-9",
+        seen="OpenRLHF; NeMo-RL #4158",
+        function="grpo.group_advantages",
+        right="+ STD_EPS",
+        wrong="+ 1e-9",
+        caught_by="test_rounding_is_no_advantage",
+        why="Where all scores are equal, their rounding is learned as if it were the reward.",
+    ),
+    Animal(
+        name="a flag that turns off the standard deviation is a text, and always true",
+        seen="axolotl #3731, scale_rewards",
+        function="grpo.group_advantages",
+        right='if algorithm in ("grpo", "dapo") else 1.0',
+        wrong="if str(algorithm in ('grpo', 'dapo')) else 1.0",
+        caught_by="test_without_the_standard_deviation_what_is_at_stake_counts",
+    ),
+    Animal(
+        name="the standard deviation divides by G",
+        seen="open-instruct",
+        function="grpo.group_advantages",
+        right="returns.std(1, keepdim=True)",
+        wrong="returns.std(1, keepdim=True, correction=0)",
+        caught_by="test_grpo_divides_by_the_standard_deviation_of_the_group",
+    ),
+    Animal(
+        name="Dr. GRPO divides by the length of the response",
+        seen="GRPO (Shao et al. 2024), equation 3, which Dr. GRPO corrects",
+        function="grpo.token_weights",
+        right='"dr-grpo": ones / (B * max_new_tokens)',
+        wrong='"dr-grpo": ones / (B * lengths)',
+        caught_by="test_the_weight_of_a_token_is_worked_by_hand",
+        why="A long wrong response is unlearned no more than a short one, so that responses grow.",
+    ),
+    Animal(
+        name="the weights are those of the microbatch",
+        seen="transformers #34191 (the same mistake in gradient accumulation)",
+        function="grpo.update",
+        right="weights[order] = token_weights(response_lengths[order], algorithm, max_new_tokens)",
+        wrong="for part in minibatch:\n"
+        "            weights[part] = token_weights("
+        "response_lengths[part], algorithm, max_new_tokens)",
+        caught_by="test_microbatches_change_no_gradient",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1131,4 +1254,5 @@ ZOO = [
     *EVALUATION_AND_CHECKPOINTS,
     *DIRECT_PREFERENCE_OPTIMISATION,
     *OTHER_DIRECT_LOSSES,
+    *WITHOUT_A_CRITIC,
 ]

@@ -19,6 +19,7 @@ from minirlhf.dpo import (  # noqa: F401
     simpo_loss,
 )
 from minirlhf.generate import Samples
+from minirlhf.grpo import group_advantages, token_weights  # noqa: F401
 from minirlhf.ppo import (  # noqa: F401
     AdaptiveKL,
     gae,
