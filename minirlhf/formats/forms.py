@@ -309,7 +309,7 @@ def judged(row, form=None, prompts=False):
     known = {name: transposed(value) for name, value in row.items() if value is not None}
     named, form = form, form or find(known)
     if form is None:  # a spreadsheet's names, such as Prompt
-        lower = {name.lower(): value for name, value in known.items()}
+        lower = {name.strip().lower(): value for name, value in known.items()}
         form = find(lower)
         known = lower if form else row
     form = form or find(row, NEAREST)

@@ -83,6 +83,10 @@ def test_what_a_prompt_holds_already_is_not_repeated():
     written = {"prompt": "Be kind." + PROMPT, "response": " x", "system": "Be kind."}
     assert read(written)[0].prompt == "Be kind." + PROMPT
     assert read(written | {"prompt": PROMPT})[0].prompt == "Be kind." + PROMPT
+    row = {"messages": [system, USER, GOOD], "history": [["A", "B"]]}
+    assert read(row)[0].prompt == "Be kind.\n\nHuman: A\n\nAssistant: B" + PROMPT
+    row = {"history": [USER], "chosen": "x", "rejected": "y"}
+    assert read(row)[0].prompt == PROMPT
     row = {"question": "Of oaks: Q", "context": "Of oaks: Q", "answer": "x"}
     assert read(row)[0].prompt == "\n\nHuman: Of oaks: Q\n\nAssistant:"
 
