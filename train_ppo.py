@@ -180,6 +180,11 @@ def sample(args, gpt, tokenizer, prompts, step):
     return samples, evaluate.unpack(samples, tokenizer)
 
 
+def iteration(args):
+    """The function that is one iteration of --algorithm."""
+    return iterate if args.algorithm == "ppo" else partial(grpo.iterate, sample)
+
+
 def batch_of_prompts(args, prompts, step):
     """The next prompts, for --batch-size responses: one each in PPO, else --group in a row."""
     group = 1 if args.algorithm == "ppo" else args.group
@@ -224,7 +229,6 @@ def train(args, folder, models, prompts, monitor):
     kl_coef = state.get("kl_coef", args.kl_coef)  # it may have adapted
     controller = ppo.AdaptiveKL(kl_coef, args.kl_target, args.kl_horizon)
     first = state["step"]
-    iteration = iterate if args.algorithm == "ppo" else partial(grpo.iterate, sample)
     bar = tqdm(range(first, args.updates), desc=args.algorithm, initial=first, total=args.updates)
 
     def save(updates):
@@ -236,7 +240,7 @@ def train(args, folder, models, prompts, monitor):
             share = optim.linear(step, args.updates, args.warmup)
             optim.set_learning_rate(optimizer, args.lr * share)
             batch = batch_of_prompts(args, prompts, step)
-            stats, rollout = iteration(args, models, optimizer, controller, batch, step)
+            stats, rollout = iteration(args)(args, models, optimizer, controller, batch, step)
             optim.require_finite(step, **{name: stats[name] for name in FINITE if name in stats})
 
             # ---- bookkeeping

@@ -2,9 +2,9 @@
 (Liu et al. 2025), and the token mean of DAPO (Yu et al. 2025).
 
 PPO learns a value function, to know what a response was expected to earn. Here a prompt has a group
-of G responses, and what the others earned says that. So there are no values, no GAE and no
-whitening: every token of a response has the advantage of the response. `iterate` and `update` are
-those of train_ppo.py and ppo.py without the critic. The methods differ in three lines:
+of G responses, and the others say that. So there are no values, no GAE and no whitening: a token
+has the advantage of its response. `iterate` and `update` are those of train_ppo.py and ppo.py
+without the critic. The methods differ in three lines:
 
               baseline             scale    weight of a token (B responses, n tokens in this one)
     rloo      mean of the others   1        1 / B
@@ -73,7 +73,6 @@ def iterate(sample, args, models, optimizer, controller, prompts, step):
     policy, clock = models.actor_critic, Clock()
     samples, replies = sample(args, policy.gpt, models.tokenizer, prompts, step)
     clock.lap("rollout_s")
-
     raw_scores = models.score(prompts, replies).to(samples.tokens.device)
     scores = ppo.missing_end_rule(raw_scores, samples.ended, models.missing_end_score)
 
@@ -84,7 +83,6 @@ def iterate(sample, args, models, optimizer, controller, prompts, step):
     logprobs, ref_logprobs, values = ppo.logprobs_and_values(
         policy, models.reference, samples, plan[0], args.temperature
     )
-
     # The return of each response, and how much better it is than its group.
     mask, kl_coef = samples.mask.to(samples.tokens.device), controller.kl_coef
     rewards = ppo.token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef)

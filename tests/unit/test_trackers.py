@@ -144,9 +144,13 @@ def history(place):
 
 
 def offline_runs(folder):
-    """The folders of the offline runs, in the order of their starts."""
-    places = (folder / "wandb").glob("offline-run-*")
-    return sorted(places, key=lambda place: place.stat().st_mtime_ns)
+    """The folders of the offline runs, in the order of their starts: by the first of their files,
+    because a second start may fall into the same second, which is in the name."""
+
+    def start(place):
+        return min(file.stat().st_mtime_ns for file in place.rglob("*") if file.is_file())
+
+    return sorted((folder / "wandb").glob("offline-run-*"), key=start)
 
 
 @pytest.fixture
