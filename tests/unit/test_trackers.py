@@ -3,6 +3,7 @@ back from their files."""
 
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -127,14 +128,23 @@ def messages(path):
             message = b""
 
 
+def records(place):
+    """The records in the file of an offline run. W&B's own process may write on after the run has
+    ended: the last record says that it has."""
+    pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    [path] = place.glob("run-*.wandb")
+    for _ in range(200):
+        found = [pb2.Record.FromString(message) for message in messages(path)]
+        if any(record.HasField("exit") for record in found):
+            break
+        time.sleep(0.1)
+    return found
+
+
 def history(place):
     """(rows of the history, config) in the file of an offline run."""
-    pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     rows, config = [], {}
-    [path] = place.glob("run-*.wandb")
-    for message in messages(path):
-        record = pb2.Record()
-        record.ParseFromString(message)
+    for record in records(place):
         for item in record.run.config.update:
             config[item.key] = json.loads(item.value_json)
         if record.HasField("history"):
