@@ -137,7 +137,10 @@ def microscope(views):
 
 def document(title, body):
     """The page, with its style and its script inside."""
-    style, script = (Path(__file__).with_name(f"page.{kind}").read_text() for kind in ("css", "js"))
+    style, script = (
+        Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("css", "js")
+    )
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     head += '<meta name="viewport" content="width=device-width">'
     head += f"<title>minirlhf: {escape(title)}</title>\n<style>\n{style}</style>"

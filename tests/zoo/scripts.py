@@ -634,8 +634,8 @@ TRAIN_PPO = [
         "The learning rate neither rises nor falls.",
     ),
     (
-        '"model": actor_critic.gpt,\n',
-        '"model": models.reference,\n',
+        '"model": actor_critic.gpt, ',
+        '"model": models.reference, ',
         "The checkpoint holds the SFT model.",
     ),
     (
