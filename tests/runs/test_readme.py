@@ -152,6 +152,8 @@ def workplace(tmp_path_factory):
     (folder / "demonstrations.jsonl").write_text("\n".join(lines[:2] * 10))
     (folder / "comparisons.jsonl").write_text("\n".join(lines[2:5] * 10))
     (folder / "prompts.jsonl").write_text("\n".join(lines[5:] * 20))
+    labels = [text for text in blocks(ROOT / "docs" / "data.md", "jsonl") if '"label"' in text][-1]
+    (folder / "labelled.jsonl").write_text(labels * 10)
     (folder / "questions.csv").write_text(blocks(ROOT / "docs" / "data.md", "csv")[0])
     dialogues = [lines[4].replace("a colour", f"colour {i}") for i in range(20)]
     (folder / "hh-harmless-train.jsonl.gz").write_text("\n".join(dialogues))
