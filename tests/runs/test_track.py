@@ -2,6 +2,7 @@
 else."""
 
 import json
+import time
 
 import pytest
 from helpers import logged, same, saved
@@ -55,6 +56,7 @@ def test_a_resumed_run_goes_on_in_its_tracker(out, colours):
     """--track is one of the flags that --resume takes from the run. --track none ends it."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(out, colours, "ppo", "--track", "tensorboard", "--save-every", "1")
+    time.sleep(1.01 - time.time() % 1)  # TensorBoard sorts its files by the second of their start
     train_ppo.main(["--out", str(out), "--resume", "--updates", "3"])
     train_ppo.main(["--out", str(out), "--resume", "--updates", "4", "--track", "none"])
     shown = reader.EventAccumulator(str(out / "ppo" / "tensorboard")).Reload().Scalars("score")
