@@ -32,12 +32,7 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):  # (N,) x 4 -> s
     chosen_rewards = beta * (chosen - ref_chosen)
     rejected_rewards = beta * (rejected - ref_rejected)
     margin = chosen_rewards - rejected_rewards
-    stats = {
-        "chosen_reward": chosen_rewards.mean().detach(),
-        "rejected_reward": rejected_rewards.mean().detach(),
-        "accuracy": (margin > 0).float().mean(),
-    }
-    return -F.logsigmoid(margin).mean(), stats
+    return -F.logsigmoid(margin).mean(), statistics(chosen_rewards, rejected_rewards)
 
 
 @full_precision

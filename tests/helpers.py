@@ -1,5 +1,6 @@
 """Functions that several test files use. Fixtures are in conftest.py."""
 
+import copy
 import dataclasses
 import json
 import random
@@ -99,3 +100,12 @@ def loop_rollout(samples, scores, logprobs, ref_logprobs, values, kl_coef, **fla
         controller = ppo.AdaptiveKL(kl_coef, target=0, horizon=1)
         train_ppo.iterate(args, models, None, controller, [None] * len(scores), 0)
     return rollouts[0]
+
+
+def moved(gpt):
+    """A copy that learns, a little away from `gpt`: a policy that is not its reference any more."""
+    policy = copy.deepcopy(gpt).requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in policy.parameters():
+        parameter.data += 0.03 * torch.randn(parameter.shape, generator=generator)
+    return policy

@@ -4,8 +4,7 @@ A line is printed for good when no text can change it any more. On a terminal th
 shown, too, and drawn again whenever a text grows; into a file or a pipe no control sequence goes.
 """
 
-import unicodedata
-
+from minirlhf.feedback.screen import columns as cells
 from minirlhf.run.metrics import printable
 
 GAP = 2  # cells between two columns
@@ -79,15 +78,6 @@ def fitting(text, width):
         if total > width:
             return max(1, number)
     return len(text)
-
-
-def cells(text):
-    """The cells of a terminal that a text takes: two for a wide character, none for a combining
-    one."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
 
 
 def pad(text, width):

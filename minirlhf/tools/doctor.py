@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from minirlhf.run import config, health, resume
+from minirlhf.run import chain, config, health
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.metrics import read_metrics
 from minirlhf.tools import checks, microscope, token_checks
@@ -244,8 +244,7 @@ def recorded_updates(records, views):
 
 def flags_of(folder):
     """The flags of a run that are numbers, {} where they are not known."""
-    record = resume.read_record(folder)
-    return numbers(record["flags"]) if record else {}
+    return numbers(chain.stored_flags(folder))
 
 
 # ---- the command

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import moved
 
 from minirlhf import dpo
 from minirlhf.data import Comparison, Labelled, encode
@@ -39,11 +40,7 @@ def reference(make_gpt):
 
 @pytest.fixture
 def policy(reference):
-    policy = copy.deepcopy(reference).requires_grad_()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in policy.parameters():
-        parameter.data += 0.03 * torch.randn(parameter.shape, generator=generator)
-    return policy
+    return moved(reference)
 
 
 # ---- the same by loops

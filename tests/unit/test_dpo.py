@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import moved
 
 from minirlhf import dpo
 from minirlhf.data import Comparison, encode
@@ -40,11 +41,7 @@ def reference(make_gpt, tokenizer):
 
 @pytest.fixture
 def policy(reference):
-    policy = copy.deepcopy(reference).requires_grad_()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in policy.parameters():
-        parameter.data += 0.03 * torch.randn(parameter.shape, generator=generator)
-    return policy
+    return moved(reference)
 
 
 # ---- a batch of comparisons

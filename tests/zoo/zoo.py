@@ -1044,8 +1044,8 @@ DIRECT_PREFERENCE_OPTIMISATION = [
         name="the logged rewards lack beta",
         seen="LLMs-from-scratch, DPO notebook, c84",
         function="dpo.dpo_loss",
-        right='"chosen_reward": chosen_rewards.mean()',
-        wrong='"chosen_reward": (chosen - ref_chosen).mean()',
+        right="statistics(chosen_rewards, rejected_rewards)",
+        wrong="statistics(chosen - ref_chosen, rejected_rewards)",
         caught_by="test_the_rewards_of_one_pair_are_worked_by_hand",
     ),
 ]
