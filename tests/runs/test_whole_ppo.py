@@ -58,7 +58,7 @@ FLAGS = {  # none of them at its default
     "gamma": 0.93,
     "lam": 0.89,
     "kl_coef": 0.23,
-    "kl_target": 1.5,
+    "kl_target": 0.17,  # near the KL of the second rollout
     "kl_horizon": 50.0,
     "missing_end_score": -1.5,
     "critic": "separate",
@@ -183,11 +183,12 @@ def test_the_kl_is_that_of_the_policy_from_the_sft_model_on_its_own_replies(run)
 
 def test_the_kl_coefficient_follows_the_kl_of_each_rollout(run):
     """With the KL that is penalised, ten episodes a rollout, and a horizon of 50."""
-    coefs, expected = run.metric("kl_coef"), 0.23
-    for coef, kl in zip(coefs, run.metric("kl"), strict=True):
+    coefs, kls, expected = run.metric("kl_coef"), run.metric("kl"), 0.23
+    for coef, kl in zip(coefs, kls, strict=True):
         assert coef == pytest.approx(expected, rel=1e-5)
-        expected *= 1 + min(max(kl / 1.5 - 1, -0.2), 0.2) * 10 / 50
-    assert len(set(coefs)) == 3
+        expected *= 1 + min(max(kl / 0.17 - 1, -0.2), 0.2) * 10 / 50
+    # The second one is not clipped, and no other KL of its rollout is as large.
+    assert abs(kls[1] / 0.17 - 1) < 0.1 < abs(run.metric("kl_k3")[1] / 0.17 - 1)
 
 
 def test_advantages_and_returns_are_those_of_a_loop_over_each_response(run):

@@ -71,6 +71,7 @@ class Run:
             self.record.watch(train_rm, "accumulate")
             self.record.watch(train_rm, "normalise")
             self.record.watch(simulated, "rank")
+            self.record.watch(baselines, "baseline_numbers")
             run_command(train_rm.main, {"out": self.out, "sft": folder / "start"} | flags)
         self.sft = self.record["load_gpt"][0].result[0]
         self.model, _, self.missing_end_score = load_reward_model(self.out / "rm")
@@ -312,6 +313,8 @@ def test_on_own_data_the_baselines_learned_from_what_the_model_learned_from(own)
     assert numbers["held_out_pairs"] == len(pairs)
     margins = np.array([margin for *_, margin in pairs])
     assert numbers["held_out_accuracy"] == pytest.approx(np.mean(margins > 0))
+    (call,) = own.record["baseline_numbers"]
+    assert call.args[0] == learned and call.args[1] == held_out[:2]
     expected = baselines.baseline_numbers(learned, held_out[:2], scores)
     for name, value in expected.items():
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
