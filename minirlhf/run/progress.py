@@ -76,6 +76,8 @@ class Progress:
         """Where a run that stops can go on."""
         if not self.saved:
             return "nothing was saved yet"
+        if not self.folder.exists():
+            return f"{self.folder} is gone, and its checkpoint with it: start again"
         return (
             f"{self.folder / 'checkpoint.pt'} holds {self.saved} of {self.steps} steps; the same "
             "command with --resume goes on"
