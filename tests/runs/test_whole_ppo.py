@@ -41,7 +41,7 @@ FLAGS = {  # none of them at its default
     "seed": 3,
     "threads": 2,
     "max_grad_norm": 0.37,
-    "microbatch_tokens": 60,
+    "microbatch_tokens": 24,
     "keep": 0,
     "updates": 3,
     "batch_size": 10,
@@ -237,7 +237,7 @@ def loop_gae(rewards, values, gamma, lam):
 
 
 def test_the_update_has_the_old_logprobs_the_minibatches_and_the_optimiser_of_its_flags(run):
-    """Two passes of three minibatches, of at most 60 tokens a pass, in an order of its own for
+    """Two passes of three minibatches, of at most 24 tokens a pass, in an order of its own for
     every seed and update."""
     calls = zip(rollouts(run), run.record["update"], run.record["plan"], strict=True)
     for (step, policy, replies), update, plan in calls:
@@ -245,9 +245,10 @@ def test_the_update_has_the_old_logprobs_the_minibatches_and_the_optimiser_of_it
         rollout = update.args[2]
         assert rollout.logprobs[rollout.mask].tolist() == pytest.approx(old, abs=2e-4)
         lengths = [len(reply.example.tokens) for reply in replies]
-        expected = ppo.plan(lengths, 2, 3, 60, config.rng(3, config.MINIBATCHES, step))
+        expected = ppo.plan(lengths, 2, 3, 24, config.rng(3, config.MINIBATCHES, step))
         assert plan.result == update.args[3] == expected
         assert [len(minibatches) for minibatches in expected] == [3, 3]
+        assert max(map(len, itertools.chain(*expected))) > 1  # 24 tokens are fewer than a minibatch
         assert update.kwargs == {
             "temperature": 0.8,
             "clip": 0.11,
