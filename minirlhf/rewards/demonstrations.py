@@ -11,7 +11,7 @@ E[z] - beta KL(policy || pi) is proportional to pi (d / pi)^(1 / beta):
     beta < 1     beyond d, in the direction from pi to d
     no penalty   the responses that are the most typical of d
 
-Three methods learn from such comparisons (minirlhf/tools/from_demonstrations.py):
+Three methods learn from such comparisons (minirlhf/tools/demonstrations.py):
 
     afd    a reward model, and PPO against it: once (alignment from demonstrations)
     gaf    the same in rounds, each with the responses of the policy as it is then: generative

@@ -23,7 +23,7 @@ from minirlhf.run.compute import full_precision
 
 
 @full_precision
-def difference(scores, exists=None):  # (B, k), (B, k) bool -> scalar in [0, 1)
+def score_difference(scores, exists=None):  # (B, k), (B, k) bool -> scalar in [0, 1)
     """J: the mean over prompts of 2 / k^2 times the sum over pairs of sigmoid |r_i - r_j|. `exists`
     says where there is a response; k is their number.
 

@@ -92,8 +92,8 @@ class ChainFlags(ComputeFlags):
 
 
 @dataclass(frozen=True)
-class TrainingFlags(ComputeFlags):
-    """The flags of every stage that trains."""
+class RunFlags(ModelFlags):
+    """The flags of everything that trains and can be resumed."""
 
     microbatch_tokens: int = flag(
         0,
@@ -115,6 +115,11 @@ class TrainingFlags(ComputeFlags):
         low=0,
         high=1,
     )
+
+
+@dataclass(frozen=True)
+class TrainingFlags(RunFlags, ComputeFlags):
+    """The flags of every stage that trains on records."""
 
 
 class Parser(argparse.ArgumentParser):

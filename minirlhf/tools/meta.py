@@ -23,7 +23,7 @@ from minirlhf.feedback import agreement, simulated
 from minirlhf.formats import jsonl
 from minirlhf.rewards import meta
 from minirlhf.run import checkpoint, compute, config, health, optim
-from minirlhf.run.config import InputError, TrainingFlags, flag, rng
+from minirlhf.run.config import InputError, RunFlags, flag, rng
 from minirlhf.run.folder import COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.run.progress import Progress
@@ -35,7 +35,7 @@ NORM = 512  # comparisons whose responses, the SFT model's, set the scores' mean
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags):
+class Config(RunFlags):
     """Train a reward model with MetaRM's step, on the embedded world."""
 
     out: str = flag("out/meta", "folder of the run; the reward model is OUT/rm")
@@ -140,7 +140,7 @@ def spread(model, tokenizer, groups, microbatch_tokens):
     for rows in data.microbatches(sizes, microbatch_tokens):
         ranks = [[0] * len(encoded[row]) for row in rows]
         parts = script("train_rm").scores_and_ranks(model, [encoded[row] for row in rows], ranks)
-        part = meta.difference(parts[0], parts[1] >= 0) * len(rows) / len(groups)
+        part = meta.score_difference(parts[0], parts[1] >= 0) * len(rows) / len(groups)
         part.backward()
         total += float(part.detach())
     return total
@@ -159,7 +159,7 @@ def main(argv=None):
     checkpoint.same_vocabulary(args.sft, tokenizer, args.policy, other)
     old, other, missing_end_score = reward.load_reward_model(args.rm, device, precision)
     checkpoint.same_vocabulary(args.sft, tokenizer, args.rm, other)
-    fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
+    fits = data.fits_context(tokenizer, sft.config.context)
     collected = jsonl.read_collected(f"{args.rm}/{COMPARISONS}", fits)
     collected = collected[: args.comparisons or None]
     replaced = -(-args.fresh // (len(collected[0].responses) - 1))  # K responses are K - 1 choices
@@ -181,7 +181,7 @@ def main(argv=None):
 def ask(args, policy, tokenizer, n, k, streams, split="train"):
     """Comparisons without ranks: k responses of the policy to each of n prompts of the world."""
     prompts = writers.prompts(n, rng(args.seed, streams[0]), split)
-    room = tokenizer, policy.config.context, args.max_new_tokens, args.drop_long
+    room = tokenizer, policy.config.context, args.max_new_tokens, False
     prompts = data.fitting_prompts(prompts, *room)
     repeated = [prompt for prompt in prompts for _ in range(k)]
     shape = len(repeated), args.max_new_tokens

@@ -35,12 +35,13 @@ def begin(folder, args, **inputs):
 
 
 def run(main, folder, stage, argv):
-    """FOLDER/STAGE, a run of a training script, by its `main` and flags (a dictionary)."""
+    """FOLDER/STAGE, a run of a training script, by its `main` and flags (a dictionary). A run that
+    was interrupted has its flags already, with what `auto` stood for."""
     out = Path(folder) / stage
     mark = out / FINISHED
     if not mark.exists():
-        started = {"resume": True} if (out / "config.json").exists() else {}
-        main(words({"out": folder} | argv | started))
+        started = (out / "config.json").exists()
+        main(words({"out": folder} | ({"resume": True} if started else argv)))
         write_json(mark, {"flags": words(argv)})
     return str(out)
 

@@ -1,9 +1,9 @@
 """A reward, or a policy, from demonstrations alone: nobody compares anything.
 
-    minirlhf from-demonstrations --method afd     a reward model of demonstrations against the SFT
+    minirlhf demonstrations --method afd     a reward model of demonstrations against the SFT
                                                   model's responses, and PPO against it
-    minirlhf from-demonstrations --method gaf     the same in rounds: adversarial feedback
-    minirlhf from-demonstrations --method spin    DPO of demonstrations against own responses
+    minirlhf demonstrations --method gaf     the same in rounds: adversarial feedback
+    minirlhf demonstrations --method spin    DPO of demonstrations against own responses
 
 Each starts from the demonstration's SFT model (out/demo/sft) and from the demonstrations that it
 has learned from already. The same command goes on where it stopped. What the three have in common
@@ -32,7 +32,7 @@ READS = {  # a method: the flags that it reads, of those that not all of them do
     "gaf": ("rounds", "updates", "kl_coef", "batch_size"),
     "spin": ("rounds", "beta"),
 }
-PPO_SEEDS = 1000  # between the seeds of two rounds of PPO: other prompts, other noise
+SEEDS = 1000  # between the seeds of two rounds of PPO: other prompts, other noise
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def collect(args, folder, policy, n, demonstrations):
             pairs = zip(demonstrations, texts, strict=True)
             chosen = [data.Demonstration(d.prompt, text) for d, text in pairs]
         # Sampled under other noise than the chosen ones, if those are samples too.
-        rejected = sample(args, args.rejected or policy, demonstrations, n + PPO_SEEDS, "rejected")
+        rejected = sample(args, args.rejected or policy, demonstrations, n + SEEDS, "rejected")
         comparisons = compare(chosen, rejected)
         if len(comparisons) < 2:
             problem = f"{len(comparisons)} of {len(rejected)} responses of {policy} differ"
@@ -161,7 +161,7 @@ def adversarial(args, folder, policy, n, learned):
     std = float(reward.load_reward_model(discriminator)[0].std)
     rounds = args.rounds or ROUNDS[args.method]
     updates = args.updates * n // rounds - args.updates * (n - 1) // rounds
-    flags |= {"seed": args.seed + PPO_SEEDS * (n - 1), "rm": discriminator, "updates": updates}
+    flags |= {"seed": args.seed + SEEDS * (n - 1), "rm": discriminator, "updates": updates}
     flags |= {"warmup": updates // 6, "batch_size": args.batch_size, "eval_every": updates}
     # PPO's scores are raw ones divided by their standard deviation within a prompt.
     flags |= {"kl_coef": args.kl_coef / std, "data": args.data} | reading(args)
