@@ -26,6 +26,14 @@ COMMANDS = {
     "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
     "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
+    "demonstrations": Command(
+        "minirlhf.tools.demonstrations",
+        "reward and policy from demonstrations: AfD, GAF, SPIN",
+    ),
+    "rejection": Command(
+        "minirlhf.tools.rejection", "imitate the best of the policy's own responses"
+    ),
+    "meta": Command("minirlhf.tools.meta", "MetaRM: a reward model for a policy that has moved on"),
     "label": Command("minirlhf.tools.label", "people choose the better of two responses"),
     "taste": Command(
         "minirlhf.tools.taste", "your taste: label, reward model, PPO, in ten minutes"

@@ -92,8 +92,8 @@ class ChainFlags(ComputeFlags):
 
 
 @dataclass(frozen=True)
-class TrainingFlags(ComputeFlags):
-    """The flags of every stage that trains."""
+class RunFlags(ModelFlags):
+    """The flags of everything that trains and can be resumed."""
 
     microbatch_tokens: int = flag(
         0,
@@ -115,6 +115,11 @@ class TrainingFlags(ComputeFlags):
         low=0,
         high=1,
     )
+
+
+@dataclass(frozen=True)
+class TrainingFlags(RunFlags, ComputeFlags):
+    """The flags of every stage that trains on records."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -241,6 +246,10 @@ SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)
 SHOWN_ORDER = Stream(31)  # `step` is a digest of labeller and question
+DEMONSTRATED_RESPONSES = Stream(60)  # `step` is the round
+META_PROMPTS, META_RESPONSES = Stream(61), Stream(61, 1)
+SHIFTED_PROMPTS, SHIFTED_RESPONSES, SHIFTED_LABELS = Stream(61, 2), Stream(61, 3), Stream(61, 4)
+FRESH_PROMPTS, FRESH_RESPONSES, FRESH_LABELS = Stream(61, 5), Stream(61, 6), Stream(61, 7)
 
 
 def rng(seed, stream, step=0):

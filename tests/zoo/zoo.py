@@ -1241,6 +1241,85 @@ WITHOUT_A_CRITIC = [
     ),
 ]
 
+REWARDS_FROM_ELSEWHERE = [
+    Animal(
+        name="the demonstration is the rejected one",
+        seen="align-anything, in KTO: its undesirable term has the wrong sign",
+        function="rewards.demonstrations.compare",
+        right="[demonstration.response, response], [0, 1]",
+        wrong="[demonstration.response, response], [1, 0]",
+        caught_by="test_the_demonstration_is_chosen_and_the_response_to_the_same_prompt_rejected",
+        why="The policy learns to be anything but the writer.",
+    ),
+    Animal(
+        name="the demonstration stands against a response to another prompt",
+        seen="a discriminator with positives and negatives from two streams of prompts, which the "
+        "abstract of RLGAF (Yu et al. 2023) does not exclude",
+        function="rewards.demonstrations.compare",
+        right="zip(demonstrations, responses, strict=True)",
+        wrong="zip(demonstrations, responses[1:] + responses[:1], strict=True)",
+        caught_by="test_the_demonstration_is_chosen_and_the_response_to_the_same_prompt_rejected",
+        why="The reward model learns which response belongs to which prompt, and that the policy "
+        "knows already.",
+    ),
+    Animal(
+        name="a response that is the demonstration stays",
+        seen="SPIN's pairs (uclaml/SPIN), where a short answer is often the same text",
+        function="rewards.demonstrations.compare",
+        right="if demonstration.response != response",
+        wrong="if True",
+        caught_by="test_a_response_that_is_the_demonstration_is_left_out",
+        why="A pair without a gradient makes the mean of the others smaller.",
+    ),
+    Animal(
+        name="the gradient is applied where it was taken",
+        seen="a reading of MetaRM's step (Dou et al. 2024): theta' - alpha g for theta - alpha g",
+        function="rewards.meta.meta_gradient",
+        right="parameter.copy_(copy)",
+        wrong="pass",
+        caught_by="test_a_meta_step_is_worked_by_hand",
+        why="The model learns J, which has no labels, beside the loss.",
+    ),
+    Animal(
+        name="the meta step is subtracted again in place of a copy",
+        seen="the usual way to save memory in first-order meta-learning",
+        function="rewards.meta.meta_gradient",
+        right="for parameter, copy in zip(parameters, copies, strict=True):\n"
+        "            parameter.copy_(copy)",
+        wrong="for parameter, step in zip(parameters, steps, strict=True):\n"
+        "            parameter -= scale * step",
+        caught_by="test_the_weights_stay_what_they_were_to_the_bit",
+        why="Each step leaves its rounding in the weights.",
+    ),
+    Animal(
+        name="the gradient of the meta step stays in that of the labels",
+        seen="any loop that takes two gradients and clears them once",
+        function="rewards.meta.take_gradients",
+        right="parameter.grad = None",
+        wrong="pass",
+        caught_by="test_without_an_ascent_the_gradient_is_that_of_the_labels_to_the_bit",
+        why="The optimiser descends on J: the model is taught to tell nothing apart.",
+    ),
+    Animal(
+        name="a prompt with fewer responses is filled up with scores of 0",
+        seen="any batch of groups of unequal size",
+        function="rewards.meta.score_difference",
+        right="pairs = (exists[:, :, None] & exists[:, None, :]).triu(1)",
+        wrong="pairs = torch.ones_like(gaps, dtype=torch.bool).triu(1)",
+        caught_by="test_j_of_a_batch_is_the_mean_over_prompts_of_any_number_of_responses",
+        why="Responses are told apart from one that nobody gave.",
+    ),
+    Animal(
+        name="a response that was cut off becomes a demonstration",
+        seen="RAFT and Llama 2, whose papers do not say what becomes of them",
+        function="tools.rejection.finished",
+        right='for row in rows if row["ended"]]',
+        wrong="for row in rows]",
+        caught_by="test_a_response_that_was_cut_off_is_no_demonstration",
+        why="Imitation puts an end token behind it, and the policy learns to stop in mid-sentence.",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1255,4 +1334,5 @@ ZOO = [
     *DIRECT_PREFERENCE_OPTIMISATION,
     *OTHER_DIRECT_LOSSES,
     *WITHOUT_A_CRITIC,
+    *REWARDS_FROM_ELSEWHERE,
 ]
