@@ -241,6 +241,7 @@ SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)
 SHOWN_ORDER = Stream(31)  # `step` is a digest of labeller and question
+COMPARED_RESPONSES = Stream(47)  # `step` is a digest of the prompt
 
 
 def rng(seed, stream, step=0):

@@ -20,6 +20,8 @@ TOPICS = {  # id prefix: title, in the order of the document
     "DPO": "DPO",
     "DIRECT": "Other direct losses",
     "GROUP": "Methods without a critic",
+    "ROBUST": "Scores that are harder to exploit",
+    "CREDIT": "Credit by token",
 }
 
 
