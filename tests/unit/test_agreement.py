@@ -112,10 +112,11 @@ def test_without_an_optimum_the_temperature_is_an_end_of_its_range():
 def test_the_metrics_have_the_temperature_of_the_labels_or_of_what_labellers_do():
     """The margins of the comparisons above, where half of the labels are not what the judge
     says."""
-    plain = agreement.ranking_numbers(COMPARISONS, SCORES)["temperature"]
-    known = agreement.ranking_numbers(COMPARISONS, SCORES, TOTALS)["temperature"]
-    assert plain == agreement.temperature(MARGINS, np.ones(4)) != known
-    assert known == agreement.temperature(MARGINS, likely())
+    scores, margins = [[0.0, 1.0], [1.5, 0.5, 1.0], *SCORES[2:]], np.array([1.0, -0.5, 0.5, 0.0])
+    plain = agreement.ranking_numbers(COMPARISONS, scores)["temperature"]
+    known = agreement.ranking_numbers(COMPARISONS, scores, TOTALS)["temperature"]
+    assert plain == agreement.temperature(margins, np.ones(4)) < math.inf
+    assert known == agreement.temperature(margins, likely()) != plain
 
 
 def test_a_score_per_point_is_a_slope_through_zero():
