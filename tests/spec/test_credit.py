@@ -90,8 +90,8 @@ def test_the_sum_of_a_response_is_its_score(redistribute, share):
     example="Two binary tokens, KL 1 to the uniform policy, R(00) 1, R(01) 0, R(10) .5, R(11) 2, "
     "weights of the first token .9, .2, .5, .4: at the optimum the gradient is (0, 0.025790, "
     "−0.029060) with β .5, (0, 0.041264, −0.046495) with .8, (0, 0.051580, −0.058119) with 1.",
-    differs="ABC, which is said to leave the optimal policy as it is: that of the expected return "
-    "it does",
+    differs="ABC, whose abstract says that it is potential-based shaping, which leaves the optimal "
+    "policy unchanged: that of the expected return it does, and not that of PPO's update",
     source="ABC",
 )
 @pytest.mark.parametrize(
