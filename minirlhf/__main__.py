@@ -54,6 +54,9 @@ COMMANDS = {
     "doctor": Command("minirlhf.tools.doctor", "what is wrong with a run, and what to try"),
     "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
+    "rewards": Command(
+        "minirlhf.tools.rewards", "PPO on other rewards, side by side: ensembles, PAR, credit"
+    ),
     "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),
     "world": Command("minirlhf.tools.world", "print text of the embedded world"),
     "bench": Command("minirlhf.bench.speed", "the speed of every stage beside other libraries"),

@@ -250,6 +250,7 @@ DEMONSTRATED_RESPONSES = Stream(60)  # `step` is the round
 META_PROMPTS, META_RESPONSES = Stream(61), Stream(61, 1)
 SHIFTED_PROMPTS, SHIFTED_RESPONSES, SHIFTED_LABELS = Stream(61, 2), Stream(61, 3), Stream(61, 4)
 FRESH_PROMPTS, FRESH_RESPONSES, FRESH_LABELS = Stream(61, 5), Stream(61, 6), Stream(61, 7)
+COMPARED_RESPONSES = Stream(47)  # `step` is a digest of the prompt
 
 
 def rng(seed, stream, step=0):

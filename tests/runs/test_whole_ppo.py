@@ -445,6 +445,7 @@ def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     test_train_ppo.py and test_cuda.py."""
     elsewhere = READING | {"resume", "overwrite", "mix_data", "device"}
     elsewhere |= {"track", "microscope", "algorithm", "group"}
+    elsewhere |= {"combine", "par", "credit", "credit_share"}  # test_robust_rewards.py
     named = {*FLAGS, "out", "sft", "rm", "data", "reward", "prompts", "precision", *elsewhere}
     fields = {field.name: field.default for field in dataclasses.fields(train_ppo.Config)}
     assert named == set(fields)

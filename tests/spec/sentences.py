@@ -21,6 +21,8 @@ TOPICS = {  # id prefix: title, in the order of the document
     "DIRECT": "Other direct losses",
     "GROUP": "Methods without a critic",
     "META": "MetaRM",
+    "ROBUST": "Scores that are harder to exploit",
+    "CREDIT": "Credit by token",
 }
 
 

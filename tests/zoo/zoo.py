@@ -1320,6 +1320,55 @@ REWARDS_FROM_ELSEWHERE = [
     ),
 ]
 
+OTHER_REWARDS = [
+    Animal(
+        name="the members of an ensemble are combined as raw scores",
+        seen="llm_optimization #12: the published ensemble has no centring",
+        function="rewards.ensemble.RobustScore.combined",
+        right="evaluate.score_replies(model, prompts, replies)",
+        wrong="reward.score_examples(model, [x.example for x in replies], raw=True)",
+        caught_by="test_the_score_is_the_members_scores_combined_and_normalised_once_more",
+        why="Raw scores have any zero and unit: the worst is always the member with the lowest "
+        "zero, and the mean that of the member with the largest unit.",
+    ),
+    Animal(
+        name="the standard deviation of an ensemble divides by E - 1",
+        seen="llm_optimization, in PPO; its best-of-n divides by E, with the same coefficient",
+        function="rewards.ensemble.combine",
+        right="scores.std(0, correction=0)",
+        wrong="scores.std(0)",
+        caught_by="test_an_ensemble_has_three_scores",
+    ),
+    Animal(
+        name="the reward model's attention is one token off",
+        seen="attention-based-credit: where its text has another number of tokens, the weights are "
+        "padded on the left",
+        function="rewards.credit.by_rows",
+        right="result[:, 1:]",
+        wrong="result[:, :-1]",
+        caught_by="test_credit_by_attention_goes_to_the_response_and_to_the_token_attended_to",
+        why="Every token earns what the one before it deserved.",
+    ),
+    Animal(
+        name="a response that was cut off has its fixed score shared out",
+        seen="attention-based-credit, which has no rule for such responses",
+        function="rewards.credit.attention",
+        right="torch.where(samples.ended, scores, 0.0)",
+        wrong="scores",
+        caught_by="test_credit_by_attention_goes_to_the_response_and_to_the_token_attended_to",
+        why="Tokens are blamed for what the reward model never read.",
+    ),
+    Animal(
+        name="the potential of the whole response is kept",
+        seen="reward shaping in episodes, before Grzes 2017",
+        function="rewards.credit.shaping",
+        right="mask & ~last_token(mask)",
+        wrong="mask",
+        caught_by="test_credit_by_a_potential_of_prefixes_keeps_return_and_gradient",
+        why="The score of a response counts twice: as its potential, and as its score.",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1335,4 +1384,5 @@ ZOO = [
     *OTHER_DIRECT_LOSSES,
     *WITHOUT_A_CRITIC,
     *REWARDS_FROM_ELSEWHERE,
+    *OTHER_REWARDS,
 ]

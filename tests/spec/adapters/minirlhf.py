@@ -33,6 +33,8 @@ from minirlhf.ppo import (  # noqa: F401
     whiten,
 )
 from minirlhf.reward import calibration_error, margins, preference_loss, ranking_loss  # noqa: F401
+from minirlhf.rewards.credit import redistribute, shaping  # noqa: F401
+from minirlhf.rewards.ensemble import combine, disagreement, win_rate  # noqa: F401
 from minirlhf.rewards.meta import score_difference  # noqa: F401
 
 
