@@ -26,6 +26,10 @@ COMMANDS = {
     "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
     "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
+    "rounds": Command(
+        "minirlhf.tools.rounds", "sample, label, reward model, PPO, several times over"
+    ),
+    "ai": Command("minirlhf.tools.ai", "a language model as the labeller, checked and at work"),
     "label": Command("minirlhf.tools.label", "people choose the better of two responses"),
     "taste": Command(
         "minirlhf.tools.taste", "your taste: label, reward model, PPO, in ten minutes"
