@@ -75,6 +75,7 @@ CHANGEABLE = ("out", "rounds", "device", "threads")  # where the same command go
 def main(argv=None):
     args = config.parse(Config, argv)
     require_sft(args.sft)
+    args = compute.resolve(args, compute.pick_device(args.device))
     rows = load_rows(args)
     for n in range(len(rows), args.rounds):
         print(f"\n--- round {n + 1} of {args.rounds}", flush=True)
@@ -188,8 +189,7 @@ def measure(args, n):
     from the SFT model, score; how often the reward model and the judge order two responses alike,
     of the policy itself and of the SFT model; and the same of the round's labels."""
     device = compute.pick_device(args.device)
-    precision = compute.PRECISIONS[compute.resolve(args, device).precision]
-    here = folder(args, n)
+    precision, here = compute.PRECISIONS[args.precision], folder(args, n)
     policy, tokenizer = checkpoint.load_gpt(here / "ppo", device=device, precision=precision)
     sft, _ = checkpoint.load_gpt(args.sft, device=device, precision=precision)
     model, _, missing_end_score = reward.load_reward_model(here / "rm", device, precision)
