@@ -14,7 +14,7 @@ from minirlhf.data import SoftComparison
 def both_orders(first, swapped):  # (N,), (N,) -> (N,)
     """How likely response A is better, from how likely the *first* is: A before B, and B before
     A."""
-    return (first + 1 - swapped) / 2
+    return 0.5 + (first - swapped) / 2
 
 
 def label(prefer, comparisons):

@@ -4,10 +4,10 @@
     python -m pytest tests/spec --impl my_adapter.py  your implementation
 
 An adapter is a Python file that defines whichever of NAMES the implementation offers, with the
-signatures of minirlhf. The docstrings of ppo.py, reward.py, dpo.py and grpo.py state inputs and
-outputs; test_ppo_trace.py describes `trace`. A sentence about a missing function counts as not
-offered, never as passed. So does a call that raises NotImplementedError, for an argument that the
-implementation cannot take.
+signatures of minirlhf. The docstrings of ppo.py, reward.py, dpo.py, grpo.py, feedback/soft.py and
+feedback/ai.py state inputs and outputs; test_ppo_trace.py describes `trace`. A sentence about a
+missing function counts as not offered, never as passed. So does a call that raises
+NotImplementedError, for an argument that the implementation cannot take.
 """
 
 import importlib.util
@@ -41,6 +41,9 @@ NAMES = (
     "orpo_loss",
     "group_advantages",
     "token_weights",
+    "soft_preference_loss",
+    "both_orders",
+    "rating",
     "trace",
 )
 MINIRLHF = Path(__file__).parent / "adapters" / "minirlhf.py"

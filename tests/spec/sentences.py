@@ -20,6 +20,7 @@ TOPICS = {  # id prefix: title, in the order of the document
     "DPO": "DPO",
     "DIRECT": "Other direct losses",
     "GROUP": "Methods without a critic",
+    "LABEL": "Labels by a model",
 }
 
 
