@@ -10,7 +10,6 @@ in comparisons.jsonl.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison, SoftComparison
 from minirlhf.feedback import agreement, baselines, simulated, soft
 from minirlhf.formats import jsonl
-from minirlhf.model import GPT
-from minirlhf.rewards import function
 from minirlhf.run import chain, checkpoint, compute, config, health, optim, resume
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
@@ -203,7 +200,7 @@ def normalise(reward_model, tokenizer, norm):
 
 def main(argv=None):
     args = checkpoint.configure(Config, "rm", argv)
-    refuse_idle_flags(args)
+    labeller.refuse_idle_flags(args, Config)
     device = compute.pick_device(args.device)
     args = compute.resolve_microbatch(compute.resolve(args, device), device)
     precision = compute.PRECISIONS[args.precision]
@@ -212,7 +209,8 @@ def main(argv=None):
     chain.refuse_mixed(args, path)
     comparisons = load_comparisons(args, sft, tokenizer)
     refuse_margin(args, comparisons)
-    source = load_source(args, sft, tokenizer, device)
+    model = args.labeller_model or f"{args.out}/pretrain"
+    source = labeller.load_source(args, sft, tokenizer, model, args.policy, args.more)
     inputs = {"data": comparisons, "sft": sft} | source.inputs
     if args.data:
         comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)
@@ -256,53 +254,6 @@ def draw_prompts(args, sft, tokenizer, split):
     prompts = writers.prompts(n, rng(args.seed, stream), split)
     context = sft.config.context
     return data.fitting_prompts(prompts, tokenizer, context, args.max_new_tokens, args.drop_long)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where comparisons come from that are yet to be made."""
-
-    policy: GPT  # that is sampled from
-    earlier: list  # Comparisons of earlier rounds
-    prefer: Callable | None  # the labeller, (prompts, first, second) -> (N,); None: people
-    inputs: dict  # what the run has to have in common with its past
-
-
-def load_source(args, sft, tokenizer, device):
-    """Source, as the flags say."""
-    prefer, model = labeller.load(
-        args.labeller, args.labeller_model or f"{args.out}/pretrain", device
-    )
-    policy, earlier = sft, jsonl.read_collected(args.more) if args.more else []
-    inputs = {"labeller": model or function.source(args.labeller), "more": earlier}
-    if args.policy:
-        precision = compute.PRECISIONS[args.precision]
-        policy, other = checkpoint.load_gpt(args.policy, device=device, precision=precision)
-        checkpoint.same_vocabulary("the SFT model", tokenizer, args.policy, other)
-        inputs["policy"] = policy
-    return Source(policy, earlier, prefer, inputs)
-
-
-def refuse_idle_flags(args):
-    """InputError for a flag that a run like this does not read."""
-    model = args.labeller != labeller.HUMAN
-    idle = {
-        "labeller": args.data,
-        "policy": args.data or not args.more,
-        "more": args.data,
-        "labeller_model": args.data or args.labeller not in labeller.NAMES,
-        "human_share": args.data or not model,
-    }
-    why = {
-        "labeller_model": "names the model of --labeller " + ", ".join(labeller.NAMES),
-        "human_share": "is beside a --labeller that is a model",
-        "policy": "needs --more: the scores are normalised on the SFT model's responses, which "
-        "are the first of it",
-    }
-    for name, useless in idle.items():
-        if useless and getattr(args, name) != getattr(Config, name):
-            problem = "the comparisons are those of --data" if args.data else why[name]
-            raise InputError(f"--{name.replace('_', '-')}: {problem}; leave it out")
 
 
 def collect(args, folder, source, tokenizer):

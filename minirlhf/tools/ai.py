@@ -16,7 +16,7 @@ from minirlhf.feedback import ai, soft
 from minirlhf.feedback.agreement import judge_agreement
 from minirlhf.formats import jsonl
 from minirlhf.run import compute, config, files
-from minirlhf.run.config import ComputeFlags, flag, rng
+from minirlhf.run.config import ModelFlags, flag, rng
 from minirlhf.run.metrics import table
 from minirlhf.tools import labeller
 from minirlhf.world import measures, writers
@@ -27,7 +27,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Config(ComputeFlags):
+class Config(ModelFlags):
     """Check a model as a labeller on the embedded world, and label responses by it."""
 
     labeller: str = flag("ai", labeller.HELP)
@@ -67,7 +67,7 @@ def main(argv=None):
 def load_records(args):
     """Comparisons. InputError if there is none."""
     if args.data:
-        records = jsonl.read_comparisons(args.data, **jsonl.flags(args))
+        records = jsonl.read_comparisons(args.data)
     else:
         records = jsonl.read_collected(args.comparisons)
     return records[: args.records or None]
