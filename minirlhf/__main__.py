@@ -34,6 +34,10 @@ COMMANDS = {
         "minirlhf.tools.rejection", "imitate the best of the policy's own responses"
     ),
     "meta": Command("minirlhf.tools.meta", "MetaRM: a reward model for a policy that has moved on"),
+    "rounds": Command(
+        "minirlhf.tools.rounds", "sample, label, reward model, PPO, several times over"
+    ),
+    "ai": Command("minirlhf.tools.ai", "a language model as the labeller, checked and at work"),
     "label": Command("minirlhf.tools.label", "people choose the better of two responses"),
     "taste": Command(
         "minirlhf.tools.taste", "your taste: label, reward model, PPO, in ten minutes"

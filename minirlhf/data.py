@@ -55,6 +55,14 @@ class Comparison:
     ratings: list | None = None
 
 
+@dataclass(frozen=True)
+class SoftComparison(Comparison):
+    """A comparison by a labeller who is not sure: `likely[i][j]` is the probability that response i
+    is better than j, and 1 less that of j. Both are 0 where nobody was asked."""
+
+    likely: list | None = None
+
+
 class Example(NamedTuple):
     """A prompt and a response as ids: `tokens[:prompt_length]`, and the rest with its end token."""
 

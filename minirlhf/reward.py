@@ -85,6 +85,27 @@ def ranking_loss(scores, ranks, margins=0.0):  # (B, K), (B, K) -> scalar
     return losses.sum() / (pairs > 0).sum().clamp(min=1)
 
 
+@full_precision
+def soft_preference_loss(first, second, likely):  # (N,), (N,), (N,) -> scalar
+    """Bradley-Terry with a labeller who says how likely the first is the better one: the mean cross
+    entropy of `likely` and sigmoid(first - second). Its minimum is at the log-odds of `likely`,
+    where it is the entropy of `likely`, and not 0 (Lee et al. 2023)."""
+    difference = first - second
+    return -(likely * F.logsigmoid(difference) + (1 - likely) * F.logsigmoid(-difference)).mean()
+
+
+@full_precision
+def soft_ranking_loss(scores, likely):  # (B, K), (B, K, K) -> scalar
+    """`ranking_loss` with probabilities: the mean over prompts of the mean soft preference loss of
+    a prompt's pairs. `likely[b, i, j]` says that response i is better than j; where both it and its
+    mirror image are 0 there is no pair. `pair_mask(ranks)` as `likely` gives `ranking_loss`."""
+    difference = scores[:, :, None] - scores[:, None, :]
+    pair_losses = -F.logsigmoid(difference) * likely
+    pairs = likely.sum((1, 2))  # (B,)
+    losses = pair_losses.sum((1, 2)) / pairs.clamp(min=1)
+    return losses.sum() / (pairs > 0).sum().clamp(min=1)
+
+
 def pair_mask(ranks):  # (B, K) -> (B, K, K) bool
     """Whether the first of two responses to a prompt is strictly better than the second."""
     exists = ranks >= 0

@@ -1,6 +1,7 @@
 """How well a reward model agrees with those who prefer."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -94,6 +95,19 @@ def ordered_pairs(comparison):
         for i, j in itertools.permutations(range(len(texts)), 2)
         if ranks[i] < ranks[j] and texts[i] != texts[j]
     ]
+
+
+def judge_agreement(texts, scores, totals):
+    """The share of pairs, of different texts with different totals, that scores and totals order
+    alike; NaN if there is no such pair. Each argument is one list per prompt; equal scores order
+    nothing."""
+    alike = [
+        (row[i] - row[j]) * (truth[i] - truth[j]) > 0
+        for words, row, truth in zip(texts, scores, totals, strict=True)
+        for i, j in itertools.combinations(range(len(words)), 2)
+        if words[i] != words[j] and truth[i] != truth[j]
+    ]
+    return float(np.mean(alike)) if alike else math.nan
 
 
 def labeller_numbers(margins, better_totals, worse_totals, likely):

@@ -261,6 +261,16 @@ def rng(seed, stream, step=0):
     )
 
 
+def round_seed(seed, n):
+    """The seed of round n = 0, 1, ... of a loop around the stages: every round draws other prompts,
+    noise and labels. Round 0 is a run without a loop.
+
+    A number above 32 bits is two words of a SeedSequence; from 1000 on, the second of them is no
+    stream's number, so that no stream of a round is one of another seed.
+    """
+    return seed + ((1000 + n) << 32 if n else 0)
+
+
 @contextlib.contextmanager
 def torch_seed(seed, stream):
     """While this lasts, torch's global generator, which modules draw their weights from, is seeded

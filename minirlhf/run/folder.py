@@ -21,7 +21,7 @@ COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it h
 CALIBRATION = "calibration.json"  # of a reward model, and of DPO on own comparisons
 RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt", MICROSCOPE)
 RUN_FILES += (CALIBRATION, COMPARISONS)
-INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
+INPUTS = ("data", "text", "init", "sft", "rm", "policy", "more")  # flags that name what a run reads
 
 
 def refuse_existing(args, folder):

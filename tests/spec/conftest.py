@@ -46,6 +46,9 @@ NAMES = (
     "win_rate",
     "redistribute",
     "shaping",
+    "soft_preference_loss",
+    "both_orders",
+    "rating",
     "trace",
 )
 MINIRLHF = Path(__file__).parent / "adapters" / "minirlhf.py"

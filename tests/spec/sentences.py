@@ -23,6 +23,7 @@ TOPICS = {  # id prefix: title, in the order of the document
     "META": "MetaRM",
     "ROBUST": "Scores that are harder to exploit",
     "CREDIT": "Credit by token",
+    "LABEL": "Labels by a model",
 }
 
 

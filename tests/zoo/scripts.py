@@ -466,8 +466,8 @@ TRAIN_RM = [
         "The ranks of a microbatch belong to other rows than its responses.",
     ),
     (
-        "part = reward.ranking_loss(scores, ranks, wanted) * len(rows) / len(batch)",
-        "part = reward.ranking_loss(scores, ranks, wanted)",
+        "part = mean_loss(members, scores, ranks, wanted) * len(rows) / len(batch)",
+        "part = mean_loss(members, scores, ranks, wanted)",
         "The loss grows with the number of microbatches.",
     ),
 ]
@@ -1796,7 +1796,8 @@ FLAGS = [
     *ignored("train_sft.py", "held_out eval_every save_every max_new_tokens"),
     *ignored("train_rm.py", TRAINING + " out sft data prompts responses max_new_tokens epochs"),
     *ignored("train_rm.py", "batch_size lr warmup weight_decay held_out norm_prompts"),
-    *ignored("train_rm.py", "missing_end_score save_every margin"),
+    *ignored("train_rm.py", "missing_end_score save_every margin labeller labeller_model"),
+    *ignored("train_rm.py", "human_share policy more"),
     *ignored("train_ppo.py", TRAINING + " out sft rm reward data prompts updates batch_size"),
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
@@ -2138,7 +2139,7 @@ RESULTS_TESTS += " or kl_coefficient"
 MONITOR_TESTS = "evaluation or console or your_function or judges_numbers"
 KILLERS = {
     "train_sft.py": [RUNS["sft"]],
-    "train_rm.py": [RUNS["rm"]],
+    "train_rm.py": [RUNS["rm"], "runs/test_rounds.py"],
     "train_ppo.py": [RUNS["ppo"]],
     "minirlhf/tools/dpo.py": [RUNS["dpo"]],
     "minirlhf/tools/evaluate.py": [RUNS["evaluate"]],

@@ -1369,6 +1369,54 @@ OTHER_REWARDS = [
     ),
 ]
 
+LABELS_BY_A_MODEL = [
+    Animal(
+        name="the second order is not turned round",
+        seen="PairS #2, where the plain mean of both orders is asked about",
+        function="feedback.soft.both_orders",
+        right="0.5 + (first - swapped) / 2",
+        wrong="(first + swapped) / 2",
+        caught_by="test_a_labeller_who_likes_the_first_says_nothing",
+        why="The label is then how much the labeller likes what is shown first, and not a word "
+        "about the responses.",
+    ),
+    Animal(
+        name="one order is asked, and the bias stays",
+        seen="FastChat #3911: 12.9% of GPT-4's verdicts turn with the order",
+        function="feedback.soft.label",
+        right="swapped = np.asarray(prefer(prompts, right, left), dtype=float)",
+        wrong="swapped = 1 - first",
+        caught_by="test_a_labeller_who_likes_the_first_teaches_nothing",
+    ),
+    Animal(
+        name="wordings are averaged as log-odds",
+        seen="a mean of logits where Lee et al. 2023 have a mean of probabilities",
+        function="feedback.ai.Labeller.__call__",
+        right="torch.sigmoid(first - second).mean(1)",
+        wrong="torch.sigmoid((first - second).mean(1))",
+        caught_by="test_a_labeller_averages_probabilities_over_wordings",
+        why="A single wording of which the model is too sure decides the label.",
+    ),
+    Animal(
+        name="the verdict is asked for without the line break before it",
+        seen='open-instruct #62: "A" for " A", candidates with almost no mass',
+        function="feedback.ai.constitution",
+        right='x + y + "\n"',
+        wrong="x + y",
+        caught_by="test_the_opinion_is_the_last_line_of_a_document",
+        why="What is left of the mass is divided by its sum, and looks confident.",
+    ),
+    Animal(
+        name="a soft label is rounded to a hard one",
+        seen="reward models trained on the likelier answer of a judge",
+        function="reward.soft_preference_loss",
+        right="difference = first - second",
+        wrong="difference, likely = first - second, (likely > 0.5).to(first)",
+        caught_by="test_the_soft_preference_loss_is_worked_by_hand",
+        why="A pair of which the labeller is not sure pulls as much as a clear one.",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1385,4 +1433,5 @@ ZOO = [
     *WITHOUT_A_CRITIC,
     *REWARDS_FROM_ELSEWHERE,
     *OTHER_REWARDS,
+    *LABELS_BY_A_MODEL,
 ]
