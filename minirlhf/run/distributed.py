@@ -8,6 +8,7 @@ writes and prints. In a single process each function here returns what it is giv
 
 import contextlib
 import os
+import time
 from datetime import timedelta
 from itertools import zip_longest
 
@@ -167,21 +168,27 @@ def first(store):
 
 
 def join():
-    """Meet the others, at the place that the environment names. Returns the store of keys and
-    values that all see."""
+    """Meet the others at the place that the environment names. Returns the store of keys and values
+    that all of them see."""
     place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     try:
         store, number, size = next(dist.rendezvous("env://", timeout=JOIN))
-        store.set(f"here {number}", "")
-        store.wait([f"here {r}" for r in range(size)], JOIN)
     except (RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error):
-            problem = "is in use: torchrun --standalone takes a free one"
-            raise Lost(f"the port of {place} {problem}") from error
-        raise Lost(
-            f"{os.environ['WORLD_SIZE']} processes: not all of them came to {place} in "
-            f"{JOIN.seconds} seconds: {str(error).splitlines()[0]}"
-        ) from error
+            host, _, port = place.rpartition(":")
+            remedy = "torchrun --standalone takes a free one"
+            raise Lost(f"port {port} of {host} is in use; {remedy}") from error
+        problem = f"nobody to meet at {place}: {str(error).splitlines()[0]}"
+        raise Lost(f"{problem}; start all processes, as torchrun does") from error
+    store.set(f"here {number}", "")
+    end = time.monotonic() + JOIN.seconds
+    while missing := [str(r) for r in range(size) if not store.check([f"here {r}"])]:
+        time.sleep(0.02)
+        if time.monotonic() > end:
+            if not first(store):
+                raise SystemExit(1)
+            problem = f"process {', '.join(missing)} of {size} did not come to {place}"
+            raise Lost(f"{problem} within {JOIN.seconds} seconds; start all of them")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=WAIT)
     return store

@@ -122,7 +122,8 @@ def refuse_different(args, inputs):
     """InputError if one of several processes has other flags or inputs than the first. Nobody goes
     on before all have come here."""
     flags = dataclasses.asdict(args)
-    known = {"--" + name: str(flags[name]) for name in flags.keys() - resume.CHANGEABLE} | inputs
+    names = flags.keys() - resume.CHANGEABLE - set(INPUTS)
+    known = {f"--{name.replace('_', '-')}": str(flags[name]) for name in names} | inputs
     first, *others = distributed.gathered([known])
     for number, other in enumerate(others, start=1):
         for name in (name for name in known if other.get(name) != first.get(name)):
