@@ -26,7 +26,7 @@ from minirlhf.model import GPT
 from minirlhf.rewards import credit, ensemble, function
 from minirlhf.rewards.credit import CreditFlags
 from minirlhf.rewards.ensemble import EnsembleFlags
-from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import listed
 from minirlhf.run.folder import start_run
@@ -171,17 +171,22 @@ def iterate(args, models, optimizer, controller, prompts, step):
 
 def sample(args, gpt, tokenizer, prompts, step):
     """A response to each prompt: Samples, their lengths on the CPU, and the same as replies."""
-    ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
     draw = rng(args.seed, config.ROLLOUTS, step).random
-    uniforms = torch.from_numpy(draw((len(ids), args.max_new_tokens), dtype=np.float32))
+    uniforms = torch.from_numpy(draw((len(prompts), args.max_new_tokens), dtype=np.float32))
     samples = generate(
-        gpt, ids, args.max_new_tokens, tokenizer.end_token, args.temperature, uniforms
+        gpt,
+        ids,
+        args.max_new_tokens,
+        tokenizer.end_token,
+        args.temperature,
+        distributed.mine(uniforms),
     )
     # Microbatches are planned on the CPU.
     samples = samples._replace(
         prompt_lengths=samples.prompt_lengths.cpu(), lengths=samples.lengths.cpu()
     )
-    return samples, evaluate.unpack(samples, tokenizer)
+    return evaluate.gathered(samples, evaluate.unpack(samples, tokenizer))
 
 
 def iteration(args):

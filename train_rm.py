@@ -21,7 +21,7 @@ from minirlhf import data, evaluate, reward
 from minirlhf.data import Comparison, SoftComparison
 from minirlhf.feedback import agreement, baselines, simulated, soft
 from minirlhf.formats import jsonl
-from minirlhf.run import chain, checkpoint, compute, config, health, optim, resume
+from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim, resume
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
 from minirlhf.run.folder import CALIBRATION, COMPARISONS, start_run
@@ -90,7 +90,8 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
 
     def save(done):
-        normalise(reward_model, tokenizer, norm)
+        with distributed.alone():
+            normalise(reward_model, tokenizer, norm)
         shape = reward_model.gpt.config, tokenizer
         checkpoint.save(folder, "rm", *shape, done, keep=args.keep, **parts)
 
@@ -127,7 +128,7 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
     encoded = [[data.encode(tokenizer, c.prompt, text) for text in c.responses] for c in batch]
     sizes = [len(group) * max(len(example.tokens) for example in group) for group in encoded]
     loss, correct, pairs = 0.0, 0, 0
-    for rows in data.microbatches(sizes, microbatch_tokens):
+    for rows in data.own_microbatches(sizes, microbatch_tokens):
         groups, group_ranks = [encoded[row] for row in rows], [batch[row].ranks for row in rows]
         scores, ranks = scores_and_ranks(reward_model, groups, group_ranks)
         # The mean over the *batch*, however it is split.
@@ -139,6 +140,8 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
         loss += part.detach()
         correct += (margins > 0).sum()
         pairs += len(margins)
+    distributed.add_gradients(reward_model)
+    loss, correct, pairs = distributed.total(torch.tensor([loss, correct, pairs]))
     return float(loss), float(correct / pairs)
 
 

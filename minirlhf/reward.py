@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minirlhf.data import collate, encode, microbatches
+from minirlhf.data import collate, encode, own_microbatches
 from minirlhf.model import ScalarHead
-from minirlhf.run import checkpoint
+from minirlhf.run import checkpoint, distributed
 from minirlhf.run.compute import full_precision, pick_microbatch
 from minirlhf.run.config import InputError
 
@@ -150,11 +150,11 @@ def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (
     together, `max_tokens` tokens at once (0: what suits the device)."""
     scores = torch.zeros(len(examples))
     max_tokens = pick_microbatch(max_tokens, model.mean.device)
-    for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
+    for rows in own_microbatches([len(example.tokens) for example in examples], max_tokens):
         tokens, _, lengths = collate([examples[row] for row in rows])
         batch_scores = model.raw(tokens, lengths) if raw else model(tokens, lengths)
         scores[rows] = batch_scores.cpu()
-    return scores
+    return distributed.total(scores)
 
 
 def score_comparisons(model, tokenizer, comparisons):

@@ -190,10 +190,13 @@ def run(main):
         if hasattr(console, "reconfigure"):  # a notebook's and a test's have none
             console.reconfigure(errors="replace")
     try:
-        from minirlhf.fast import keep_memory  # here: the list of commands must not wait for torch
+        # Here: the list of commands must not wait for torch.
+        from minirlhf.fast import keep_memory
+        from minirlhf.run.distributed import processes
 
         keep_memory()
-        main()
+        with processes():
+            main()
     except (InputError, OSError) as error:
         message, code = f"error: {one_line(error)}", 2
     except KeyboardInterrupt as error:
