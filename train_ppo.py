@@ -30,7 +30,7 @@ from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
 from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.tools import microscope
+from minirlhf.tools import microscope, ptx
 from minirlhf.tools.monitor import Monitor
 from minirlhf.world import writers
 
@@ -95,6 +95,11 @@ class Config(TrainingFlags, ChainFlags):
         "value head on the policy's trunk, or a network that starts as the reward model",
         choices=("shared", "separate"),
     )
+    ptx_coef: float = flag(
+        0.0, "weight of the loss on pretraining text, which is added to PPO's (PPO-ptx)", low=0
+    )
+    ptx_batch: int = flag(16, "documents of it in each optimiser step", low=1)
+    text: str = flag("", "a text file with it; by default, the embedded world's documents")
     held_out: int = flag(
         256, "prompts to evaluate on (of --data, from the tenth that is held out)", low=1
     )
@@ -121,6 +126,7 @@ class Models:
     score: Callable  # (prompts, replies) -> scores (B,): the reward model, or a function
     missing_end_score: float
     tokenizer: Tokenizer
+    ptx_loss: Callable = lambda step: None  # what ppo.update adds to its loss, at --ptx-coef
 
 
 def iterate(args, models, optimizer, controller, prompts, step):
@@ -135,9 +141,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     raw_scores = models.score(prompts, replies).to(samples.tokens.device)
     scores = ppo.missing_end_rule(raw_scores, samples.ended, models.missing_end_score)
 
-    # Log-probabilities and values of each token. The plan says which rows form which microbatch of
-    # the update; the microbatches of its first epoch give the same bits here and there, so that
-    # every ratio of the first minibatch is exactly 1.
+    # Log-probabilities and values of each token. The plan says which rows form which microbatch; in
+    # the update the first epoch has the same, so that every ratio of its first minibatch is 1.
     shuffle = rng(args.seed, config.MINIBATCHES, step)
     plan = ppo.plan(
         samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
@@ -158,7 +163,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     clock.lap("scoring_s")
 
     # Optimiser steps on the rollout; then the KL coefficient adapts.
-    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
+    flags = update_flags(args) | {"auxiliary_loss": models.ptx_loss(step)}
+    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **flags))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
     stats |= clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
@@ -282,12 +288,14 @@ def main(argv=None):
     # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
     # function shows before any file is written.
     final_score = partial(evaluate.final_scores, score, missing_end_score)
-    monitor = Monitor(args, tokenizer, held_out, final_score, reference)
+    ptx_loss, text, held_out_text = load_ptx(args, tokenizer, policy)
+    monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)
 
     inputs = {"data": prompts + held_out, "sft": reference, "rm": reward_model}
     inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
+    inputs["text"] = text + held_out_text
     with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
-        models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
+        models = Models(actor_critic, reference, score, missing_end_score, tokenizer, ptx_loss)
         train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it: {evaluation_command(args, folder)}")
 
@@ -356,6 +364,17 @@ def load_reward(args, tokenizer, device, precision):
     health.warn(health.narrow_scores([{"score_spread": float(reward_model.std)}]))
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
     return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
+
+
+def load_ptx(args, tokenizer, gpt):
+    """(ptx_loss of Models, documents to learn from, documents held out)."""
+    ptx.check_flags(args, Config)
+    if not args.ptx_coef:
+        return Models.ptx_loss, [], []
+    text, held_out = ptx.load_text(args.text, args.seed, tokenizer, gpt.config.context)
+    limits = args.ptx_coef, args.ptx_batch, args.microbatch_tokens
+    steps = args.epochs * args.minibatches
+    return ptx.Loss(gpt, text, steps, args.seed, *limits), text, held_out
 
 
 def load_prompts(args, tokenizer, context):

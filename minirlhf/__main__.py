@@ -48,6 +48,9 @@ COMMANDS = {
     "methods": Command(
         "minirlhf.tools.methods", "every method on the same ground: table and figure"
     ),
+    "overoptimisation": Command(
+        "minirlhf.tools.overoptimisation", "how far the truth follows an optimised reward model"
+    ),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
     "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),
     "world": Command("minirlhf.tools.world", "print text of the embedded world"),

@@ -484,17 +484,17 @@ TRAIN_PPO = [
         "It trains on the held-out prompts.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, prompts[: len(held_out)], final_score, reference)",
         "The evaluations are on prompts that are trained on.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, held_out, final_score, policy)",
         "The KL of the evaluations is that of the policy from itself.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, held_out, score, reference)",
         "The evaluations score what was cut off as if it had ended.",
     ),
@@ -1801,7 +1801,7 @@ FLAGS = [
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
-    *ignored("train_ppo.py", "microscope algorithm group"),
+    *ignored("train_ppo.py", "microscope algorithm group ptx_coef ptx_batch text"),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data epochs batch_size lr warmup"),
     *ignored("minirlhf/tools/dpo.py", "held_out save_every loss tau gamma lam"),
     *ignored("minirlhf/tools/dpo.py", "undesirable_weight"),
@@ -2144,6 +2144,7 @@ KILLERS = {
         for name in ("loss", "tau", "gamma", "lam", "undesirable_weight")
     },
     ("train_ppo.py", "algorithm"): ["runs/test_train_grpo.py", "-k", "no_two_methods"],
+    **{("train_ppo.py", x): ["runs/test_train_ptx.py"] for x in ("ptx_coef", "ptx_batch", "text")},
     ("train_ppo.py", "group"): ["runs/test_train_grpo.py", "-k", "meaning"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }
