@@ -504,8 +504,8 @@ TRAIN_PPO = [
         "The evaluation judges the reference.",
     ),
     (
-        "models = Models(actor_critic, reference, score, missing_end_score, tokenizer)",
-        "models = Models(actor_critic, policy, score, missing_end_score, tokenizer)",
+        "models = Models(actor_critic, reference, score, missing_end_score, tokenizer, ptx_loss)",
+        "models = Models(actor_critic, policy, score, missing_end_score, tokenizer, ptx_loss)",
         "The policy is its own reference, so that KL costs nothing.",
     ),
     (
