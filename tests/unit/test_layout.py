@@ -17,6 +17,7 @@ import pytest
 from minirlhf.rewards.credit import CreditFlags
 from minirlhf.rewards.ensemble import EnsembleFlags
 from minirlhf.tools import label
+from minirlhf.tools.ptx import PtxFlags
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "minirlhf"
@@ -237,7 +238,8 @@ READERS = {  # functions that read flags for a command
     "start_run(args": {"out", "resume", "overwrite", "track"},
     "label.QuestionFlags)": {field.name for field in dataclasses.fields(label.QuestionFlags)},
     "EnsembleFlags, ": {field.name for field in dataclasses.fields(EnsembleFlags)},
-    "CreditFlags)": {field.name for field in dataclasses.fields(CreditFlags)},
+    "PtxFlags)": {field.name for field in dataclasses.fields(PtxFlags)},
+    "CreditFlags, ": {field.name for field in dataclasses.fields(CreditFlags)},
 }
 
 
