@@ -32,6 +32,7 @@ GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "DIRECT_PREFERENCE_OPTIMISATION": ["DPO"],
     "OTHER_DIRECT_LOSSES": ["DIRECT"],
     "WITHOUT_A_CRITIC": ["GROUP"],
+    "ADAPTERS": ["UPDATE", "KL"],
 }
 OTHER = "OTHER"  # the topic of a group that is not in this list, at the end of the document
 
