@@ -9,7 +9,6 @@
 mathematics is in minirlhf/ppo.py.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, grpo, ppo
+from minirlhf import data, evaluate, grpo, lora, ppo
 from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
@@ -270,12 +269,13 @@ def main(argv=None):
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     reference.requires_grad_(False)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
-    score, missing_end_score, reward_models = load_reward(args, tokenizer, device, precision)
+    score, missing_end_score, reward_models = load_reward(args, tokenizer, reference)
     chain.refuse_mixed(args, path, *reward_paths)
     critic = reward_models[0] if args.critic == "separate" else None
-    policy = copy.deepcopy(reference).requires_grad_()
+    policy = lora.start(args, reference)
     if args.algorithm == "ppo":
         actor_critic = ppo.ActorCritic(policy, critic).to(device)
+        actor_critic.critic = critic and lora.start(args, critic.gpt)
     else:
         actor_critic = grpo.Policy(policy).to(device)
 
@@ -345,14 +345,16 @@ def check_flags(args):
         )
 
 
-def load_reward(args, tokenizer, device, precision):
+def load_reward(args, tokenizer, reference):
     """The scores of replies as a function (prompts, replies) -> (N,), the missing-end score, and
     the reward models (none with --reward)."""
     if args.reward:
         scorer = function.load_function("--reward", args.reward)
         score = partial(function.call, args.reward, scorer)
         return score, args.missing_end_score, []
-    reward_models, stored = ensemble.load(model_paths(args)[1], tokenizer, device, precision)
+    sft = reference if args.critic == "shared" else None  # a critic changes a trunk of its own
+    where = reference.device, reference.precision, sft
+    reward_models, stored = ensemble.load(model_paths(args)[1], tokenizer, *where)
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
     return partial(evaluate.score_replies, reward_models[0]), missing_end_score, reward_models
 

@@ -353,7 +353,7 @@ def step(actor_critic, optimizer, max_grad_norm):
     distributed.add_gradients(actor_critic)
     # The critic is the value head, and its trunk where it has one of its own.
     critic = [p for name, p in actor_critic.named_parameters() if not name.startswith("gpt.")]
-    critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic])
+    critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic if p.requires_grad])
     norm = torch.nn.utils.clip_grad_norm_(actor_critic.parameters(), max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()

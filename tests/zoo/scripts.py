@@ -985,12 +985,12 @@ DPO = [
     ),
     (
         "models = policy, reference, tokenizer\n            report",
-        "models = policy, copy.deepcopy(policy), tokenizer\n            report",
+        "models = policy, lora.start(args, policy), tokenizer\n            report",
         "The implicit rewards are all zero.",
     ),
     (
         "models = policy, reference, tokenizer\n            stats",
-        "models = policy, copy.deepcopy(policy), tokenizer\n            stats",
+        "models = policy, lora.start(args, policy), tokenizer\n            stats",
         "The policy of the last step is the reference.",
     ),
     (
@@ -1024,7 +1024,7 @@ DPO = [
         "The implicit reward is taken without the prompt.",
     ),
     (
-        "policy = copy.deepcopy(reference)",
+        "policy = lora.start(args, reference)",
         "policy = reference",
         "The reference learns along with the policy.",
     ),
@@ -1897,6 +1897,20 @@ READINGS = [
         "threads",
     ),
     ("minirlhf/run/compute.py", "pick_precision(args.precision, device)", "'float32'", "precision"),
+    ("minirlhf/lora.py", "model = adapt(gpt, args.lora, ", "model = adapt(gpt, 1, ", "lora"),
+    ("minirlhf/lora.py", "args.lora_alpha)\n    else", "16.0)\n    else", "lora_alpha"),
+    (
+        "minirlhf/lora.py",
+        "    model.gradient_checkpointing = args.gradient_checkpointing\n",
+        "",
+        "gradient_checkpointing",
+    ),
+    (
+        "train_sft.py",
+        "    gpt.gradient_checkpointing = args.gradient_checkpointing\n",
+        "",
+        "gradient_checkpointing",
+    ),
     (
         "minirlhf/run/compute.py",
         "tokens = pick_microbatch(args.microbatch_tokens, device, vocab_size)",
@@ -2193,6 +2207,9 @@ KILLERS = {
         ("minirlhf/tools/dpo.py", name): ["runs/test_direct_run.py"]
         for name in ("loss", "tau", "gamma", "lam", "undesirable_weight")
     },
+    "lora": ["runs/test_lora_run.py"],
+    "lora_alpha": ["runs/test_lora_run.py"],
+    "gradient_checkpointing": ["runs/test_memory_flags.py"],
     ("train_ppo.py", "algorithm"): ["runs/test_train_grpo.py", "-k", "no_two_methods"],
     **{
         (f"minirlhf/rewards/{file}.py", name): ["runs/test_robust_rewards.py", "-k", "no_two"]
