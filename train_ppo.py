@@ -33,7 +33,7 @@ from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
 from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.tools import microscope
+from minirlhf.tools import microscope, ptx
 from minirlhf.tools.monitor import Monitor
 from minirlhf.world import writers
 
@@ -98,6 +98,11 @@ class Config(TrainingFlags, ChainFlags, EnsembleFlags, CreditFlags):
         "value head on the policy's trunk, or a network that starts as the reward model",
         choices=("shared", "separate"),
     )
+    ptx_coef: float = flag(
+        0.0, "weight of the loss on pretraining text, which is added to PPO's (PPO-ptx)", low=0
+    )
+    ptx_batch: int = flag(16, "documents of it in each optimiser step", low=1)
+    text: str = flag("", "a text file with it; by default, the embedded world's documents")
     held_out: int = flag(
         256, "prompts to evaluate on (of --data, from the tenth that is held out)", low=1
     )
@@ -125,6 +130,7 @@ class Models:
     missing_end_score: float
     tokenizer: Tokenizer
     credit: Callable = credit.none  # (scores, samples, mask) -> rewards (B, T-1) of --credit
+    ptx_loss: Callable = lambda step: None  # what ppo.update adds to its loss, at --ptx-coef
 
 
 def iterate(args, models, optimizer, controller, prompts, step):
@@ -142,9 +148,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     # Log-probabilities and values of each token, in the microbatches of the update's first epoch:
     # they give the same bits there, so that every ratio of the first minibatch is exactly 1.
     shuffle = rng(args.seed, config.MINIBATCHES, step)
-    plan = ppo.plan(
-        samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
-    )
+    sizes = args.epochs, args.minibatches, args.microbatch_tokens
+    plan = ppo.plan(samples.lengths.tolist(), *sizes, shuffle)
     logprobs, ref_logprobs, values = ppo.logprobs_and_values(
         actor_critic, models.reference, samples, plan[0], args.temperature
     )
@@ -162,7 +167,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     clock.lap("scoring_s")
 
     # Optimiser steps on the rollout; then the KL coefficient adapts.
-    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
+    flags = update_flags(args) | {"auxiliary_loss": models.ptx_loss(step)}
+    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **flags))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
     stats |= clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
@@ -288,13 +294,16 @@ def main(argv=None):
     # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
     # function shows before any file is written.
     final_score = partial(evaluate.final_scores, score, missing_end_score)
-    monitor = Monitor(args, tokenizer, held_out, final_score, reference)
+    ptx_loss, text, held_out_text = load_ptx(args, tokenizer, policy)
+    monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)
 
     inputs = {"data": prompts + held_out, "sft": reference, "rm": ensemble.one(reward_models)}
     inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
+    inputs["text"] = text + held_out_text
     with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
         shares = credit.function(args, reward_models)
-        models = Models(actor_critic, reference, score, missing_end_score, tokenizer, shares)
+        parts = score, missing_end_score, tokenizer, shares, ptx_loss
+        models = Models(actor_critic, reference, *parts)
         train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it: {evaluation_command(args, folder)}")
 
@@ -363,6 +372,17 @@ def load_reward(args, tokenizer, device, precision):
     reward_models, stored = ensemble.load(model_paths(args)[1], tokenizer, device, precision)
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
     return partial(evaluate.score_replies, reward_models[0]), missing_end_score, reward_models
+
+
+def load_ptx(args, tokenizer, gpt):
+    """(ptx_loss of Models, documents to learn from, documents held out)."""
+    ptx.check_flags(args, Config)
+    if not args.ptx_coef:
+        return Models.ptx_loss, [], []
+    text, held_out = ptx.load_text(args.text, args.seed, tokenizer, gpt.config.context)
+    limits = args.ptx_coef, args.ptx_batch, args.microbatch_tokens
+    steps = args.epochs * args.minibatches
+    return ptx.Loss(gpt, text, steps, args.seed, *limits), text, held_out
 
 
 def load_prompts(args, tokenizer, context):

@@ -60,6 +60,9 @@ COMMANDS = {
     "methods": Command(
         "minirlhf.tools.methods", "every method on the same ground: table and figure"
     ),
+    "overoptimisation": Command(
+        "minirlhf.tools.overoptimisation", "how far the truth follows an optimised reward model"
+    ),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
     "rewards": Command(
         "minirlhf.tools.rewards", "PPO on other rewards, side by side: ensembles, PAR, credit"

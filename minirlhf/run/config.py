@@ -232,7 +232,7 @@ class Stream(NamedTuple):
 
 
 GPT_WEIGHTS, REWARD_HEAD_WEIGHTS = Stream(0), Stream(0, 1)
-DOCUMENTS = Stream(1)
+DOCUMENTS, PTX_DOCUMENTS = Stream(1), Stream(1, 1)
 DEMONSTRATIONS = Stream(2)
 RANKED_PROMPTS, RANKED_HELD_OUT_PROMPTS, PPO_PROMPTS = Stream(3), Stream(3, 1), Stream(3, 2)
 RANKED_RESPONSES, RANKED_HELD_OUT_RESPONSES = Stream(4), Stream(4, 1)
@@ -245,6 +245,7 @@ HELD_OUT_PROMPTS = Stream(8)
 HELD_OUT_NOISE, CANDIDATE_NOISE = Stream(8, 1), Stream(8, 2)
 CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 21)
 FAULTLESS_RESPONSES, WRITERS_RESPONSES = Stream(8, 30), Stream(8, 31)
+BOOTSTRAP = Stream(8, 32)
 SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)

@@ -8,16 +8,17 @@ from typing import NamedTuple
 import numpy as np
 
 from minirlhf import evaluate, reward
+from minirlhf.data import Example
 from minirlhf.run import checkpoint, config, resume
 from minirlhf.run.config import rng
 from minirlhf.run.files import write_text
+from minirlhf.tokenizer import Tokenizer
 from minirlhf.tools import figures
 from minirlhf.world import measures, writers
 from minirlhf.world.judge import judge
 from minirlhf.world.sentences import parse_prompt
 
 NS = (1, 2, 4, 8, 16, 32, 64)  # of the curve of best-of-n
-BEST_OF_PROMPTS = 512  # of the prompts, the first that it is measured on
 
 
 class Marks(NamedTuple):
@@ -73,27 +74,51 @@ def measure(path, sft_path, seed, n, max_new_tokens, file):
     return Marks(**numbers | {"totals": np.array(numbers["totals"])})
 
 
-def best_of_n_scores(sft_path, rm_path, seed, n, max_new_tokens, file):
-    """(proxies, golds), each (P, 64): the reward model's score and the judge's total of 64 samples
-    of the SFT model for each of the first prompts."""
-    sft, tokenizer = checkpoint.load_gpt(sft_path)
-    reward_model, other, missing_end_score = reward.load_reward_model(rm_path)
-    checkpoint.same_vocabulary(sft_path, tokenizer, rm_path, other)
-    score = evaluate.model_scores(reward_model, missing_end_score)
-    prompts = validation_prompts(min(n, BEST_OF_PROMPTS), seed)
+class Samples(NamedTuple):
+    """NS[-1] responses of the SFT model to each of P prompts."""
+
+    prompts: list
+    groups: list  # P lists of Replies
+    golds: np.ndarray  # (P, NS[-1]), the judge's totals
+    key: list  # what they depend on
+    tokenizer: Tokenizer
+
+
+def sample_sft(path, seed, n, max_new_tokens, folder):
+    """The Samples for the first n prompts of a seed, kept in FOLDER/samples.json."""
+    sft, tokenizer = checkpoint.load_gpt(path)
+    prompts, size = validation_prompts(n, seed), NS[-1]
+    key = [resume.fingerprint(sft), seed, n, size, max_new_tokens]
+    repeated = [prompt for prompt in prompts for _ in range(size)]
 
     def compute():
-        limits = NS[-1], max_new_tokens, seed
-        groups, scores = evaluate.candidates(sft, tokenizer, score, prompts, *limits)
-        golds = [
-            [judgement.total for judgement in measures.judgements([prompt] * NS[-1], group)]
-            for prompt, group in zip(prompts, groups, strict=True)
-        ]
-        return {"proxies": scores.round(6).tolist(), "golds": golds}
+        uniforms = evaluate.noise(seed, len(repeated), max_new_tokens, config.CANDIDATE_NOISE)
+        replies = evaluate.respond(sft, tokenizer, repeated, uniforms, progress=f"best of {size}")
+        return [[r.example.tokens, r.example.prompt_length, r.ended] for r in replies]
 
-    models = resume.fingerprint(sft), resume.fingerprint(reward_model)
-    numbers = stored(file, [*models, seed, len(prompts), max_new_tokens], compute)
-    return np.array(numbers["proxies"]), np.array(numbers["golds"], dtype=float)
+    rows = stored(Path(folder) / "samples.json", key, compute)
+    replies = [
+        evaluate.Reply(tokenizer.decode(tokens[start:]), Example(tokens, start), ended)
+        for tokens, start, ended in rows
+    ]
+    golds = [result.total for result in measures.judgements(repeated, replies)]
+    groups = [replies[i : i + size] for i in range(0, len(replies), size)]
+    golds = np.array(golds, dtype=float).reshape(n, size)
+    return Samples(prompts, groups, golds, key, tokenizer)
+
+
+def score_samples(path, samples, file):  # -> (P, NS[-1])
+    """The scores of Samples by the reward model in a checkpoint, kept in a file."""
+    reward_model, other, missing_end_score = reward.load_reward_model(path)
+    checkpoint.same_vocabulary("the SFT model", samples.tokenizer, path, other)
+    score = evaluate.model_scores(reward_model, missing_end_score)
+    replies = [reply for group in samples.groups for reply in group]
+
+    def compute():
+        return score(samples.prompts, replies).tolist()  # it reads the replies' own ids
+
+    scores = stored(file, [*samples.key, resume.fingerprint(reward_model)], compute)
+    return np.array(scores).reshape(samples.golds.shape)
 
 
 def writers_total(n, seed):

@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minirlhf import evaluate, overoptimisation
+from minirlhf import evaluate
 from minirlhf.__main__ import COMMANDS
 from minirlhf.run import chain, config, resume
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS
-from minirlhf.tools import figures, frontier, results
+from minirlhf.tools import figures, frontier, gao, results
 from minirlhf.tools.demo import minutes
 from minirlhf.tools.frontier import Curve, Marks
 from minirlhf.tools.script import script
@@ -58,6 +58,7 @@ METHODS = {
 }
 BASE_RUNS = ("ppo", "dpo")  # methods whose run the base may hold
 BEST_OF = 16  # the n of best-of-n in the table
+BEST_OF_PROMPTS = 512  # of the prompts, the first that best-of-n is measured on
 STAGES = ("sft", "rm", "ppo", "dpo")  # commands that write the folder of their name, and resume
 
 
@@ -78,6 +79,7 @@ class Place(NamedTuple):
     """A method on a seed."""
 
     name: str
+    method: Method
     seed: int
     base: Path  # with sft and rm
     run: Path
@@ -125,7 +127,7 @@ def chosen(args):
 
 def folder_of(place):
     """The folder of a method's run: the base's own for PPO and DPO, where it has one."""
-    policy = METHODS[place.name].policy
+    policy = place.method.policy
     if place.name in BASE_RUNS and made(place.base, policy) and not made(place.run, policy):
         return place.base
     return place.run
@@ -147,11 +149,11 @@ def ended(run):
 
 def missing(place):
     """The commands of a method that have not ended yet."""
-    method, run = METHODS[place.name], folder_of(place)
+    run = folder_of(place)
     seconds = ended(run)
-    if made(run, method.policy) and seconds is None:
+    if made(run, place.method.policy) and seconds is None:
         return []
-    return [command for command in method.commands if command not in (seconds or {})]
+    return [command for command in place.method.commands if command not in (seconds or {})]
 
 
 # ---- making runs
@@ -200,7 +202,7 @@ def judged(args, places):
         sft = place.base / "sft"
         if place.seed not in rows["sft"]:
             rows["sft"][place.seed] = frontier.measure(sft, sft, place.seed, *limits, sft_file)
-        policy = folder_of(place) / METHODS[place.name].policy
+        policy = folder_of(place) / place.method.policy
         if (policy / "checkpoint.pt").exists():
             marks = frontier.measure(policy, sft, place.seed, *limits, file)
             rows.setdefault(place.name, {})[place.seed] = marks
@@ -212,11 +214,11 @@ def best_of_n(args, places):
     tables = {}
     for place in places:
         if place.seed not in tables:
-            file = place.run.parents[1] / "best-of-n" / str(place.seed) / "scores.json"
-            models = place.base / "sft", place.base / "rm"
-            limits = args.prompts, args.max_new_tokens
-            scores = frontier.best_of_n_scores(*models, place.seed, *limits, file)
-            tables[place.seed] = overoptimisation.best_of_n(*scores, frontier.NS)
+            folder = place.run.parents[1] / "best-of-n" / str(place.seed)
+            limits = min(args.prompts, BEST_OF_PROMPTS), args.max_new_tokens, folder
+            samples = frontier.sample_sft(place.base / "sft", place.seed, *limits)
+            proxies = frontier.score_samples(place.base / "rm", samples, folder / "scores.json")
+            tables[place.seed] = gao.best_of_n(proxies, samples.golds, frontier.NS)
     return tables
 
 
@@ -291,9 +293,9 @@ def main(argv=None):
     args = config.parse(Config, argv)
     runs, names, seeds = Path(args.runs or f"{args.out}/methods"), chosen(args), bases(args)
     places = [
-        Place(name, seed, base, runs / name / str(seed))
+        Place(name, method, seed, base, runs / name / str(seed))
         for seed, base in seeds.items()
-        for name in METHODS
+        for name, method in METHODS.items()
     ]
     make([place for place in places if place.name in names])
     rows, best = judged(args, places), best_of_n(args, places)

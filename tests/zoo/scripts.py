@@ -484,17 +484,17 @@ TRAIN_PPO = [
         "It trains on the held-out prompts.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, prompts[: len(held_out)], final_score, reference)",
         "The evaluations are on prompts that are trained on.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, held_out, final_score, policy)",
         "The KL of the evaluations is that of the policy from itself.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, held_out, score, reference)",
         "The evaluations score what was cut off as if it had ended.",
     ),
@@ -504,8 +504,8 @@ TRAIN_PPO = [
         "The evaluation judges the reference.",
     ),
     (
-        "models = Models(actor_critic, reference, score, missing_end_score, tokenizer, shares)",
-        "models = Models(actor_critic, policy, score, missing_end_score, tokenizer, shares)",
+        "models = Models(actor_critic, reference, *parts)",
+        "models = Models(actor_critic, policy, *parts)",
         "The policy is its own reference, so that KL costs nothing.",
     ),
     (
@@ -1802,7 +1802,7 @@ FLAGS = [
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
-    *ignored("train_ppo.py", "microscope algorithm group"),
+    *ignored("train_ppo.py", "microscope algorithm group ptx_coef ptx_batch text"),
     Mutant(
         "minirlhf/rewards/ensemble.py",
         "combine(scores, self.args.combine)",
@@ -2006,14 +2006,14 @@ READINGS = [
     ("train_ppo.py", '"temperature": args.temperature', '"temperature": 1.0', "temperature"),
     (
         "train_ppo.py",
-        "samples.lengths.tolist(), args.epochs,",
-        "samples.lengths.tolist(), 1,",
+        "sizes = args.epochs,",
+        "sizes = 1,",
         "epochs",
     ),
     (
         "train_ppo.py",
-        "args.minibatches, args.microbatch_tokens, shuffle",
-        "args.minibatches, 2048, shuffle",
+        "sizes = args.epochs, args.minibatches, args.microbatch_tokens",
+        "sizes = args.epochs, args.minibatches, 2048",
         "microbatch_tokens",
     ),
     (
@@ -2178,6 +2178,7 @@ KILLERS = {
         for file, names in {"ensemble": "combine par", "credit": "credit credit_share"}.items()
         for name in names.split()
     },
+    **{("train_ppo.py", x): ["runs/test_train_ptx.py"] for x in ("ptx_coef", "ptx_batch", "text")},
     ("train_ppo.py", "group"): ["runs/test_train_grpo.py", "-k", "meaning"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }

@@ -896,6 +896,29 @@ LOSSES_AND_THE_UPDATE = [
         caught_by="test_kl_coef_adapts_to_the_target_after_each_rollout",
         why="A target of 6 nats per response is reached at 6 nats per token.",
     ),
+    Animal(
+        name="the loss on pretraining text has an optimiser step of its own",
+        seen="align-anything, with its own backward pass and step, at a coefficient of 16",
+        function="ppo.update",
+        right="others = auxiliary_loss() if auxiliary_loss else {}\n"
+        "            norms.append(step(actor_critic, optimizer, max_grad_norm) | others)",
+        wrong="norms.append(step(actor_critic, optimizer, max_grad_norm))\n"
+        "            if auxiliary_loss:\n"
+        "                norms[-1] |= auxiliary_loss()\n"
+        "                optimizer.step()\n"
+        "                optimizer.zero_grad()",
+        caught_by="test_an_optimiser_step_is_on_the_sum_of_both_gradients",
+        why="Under Adam and under the clip two steps are not one step on the sum.",
+    ),
+    Animal(
+        name="every microbatch of pretraining text has its own mean",
+        seen="transformers #34191 (the same mistake in gradient accumulation)",
+        function="tools.ptx.backpropagate",
+        right="[batch[row] for row in rows]) / total",
+        wrong="[batch[row] for row in rows]) / token_count([batch[row] for row in rows])",
+        caught_by="test_the_loss_is_the_mean_over_all_tokens_whatever_the_microbatches",
+        why="The weight of the text grows with the number of microbatches.",
+    ),
 ]
 
 METRICS = [
