@@ -24,7 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "sft": Command("train_sft", "stage 1: pretrain a GPT and fine-tune it on demonstrations"),
     "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
-    "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
+    "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO on a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
     "demonstrations": Command(
         "minirlhf.tools.demonstrations",
