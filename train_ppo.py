@@ -167,16 +167,12 @@ def iterate(args, models, optimizer, controller, prompts, step):
 
 def sample(args, gpt, tokenizer, prompts, step):
     """A response to each prompt: Samples, their lengths on the CPU, and the same as replies."""
-    ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
+    ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
     draw = rng(args.seed, config.ROLLOUTS, step).random
-    uniforms = torch.from_numpy(draw((len(prompts), args.max_new_tokens), dtype=np.float32))
+    uniforms = torch.from_numpy(draw((len(ids), args.max_new_tokens), dtype=np.float32))
+    ids, uniforms = map(distributed.mine, (ids, uniforms))
     samples = generate(
-        gpt,
-        ids,
-        args.max_new_tokens,
-        tokenizer.end_token,
-        args.temperature,
-        distributed.mine(uniforms),
+        gpt, ids, args.max_new_tokens, tokenizer.end_token, args.temperature, uniforms
     )
     # Microbatches are planned on the CPU.
     samples = samples._replace(
