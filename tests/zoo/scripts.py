@@ -699,8 +699,8 @@ TRAIN_PPO = [
         "A resumed run does not notice that the prompts have changed.",
     ),
     (
-        "return evaluate.gathered(samples, evaluate.unpack(samples, tokenizer))",
-        "return samples, evaluate.unpack(samples, tokenizer)[::-1]",
+        "gathered(samples, evaluate.unpack(samples, tokenizer))",
+        "gathered(samples, evaluate.unpack(samples, tokenizer)[::-1])",
         "The replies are in another order than the samples.",
     ),
     (
