@@ -240,6 +240,7 @@ FAULTLESS_RESPONSES = Stream(8, 30)
 SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)
+ASKED_LABELS = Stream(30, 3)  # `step` is the kind of judgement
 SHOWN_ORDER = Stream(31)  # `step` is a digest of labeller and question
 
 
