@@ -46,9 +46,9 @@ class PoolFlags(ModelFlags):
 
     sft: str = flag("out/demo/sft", "SFT model that the responses come from")
     labels: int = flag(2048, "the most labels; 64, 128, 256, ... up to this are tried", low=FEWEST)
-    pool: int = flag(8192, "prompts with two responses each, which are chosen from", low=FEWEST)
+    pool: int = flag(4096, "prompts with two responses each, which are chosen from", low=FEWEST)
     held_out: int = flag(1000, "prompts of the validation split that agreement is on", low=1)
-    epochs: int = flag(4, "passes over the labels; of few labels more, for 32 steps", low=1)
+    epochs: int = flag(2, "passes over the labels; of few labels more, for 32 steps", low=1)
     lr: float = flag(1e-3, "peak learning rate of the reward model", above=0)
     max_new_tokens: int = flag(32, "the most tokens a response may have", low=1)
 
@@ -77,8 +77,7 @@ class Setting(NamedTuple):
 def main(argv=None):
     args = config.parse(Config, argv)
     ways = chosen_ways(args.ways)
-    device = compute.pick_device(args.device)
-    args = compute.resolve(args, device)
+    args = compute.resolve(args, compute.pick_device(args.device))
     missing = [way for way in ways if not parts.path_of(args, way).exists()]
     setting = load_setting(args) if missing else None
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
@@ -109,10 +108,7 @@ def sizes(args):
 def load_setting(args):
     """The SFT model, its pairs with a label each, and held-out comparisons. Every way asks the same
     labeller: a pair has the same label whoever asks about it."""
-    taste.require_sft(args.sft)
-    device = compute.pick_device(args.device)
-    precision = compute.PRECISIONS[args.precision]
-    sft, tokenizer = checkpoint.load_gpt(args.sft, device=device, precision=precision)
+    sft, tokenizer = load_sft(args)
     lists = []
     for n, K, stream, split in (
         (args.pool, 2, config.ASKED_PROMPTS, "train"),
@@ -126,11 +122,19 @@ def load_setting(args):
         asked = questions.questions(samples) if split == "train" else samples
         lists += labelled(asked, rng(args.seed, config.ASKED_LABELS, len(lists)))
     pool, totals, held_out, truth = lists
-    print(f"{args.pool - len(pool)} of {args.pool} pairs are left out: the texts are the same")
+    same = args.pool - len(pool)
+    print(f"{same} of {args.pool} pairs are left out: identical texts, or asked twice")
     if len(pool) < args.labels:
         problem = f"--pool {args.pool} leaves {len(pool)} pairs of different texts"
         raise InputError(f"{problem}, fewer than --labels {args.labels}; raise --pool")
     return Setting(args, sft, tokenizer, pool, totals, held_out, truth)
+
+
+def load_sft(args):
+    """(GPT, Tokenizer)"""
+    taste.require_sft(args.sft)
+    precision = compute.PRECISIONS[args.precision]
+    return checkpoint.load_gpt(args.sft, device=args.device, precision=precision)
 
 
 def labelled(asked, label_rng):

@@ -33,6 +33,7 @@ from minirlhf.ppo import (  # noqa: F401
     whiten,
 )
 from minirlhf.reward import calibration_error, margins, preference_loss, ranking_loss  # noqa: F401
+from minirlhf.rewards.axes import flag_loss, ordinal_loss  # noqa: F401
 
 
 class Table(nn.Module):
