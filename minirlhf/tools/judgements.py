@@ -12,6 +12,7 @@ the answers in a file of labels, and writes it to OUT/rm, where train_ppo.py fin
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from minirlhf.rewards import axes
 from minirlhf.rewards.axes import Choice, Flags, Rating
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag, rng
-from minirlhf.run.folder import start_run
+from minirlhf.run.folder import refuse_existing, start_run
 from minirlhf.run.metrics import table
 from minirlhf.tools import choice, label, parts, people
 from minirlhf.tools.choice import PoolFlags, by_rank, load_setting, sizes, teach
@@ -85,6 +86,7 @@ def main(argv=None):
 def learn_from(args):
     """OUT/rm of all that people said in --data, and what it predicts of a tenth of the prompts that
     a model of the rest has not seen."""
+    refuse_existing(run_flags(args, args.out, args.overwrite), Path(args.out) / "rm")
     records = people.read(args.data, NAMES)
     setting = people_setting(args, records)
     learned, held_out = data.split_by_prompt(records, args.seed)
@@ -97,7 +99,7 @@ def learn_from(args):
         if rest:
             print(people.prediction(model, setting.tokenizer, rest))
     print(people.counts(asked, NAMES, len(labellers)))
-    folder = write(args, setting, model, len(asked), data=records)
+    folder = write(args, args.out, args.overwrite, setting, model, len(asked), data=records)
     follow = f"python train_ppo.py --sft {args.sft} --out {args.out} --mix-data"
     print(f"the reward model is in {folder}; next: {follow}")
 
@@ -180,8 +182,7 @@ def measure(args, kind, setting, bar):
         rows.append(row | {name: float(numbers[name]) for name in names})
         bar.update()
         bar.set_postfix(kind=kind, agreement=f"{numbers['agreement_with_judge']:.3f}")
-    out = f"{args.out}/{args.seed}/{kind}"
-    write(dataclasses.replace(args, out=out, overwrite=True), setting, model, n)
+    write(args, f"{args.out}/{args.seed}/{kind}", True, setting, model, n)
     return rows
 
 
@@ -202,13 +203,17 @@ def samples(args, sft, tokenizer, prompts):
     return whole
 
 
-def write(args, setting, model, steps, **inputs):
+def write(args, out, overwrite, setting, model, steps, **inputs):
     """OUT/rm, as train_rm.py leaves it."""
-    args = RunFlags(**dataclasses.asdict(args))
-    with start_run(args, setting.tokenizer, "rm", sft=setting.sft, **inputs) as (folder,):
+    flags = run_flags(args, out, overwrite)
+    with start_run(flags, setting.tokenizer, "rm", sft=setting.sft, **inputs) as (folder,):
         shape = setting.sft.config, setting.tokenizer, steps
         checkpoint.save(folder, "rm", *shape, model=model, missing_end_score=MISSING_END)
     return folder
+
+
+def run_flags(args, out, overwrite):
+    return RunFlags(**dataclasses.asdict(args) | {"out": out, "overwrite": overwrite})
 
 
 def show(found, labels_):

@@ -9,6 +9,7 @@ import pytest
 
 import train_rm
 from minirlhf import reward
+from minirlhf.feedback import agreement
 from minirlhf.formats import labels
 from minirlhf.formats.labels import Label
 from minirlhf.run import compute, config
@@ -17,6 +18,7 @@ from minirlhf.tools import choice, judgements, parts
 
 WORTH = {"b": 3.0, "r": 1.5, "g": 0.0}
 SMALL = ["--labels", "128", "--pool", "300", "--held-out", "16", "--max-new-tokens", "3"]
+SLOWER = ["--epochs", "8", "--lr", "0.003"]
 SMALL += ["--epochs", "1", "--lr", "0.01", "--threads", "1"]
 
 
@@ -113,18 +115,21 @@ def test_an_ensemble_differs_in_heads_and_in_the_order_of_the_labels(flags):
 
 def test_every_kind_of_judgement_learns_the_colours(flags, tmp_path, capsys):
     """Flags tell g and r from b, and not from each other. The reward model of the most judgements
-    is one that PPO takes."""
-    judgements.main([*flags, "--miss", "0", "--false-alarm", "0"])
+    is one that PPO takes, and agrees as often as the table says."""
+    flags = [*flags, "--miss", "0", "--false-alarm", "0", *SLOWER]
+    judgements.main(flags)
     table = capsys.readouterr().out
+    setting = choice.load_setting(parsed(judgements.Config, flags))
     for kind in judgements.KINDS:
         second = rows(tmp_path, kind)[1]
-        assert second["judgements"] == 128
-        assert second["agreement_with_judge"] > (0.5 if kind == "flags" else 0.85), kind
-        assert f"{second['agreement_with_judge']:.3f}" in table
+        share = second["agreement_with_judge"]
+        assert second["judgements"] == 128 and f"{share:.3f}" in table
+        assert share > (0.45 if kind == "flags" else 0.8), kind
         path = tmp_path / "parts" / "1" / kind / "rm"
         model, tokenizer, missing_end_score = reward.load_reward_model(path)
-        scores = reward.score(model, tokenizer, ["Pick a colour.\n"] * 3, list("brg"))
-        assert scores[0] == scores.max() and missing_end_score == -3
+        scores = reward.score_comparisons(model, tokenizer, setting.held_out)
+        numbers = agreement.ranking_numbers(setting.held_out, scores, setting.truth)
+        assert numbers["agreement_with_judge"] == share and missing_end_score == -3
     responses = [rows(tmp_path, kind)[1]["responses"] for kind in judgements.KINDS]
     assert responses == [256, 128, 128, 128, 192, 128]
 
@@ -153,7 +158,7 @@ def write_labels(path, n=60):
 
 def test_a_person_with_choices_ratings_and_flags_gets_a_reward_model(flags, tmp_path, capsys):
     write_labels(tmp_path / "labels.jsonl")
-    command = [*flags, "--data", str(tmp_path / "labels.jsonl"), "--epochs", "4"]
+    command = [*flags, "--data", str(tmp_path / "labels.jsonl"), *SLOWER]
     judgements.main(command)
     output = capsys.readouterr().out
     assert "60 choices, 120 ratings and 120 responses looked at for flags (40 rude, 0 un" in output

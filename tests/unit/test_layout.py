@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from minirlhf.tools import label
+from minirlhf.tools import choice, label
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "minirlhf"
@@ -234,6 +234,7 @@ READERS = {  # functions that read flags for a command
     "chain.refuse_mixed(args": {"mix_data"},
     "start_run(args": {"out", "resume", "overwrite", "track"},
     "label.QuestionFlags)": {field.name for field in dataclasses.fields(label.QuestionFlags)},
+    "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
 }
 
 
