@@ -30,7 +30,7 @@ from minirlhf.rewards.axes import Choice
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.metrics import table
-from minirlhf.tools import label, parts, taste
+from minirlhf.tools import label, measured, taste
 from minirlhf.tools.script import script
 from minirlhf.tools.taste import BATCH, FEWEST_STEPS
 from minirlhf.world import writers
@@ -78,12 +78,12 @@ def main(argv=None):
     args = config.parse(Config, argv)
     ways = chosen_ways(args.ways)
     args = compute.resolve(args, compute.pick_device(args.device))
-    missing = [way for way in ways if not parts.path_of(args, way).exists()]
+    missing = [way for way in ways if not measured.path_of(args, way).exists()]
     setting = load_setting(args) if missing else None
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
         for way in ways:
-            parts.part(args, way, lambda way=way: measure(args, way, setting, bar), ("ways",))
-    print("\n".join(show(parts.all_rows(args.out, WAYS), sizes(args))))
+            measured.part(args, way, lambda way=way: measure(args, way, setting, bar), ("ways",))
+    print("\n".join(show(measured.all_rows(args.out, WAYS), sizes(args))))
 
 
 def chosen_ways(text):
@@ -239,8 +239,8 @@ def show(found, labels):
     header = ["agreement with the judge", "seeds", *map(str, labels), "ties"]
     rows = []
     for way, seeds in found.items():
-        means = [parts.columns(found, way, ("labels", n), "agreement_with_judge") for n in labels]
-        ties = parts.columns(found, way, ("labels", labels[-1]), "tied")
+        means = [measured.columns(found, way, ("labels", n), "agreement_with_judge") for n in labels]
+        ties = measured.columns(found, way, ("labels", labels[-1]), "tied")
         cells = [f"{np.mean(list(x.values())):.3f}" if x else "-" for x in (*means, ties)]
         rows.append([way, len(seeds), *cells])
     lines = ["", *table(header, rows), ""]
@@ -253,7 +253,7 @@ def show(found, labels):
 
 def differences(found, way, labels):
     arguments = found, way, "random"
-    return [parts.difference(*arguments, ("labels", n), "agreement_with_judge") for n in labels]
+    return [measured.difference(*arguments, ("labels", n), "agreement_with_judge") for n in labels]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.folder import refuse_existing, start_run
 from minirlhf.run.metrics import table
-from minirlhf.tools import choice, label, parts, people
+from minirlhf.tools import choice, label, measured, people
 from minirlhf.tools.choice import PoolFlags, by_rank, load_setting, sizes, teach
 from minirlhf.world import writers
 
@@ -72,12 +72,12 @@ def main(argv=None):
     for name in kinds:
         if name not in KINDS:
             raise InputError(f"--kinds {name}: choose among {', '.join(KINDS)}")
-    missing = [kind for kind in kinds if not parts.path_of(args, kind).exists()]
+    missing = [kind for kind in kinds if not measured.path_of(args, kind).exists()]
     setting = judged(load_setting(args)) if missing else None
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
         for kind in kinds:
-            parts.part(args, kind, lambda kind=kind: measure(args, kind, setting, bar), ("kinds",))
-    show(parts.all_rows(args.out, KINDS), sizes(args))
+            measured.part(args, kind, lambda kind=kind: measure(args, kind, setting, bar), ("kinds",))
+    show(measured.all_rows(args.out, KINDS), sizes(args))
 
 
 # ---- people's labels
@@ -222,9 +222,9 @@ def show(found, labels_):
     rows = []
     for kind, seeds in found.items():
         means = [
-            parts.columns(found, kind, ("judgements", n), "agreement_with_judge") for n in labels_
+            measured.columns(found, kind, ("judgements", n), "agreement_with_judge") for n in labels_
         ]
-        read = parts.columns(found, kind, ("judgements", labels_[-1]), "responses")
+        read = measured.columns(found, kind, ("judgements", labels_[-1]), "responses")
         cells = [f"{np.mean(list(x.values())):.3f}" if x else "-" for x in means]
         rows.append([kind, len(seeds), *cells, max(read.values(), default="-")])
     print("\n".join(["", *table(header, rows), ""]))
@@ -237,7 +237,7 @@ def show(found, labels_):
 def differences(found, kind, labels_):
     arguments = found, kind, "choices"
     return [
-        parts.difference(*arguments, ("judgements", n), "agreement_with_judge") for n in labels_
+        measured.difference(*arguments, ("judgements", n), "agreement_with_judge") for n in labels_
     ]
 
 

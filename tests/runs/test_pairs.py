@@ -14,7 +14,7 @@ from minirlhf.formats import labels
 from minirlhf.formats.labels import Label
 from minirlhf.run import compute, config
 from minirlhf.run.config import InputError
-from minirlhf.tools import choice, judgements, parts
+from minirlhf.tools import choice, judgements, measured
 
 WORTH = {"b": 3.0, "r": 1.5, "g": 0.0}
 SMALL = ["--labels", "128", "--pool", "300", "--held-out", "16", "--max-new-tokens", "3"]
@@ -177,6 +177,6 @@ def test_a_difference_is_over_the_seeds_that_both_have():
         "a": {s: [{"labels": 64, "x": 0.5 + 0.1 * s}] for s in (1, 2, 3)},
         "b": {s: [{"labels": 64, "x": 0.6 - 0.1 * s}] for s in (1, 2)},
     }
-    text = parts.difference(found, "a", "b", ("labels", 64), "x")
+    text = measured.difference(found, "a", "b", ("labels", 64), "x")
     assert text == "+0.200 +- 1.271"
-    assert parts.difference(found, "a", "b", ("labels", 128), "x") == "-"
+    assert measured.difference(found, "a", "b", ("labels", 128), "x") == "-"
