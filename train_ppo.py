@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, grpo, ppo, reward
+from minirlhf import data, evaluate, grpo, ppo
 from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
-from minirlhf.rewards import function
-from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.rewards import credit, ensemble, function
+from minirlhf.rewards.credit import CreditFlags
+from minirlhf.rewards.ensemble import EnsembleFlags
+from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
+from minirlhf.run.files import listed
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
 from minirlhf.run.progress import Progress
@@ -36,13 +39,13 @@ from minirlhf.world import writers
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags, ChainFlags):
+class Config(TrainingFlags, ChainFlags, EnsembleFlags, CreditFlags):
     """Stage 3: improve the SFT model by PPO against a reward model. Without --data, on the embedded
     world's prompts."""
 
     out: str = flag("out", "folder of all stages; this one writes OUT/ppo")
     sft: str = flag("", "checkpoint that the policy starts from and is held near [OUT/sft]")
-    rm: str = flag("", "reward model [OUT/rm]")
+    rm: str = flag("", "reward model [OUT/rm]; several are A,B,C, see --combine")
     reward: str = flag(
         "", "module:function, (prompts, responses) -> scores, instead of the reward model"
     )
@@ -106,7 +109,7 @@ class Config(TrainingFlags, ChainFlags):
 
 
 # What a method without a critic has no use for.
-CRITIC_FLAGS = ("critic", "value_head_rate", "value_clip", "vf_coef", "gamma", "lam")
+CRITIC_FLAGS = ("critic", "value_head_rate", "value_clip", "vf_coef", "gamma", "lam", "credit")
 
 # What makes a policy worthless when it is NaN or infinite.
 FINITE = ("score", "kl", "return_mean", "policy_loss", "value_loss", "entropy", "grad_norm")
@@ -121,6 +124,7 @@ class Models:
     score: Callable  # (prompts, replies) -> scores (B,): the reward model, or a function
     missing_end_score: float
     tokenizer: Tokenizer
+    credit: Callable = credit.none  # (scores, samples, mask) -> rewards (B, T-1) of --credit
 
 
 def iterate(args, models, optimizer, controller, prompts, step):
@@ -135,9 +139,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     raw_scores = models.score(prompts, replies).to(samples.tokens.device)
     scores = ppo.missing_end_rule(raw_scores, samples.ended, models.missing_end_score)
 
-    # Log-probabilities and values of each token. The plan says which rows form which microbatch of
-    # the update; the microbatches of its first epoch give the same bits here and there, so that
-    # every ratio of the first minibatch is exactly 1.
+    # Log-probabilities and values of each token, in the microbatches of the update's first epoch:
+    # they give the same bits there, so that every ratio of the first minibatch is exactly 1.
     shuffle = rng(args.seed, config.MINIBATCHES, step)
     plan = ppo.plan(
         samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
@@ -149,6 +152,7 @@ def iterate(args, models, optimizer, controller, prompts, step):
     # The reward of each token, its advantage, and the target of its value.
     mask, kl_coef = samples.mask.to(samples.tokens.device), controller.kl_coef
     rewards = ppo.token_rewards(scores, logprobs, ref_logprobs, mask, kl_coef)
+    rewards += models.credit(scores, samples, mask)  # 0, unless --credit shares the score out
     raw_advantages, returns = ppo.gae(rewards, values, mask, args.gamma, args.lam)
     advantages = ppo.whiten(raw_advantages, mask)
     rollout = ppo.Rollout(
@@ -167,17 +171,22 @@ def iterate(args, models, optimizer, controller, prompts, step):
 
 def sample(args, gpt, tokenizer, prompts, step):
     """A response to each prompt: Samples, their lengths on the CPU, and the same as replies."""
-    ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
     draw = rng(args.seed, config.ROLLOUTS, step).random
-    uniforms = torch.from_numpy(draw((len(ids), args.max_new_tokens), dtype=np.float32))
+    uniforms = torch.from_numpy(draw((len(prompts), args.max_new_tokens), dtype=np.float32))
     samples = generate(
-        gpt, ids, args.max_new_tokens, tokenizer.end_token, args.temperature, uniforms
+        gpt,
+        ids,
+        args.max_new_tokens,
+        tokenizer.end_token,
+        args.temperature,
+        distributed.mine(uniforms),
     )
     # Microbatches are planned on the CPU.
     samples = samples._replace(
         prompt_lengths=samples.prompt_lengths.cpu(), lengths=samples.lengths.cpu()
     )
-    return samples, evaluate.unpack(samples, tokenizer)
+    return evaluate.gathered(samples, evaluate.unpack(samples, tokenizer))
 
 
 def iteration(args):
@@ -246,6 +255,7 @@ def train(args, folder, models, prompts, monitor):
             # ---- bookkeeping
             updates = step + 1
             stats |= {"lr": optim.learning_rate(optimizer), "episodes": updates * args.batch_size}
+            stats |= ensemble.stats(models.score)
             progress.complete(updates, stats)
             if progress.due(args.eval_every):
                 stats |= monitor.evaluate(updates, actor_critic.gpt, folder)
@@ -262,55 +272,59 @@ def main(argv=None):
     args = compute.resolve(args, device)
     precision = compute.PRECISIONS[args.precision]
 
-    path, reward_path = model_paths(args)
+    path, reward_paths = model_paths(args)
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     reference.requires_grad_(False)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
-    score, missing_end_score, reward_model = load_reward(args, tokenizer, device, precision)
-    chain.refuse_mixed(args, *filter(None, (path, reward_path)))
-    critic = reward_model if args.critic == "separate" else None
+    score, missing_end_score, reward_models = load_reward(args, tokenizer, device, precision)
+    chain.refuse_mixed(args, path, *reward_paths)
+    critic = reward_models[0] if args.critic == "separate" else None
     policy = copy.deepcopy(reference).requires_grad_()
     if args.algorithm == "ppo":
         actor_critic = ppo.ActorCritic(policy, critic).to(device)
     else:
         actor_critic = grpo.Policy(policy).to(device)
 
-    context = reference.config.context
-    if reward_model:
-        context = min(context, reward_model.gpt.config.context)
+    trunks = [reference, *(model.gpt for model in reward_models)]
+    context = min(gpt.config.context for gpt in trunks)
     prompts, held_out = load_prompts(args, tokenizer, context)
+    score = ensemble.robust(args, score, reward_models, reference, tokenizer, prompts)
     # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
     # function shows before any file is written.
     final_score = partial(evaluate.final_scores, score, missing_end_score)
     monitor = Monitor(args, tokenizer, held_out, final_score, reference)
 
-    inputs = {"data": prompts + held_out, "sft": reference, "rm": reward_model}
+    inputs = {"data": prompts + held_out, "sft": reference, "rm": ensemble.one(reward_models)}
     inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
     with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
-        models = Models(actor_critic, reference, score, missing_end_score, tokenizer)
+        shares = credit.function(args, reward_models)
+        models = Models(actor_critic, reference, score, missing_end_score, tokenizer, shares)
         train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it: {evaluation_command(args, folder)}")
 
 
 def model_paths(args):
-    """The checkpoints of SFT model and reward model, None for the latter with --reward."""
-    return args.sft or f"{args.out}/sft", None if args.reward else args.rm or f"{args.out}/rm"
+    """The checkpoint of the SFT model, and a list of those of the reward models, empty with
+    --reward."""
+    return args.sft or f"{args.out}/sft", [] if args.reward else listed(args.rm or f"{args.out}/rm")
 
 
 def evaluation_command(args, folder):
     """The command that compares the policy with the SFT model, on the same data by the same
     score."""
-    sft, reward_model = model_paths(args)
+    sft, reward_models = model_paths(args)
     flags = {"policy": folder, "baseline": sft}
     if args.reward:
         flags |= {"reward": args.reward, "missing_end_score": args.missing_end_score}
     else:
-        flags |= {"reward_model": reward_model}
+        flags |= {"reward_model": reward_models[0]}
     return chain.command("minirlhf evaluate", args, chain.EVALUATION_FLAGS, **flags)
 
 
 def check_flags(args):
     """Refuses flags that contradict one another."""
+    ensemble.check_flags(args)
+    credit.check_flags(args)
     if args.minibatches > args.batch_size:
         problem = f"--minibatches {args.minibatches} must be at most"
         raise InputError(f"{problem} --batch-size {args.batch_size}")
@@ -345,17 +359,14 @@ def check_flags(args):
 
 def load_reward(args, tokenizer, device, precision):
     """The scores of replies as a function (prompts, replies) -> (N,), the missing-end score, and
-    the reward model (None with --reward)."""
+    the reward models (none with --reward)."""
     if args.reward:
         scorer = function.load_function("--reward", args.reward)
         score = partial(function.call, args.reward, scorer)
-        return score, args.missing_end_score, None
-    _, path = model_paths(args)
-    reward_model, other, stored = reward.load_reward_model(path, device, precision)
-    checkpoint.same_vocabulary("the policy", tokenizer, "the reward model", other)
-    health.warn(health.narrow_scores([{"score_spread": float(reward_model.std)}]))
+        return score, args.missing_end_score, []
+    reward_models, stored = ensemble.load(model_paths(args)[1], tokenizer, device, precision)
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
-    return partial(evaluate.score_replies, reward_model), missing_end_score, reward_model
+    return partial(evaluate.score_replies, reward_models[0]), missing_end_score, reward_models
 
 
 def load_prompts(args, tokenizer, context):

@@ -3,6 +3,7 @@
     python train_rm.py                           sample from out/sft, have the world's labellers
                                                  rank the samples, train: out/rm
     python train_rm.py --data comparisons.jsonl  your own comparisons, or HH-RLHF's dialogues
+    python train_rm.py --labeller ai             a language model labels the samples
 
 The trunk starts as the SFT model's. The comparisons that were collected stay beside the checkpoint,
 in comparisons.jsonl.
@@ -17,15 +18,16 @@ import torch
 from tqdm import tqdm
 
 from minirlhf import data, evaluate, reward
-from minirlhf.data import Comparison
-from minirlhf.feedback import agreement, baselines, simulated
+from minirlhf.data import Comparison, SoftComparison
+from minirlhf.feedback import agreement, baselines, simulated, soft
 from minirlhf.formats import jsonl
-from minirlhf.run import chain, checkpoint, compute, config, health, optim, resume
+from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim, resume
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
 from minirlhf.run.folder import CALIBRATION, COMPARISONS, start_run
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.run.progress import Progress
+from minirlhf.tools import labeller
 from minirlhf.world import judge, measures, writers
 
 
@@ -41,6 +43,13 @@ class Config(TrainingFlags, ChainFlags):
         "comparisons: JSON Lines, JSON, CSV or Parquet in any form that minirlhf formats lists; "
         "files, a folder, or - for the standard input",
     )
+    labeller: str = flag(labeller.HUMAN, labeller.HELP)
+    labeller_model: str = flag("", "checkpoint of the model that is the labeller [OUT/pretrain]")
+    human_share: float = flag(
+        0.0, "share of the prompts whose responses people rank beside a model", low=0, high=1
+    )
+    policy: str = flag("", "checkpoint to sample from instead of the SFT model; it needs --more")
+    more: str = flag("", "comparisons of earlier rounds, which are learned from too")
     prompts: int = flag(16_384, "prompts whose responses the world's labellers rank", low=1)
     responses: int = flag(4, "K, responses sampled for each prompt and ranked together", low=2)
     max_new_tokens: int = flag(32, "the most tokens a sampled response may have", low=1)
@@ -81,7 +90,8 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
 
     def save(done):
-        normalise(reward_model, tokenizer, norm)
+        with distributed.alone():
+            normalise(reward_model, tokenizer, norm)
         shape = reward_model.gpt.config, tokenizer
         checkpoint.save(folder, "rm", *shape, done, keep=args.keep, **parts)
 
@@ -118,18 +128,33 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
     encoded = [[data.encode(tokenizer, c.prompt, text) for text in c.responses] for c in batch]
     sizes = [len(group) * max(len(example.tokens) for example in group) for group in encoded]
     loss, correct, pairs = 0.0, 0, 0
-    for rows in data.microbatches(sizes, microbatch_tokens):
+    for rows in data.own_microbatches(sizes, microbatch_tokens):
         groups, group_ranks = [encoded[row] for row in rows], [batch[row].ranks for row in rows]
         scores, ranks = scores_and_ranks(reward_model, groups, group_ranks)
         # The mean over the *batch*, however it is split.
-        wanted = rating_margins([batch[row] for row in rows], ranks, margin)
-        part = reward.ranking_loss(scores, ranks, wanted) * len(rows) / len(batch)
+        members = [batch[row] for row in rows]
+        wanted = rating_margins(members, ranks, margin)
+        part = mean_loss(members, scores, ranks, wanted) * len(rows) / len(batch)
         part.backward()
         margins = reward.margins(scores.detach(), ranks)
         loss += part.detach()
         correct += (margins > 0).sum()
         pairs += len(margins)
+    distributed.add_gradients(reward_model)
+    loss, correct, pairs = distributed.total(torch.tensor([loss, correct, pairs]))
     return float(loss), float(correct / pairs)
+
+
+def mean_loss(comparisons, scores, ranks, wanted):  # N Comparisons, (N, K) x 2 -> scalar
+    """The ranking loss; with the probabilities of labellers who are not sure, if there are any."""
+    if not any(isinstance(c, SoftComparison) for c in comparisons):
+        return reward.ranking_loss(scores, ranks, wanted)
+    likely = reward.pair_mask(ranks).float()
+    for table, comparison in zip(likely, comparisons, strict=True):
+        if isinstance(comparison, SoftComparison):
+            K = len(comparison.responses)
+            table[:K, :K] = torch.tensor(comparison.likely)
+    return reward.soft_ranking_loss(scores, likely)
 
 
 def scores_and_ranks(reward_model, groups, ranks):  # N lists of Examples, N lists -> (N, K) x 2
@@ -178,6 +203,7 @@ def normalise(reward_model, tokenizer, norm):
 
 def main(argv=None):
     args = checkpoint.configure(Config, "rm", argv)
+    labeller.refuse_idle_flags(args, Config)
     device = compute.pick_device(args.device)
     args = compute.resolve_microbatch(compute.resolve(args, device), device)
     precision = compute.PRECISIONS[args.precision]
@@ -186,7 +212,9 @@ def main(argv=None):
     chain.refuse_mixed(args, path)
     comparisons = load_comparisons(args, sft, tokenizer)
     refuse_margin(args, comparisons)
-    inputs = {"data": comparisons, "sft": sft}
+    model = args.labeller_model or f"{args.out}/pretrain"
+    source = labeller.load_source(args, sft, tokenizer, model, args.policy, args.more)
+    inputs = {"data": comparisons, "sft": sft} | source.inputs
     if args.data:
         comparisons, held_out = data.hold_out(comparisons, args.held_out, args.seed)
         prompts = norm_prompts(args, sft, tokenizer, comparisons)
@@ -200,7 +228,7 @@ def main(argv=None):
             caption = "SFT samples that the scores are normalised on"
             norm = sample(args, sft, tokenizer, prompts, config.NORM_RESPONSES, caption)
         else:
-            comparisons = comparisons or collect(args, folder, sft, tokenizer)
+            comparisons = comparisons or collect(args, folder, source, tokenizer)
             held_out = rank(args, sft, tokenizer, "validation", "held-out responses to rank")
             norm = comparisons[: args.norm_prompts]  # they are samples of the SFT model already
         train(args, folder, reward_model, tokenizer, comparisons, norm)
@@ -231,10 +259,18 @@ def draw_prompts(args, sft, tokenizer, split):
     return data.fitting_prompts(prompts, tokenizer, context, args.max_new_tokens, args.drop_long)
 
 
-def collect(args, folder, sft, tokenizer):
-    """Responses of the SFT model, ranked by the world's labellers; they stay in
-    comparisons.jsonl."""
-    comparisons = rank(args, sft, tokenizer, "train", "responses to rank")
+def collect(args, folder, source, tokenizer):
+    """The comparisons of earlier rounds, and responses of the policy, ranked by the labellers; they
+    stay in comparisons.jsonl."""
+    comparisons = rank(args, source.policy, tokenizer, "train", "responses to rank")
+    if source.prefer:
+        people = round(args.human_share * len(comparisons))
+        labelled, numbers = soft.label(source.prefer, comparisons[people:])
+        print(labeller.described(args.labeller, numbers, source.prefer))
+        comparisons = comparisons[:people] + labelled
+    if not any(len(set(c.responses)) > 1 for c in comparisons):
+        raise InputError("no prompt has two different responses, so there is nothing to compare")
+    comparisons = source.earlier + comparisons
     write_text(folder / COMPARISONS, jsonl.write_records(comparisons))
     resume.add_inputs(folder, data=comparisons)
     return comparisons

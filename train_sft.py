@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minirlhf import data, evaluate, model
 from minirlhf.formats import gpt2, jsonl, text
-from minirlhf.run import chain, checkpoint, compute, config, health, optim
+from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
 from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import write_samples
@@ -122,19 +122,20 @@ def accumulate(gpt, batch, microbatch_tokens):
     the loss."""
     total = response_tokens(batch)
     loss = 0.0
-    for rows in data.microbatches([len(e.tokens) for e in batch], microbatch_tokens):
+    for rows in data.own_microbatches([len(e.tokens) for e in batch], microbatch_tokens):
         part = summed_loss(gpt, [batch[row] for row in rows]) / total
         part.backward()
         loss += part.detach()
-    return float(loss)
+    distributed.add_gradients(gpt)
+    return float(distributed.total(float(loss)))
 
 
 @torch.no_grad()
 def mean_loss(gpt, examples, microbatch_tokens):
     """Nats per response token."""
-    groups = data.microbatches([len(e.tokens) for e in examples], microbatch_tokens)
+    groups = data.own_microbatches([len(e.tokens) for e in examples], microbatch_tokens)
     losses = (float(summed_loss(gpt, [examples[row] for row in rows])) for rows in groups)
-    return sum(losses) / response_tokens(examples)
+    return float(distributed.total(sum(losses))) / response_tokens(examples)
 
 
 def response_tokens(examples):

@@ -26,6 +26,18 @@ COMMANDS = {
     "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
     "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
+    "demonstrations": Command(
+        "minirlhf.tools.demonstrations",
+        "reward and policy from demonstrations: AfD, GAF, SPIN",
+    ),
+    "rejection": Command(
+        "minirlhf.tools.rejection", "imitate the best of the policy's own responses"
+    ),
+    "meta": Command("minirlhf.tools.meta", "MetaRM: a reward model for a policy that has moved on"),
+    "rounds": Command(
+        "minirlhf.tools.rounds", "sample, label, reward model, PPO, several times over"
+    ),
+    "ai": Command("minirlhf.tools.ai", "a language model as the labeller, checked and at work"),
     "label": Command("minirlhf.tools.label", "people choose the better of two responses"),
     "taste": Command(
         "minirlhf.tools.taste", "your taste: label, reward model, PPO, in ten minutes"
@@ -50,6 +62,9 @@ COMMANDS = {
     "doctor": Command("minirlhf.tools.doctor", "what is wrong with a run, and what to try"),
     "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
+    "rewards": Command(
+        "minirlhf.tools.rewards", "PPO on other rewards, side by side: ensembles, PAR, credit"
+    ),
     "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),
     "world": Command("minirlhf.tools.world", "print text of the embedded world"),
     "bench": Command("minirlhf.bench.speed", "the speed of every stage beside other libraries"),

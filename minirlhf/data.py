@@ -6,11 +6,13 @@ What reads them from files is in `minirlhf/formats`.
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from minirlhf.run import distributed
 from minirlhf.run.config import SHUFFLE, InputError, rng
 
 
@@ -53,6 +55,14 @@ class Comparison:
     responses: list
     ranks: list  # 0 is best, equal ranks tie
     ratings: list | None = None
+
+
+@dataclass(frozen=True)
+class SoftComparison(Comparison):
+    """A comparison by a labeller who is not sure: `likely[i][j]` is the probability that response i
+    is better than j, and 1 less that of j. Both are 0 where nobody was asked."""
+
+    likely: list | None = None
 
 
 class Example(NamedTuple):
@@ -197,6 +207,21 @@ def microbatches(lengths, max_tokens):
             groups.append([])
         groups[-1].append(row)
     return groups
+
+
+def dealt(lengths, max_tokens):
+    """`microbatches` for all processes: those of process r of N stand at r, r + N, ..., and an
+    empty list where it has no more."""
+    hands, parts = distributed.hands(lengths), []
+    for rows in hands:
+        groups = microbatches([lengths[row] for row in rows], max_tokens)
+        parts.append([[rows[i] for i in group] for group in groups])
+    return [group for groups in zip_longest(*parts, fillvalue=[]) for group in groups]
+
+
+def own_microbatches(lengths, max_tokens):
+    """`microbatches` for this process."""
+    return distributed.own(dealt(lengths, max_tokens))
 
 
 def collate(examples):  # B Examples -> (B, T), (B,), (B,)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from minirlhf import data, model
+from minirlhf.run import distributed
 from minirlhf.run.compute import full_precision
 
 # ---- the losses
@@ -160,7 +161,7 @@ def accumulate(policy, reference, tokenizer, batch, method, microbatch_tokens):
     if method.name == "kto":
         kl = estimate_kl(policy, reference, tokenizer, batch, microbatch_tokens)
     totals, sums = side_counts(pairs), {}
-    for rows in data.microbatches(sizes, microbatch_tokens):
+    for rows in data.own_microbatches(sizes, microbatch_tokens):
         groups = [encoded[row] for row in rows]
         responses = *response_logprobs(policy, reference, groups), response_lengths(groups)
         sides = pair_index(groups, [pairs[row] for row in rows], responses[0].device)
@@ -169,6 +170,8 @@ def accumulate(policy, reference, tokenizer, batch, method, microbatch_tokens):
         (loss * shares["loss"]).backward()
         for name, value in (stats | {"loss": loss.detach()}).items():
             sums[name] = sums.get(name, 0.0) + value * shares.get(name, shares["loss"])
+    distributed.add_gradients(policy)
+    sums = distributed.sums(sums)
     sums["margin"] = sums["chosen_reward"] - sums["rejected_reward"]
     return {name: float(value) for name, value in sums.items()}
 
@@ -265,10 +268,10 @@ def estimate_kl(policy, reference, tokenizer, batch, microbatch_tokens):  # -> s
         return 0.0
     sizes, parts = [len(example.tokens) for example in examples], []
     with torch.no_grad():
-        for rows in data.microbatches(sizes, microbatch_tokens):
+        for rows in data.own_microbatches(sizes, microbatch_tokens):
             groups = [[examples[row]] for row in rows]
-            parts.append(response_logprobs(policy, reference, groups))
-    return kto_reference_point(*map(torch.cat, zip(*parts, strict=True)))
+            parts.append(torch.stack(response_logprobs(policy, reference, groups)))
+    return kto_reference_point(*torch.cat(distributed.gathered(parts), dim=1))
 
 
 def mismatched(tokenizer, batch, context):

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from minirlhf import data, model, ppo, reward
-from minirlhf.generate import generate
-from minirlhf.run import compute, config
+from minirlhf.generate import Samples, generate
+from minirlhf.run import compute, config, distributed
 from minirlhf.run.config import rng
 
 ROWS = 512  # prompts that are sampled together
@@ -42,15 +42,15 @@ def noise(seed, n, max_new_tokens, stream=config.HELD_OUT_NOISE):  # -> (n, max_
 def respond(gpt, tokenizer, prompts, uniforms, temperature=1.0, progress=None):
     # N texts, (N, max_new_tokens) numpy -> N Replies
     """A response to each prompt. `progress` is the caption of a progress bar; None: no bar."""
-    ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
-    replies = []
+    ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
+    uniforms, replies = distributed.mine(uniforms), []
     for start in tqdm(range(0, len(ids), ROWS), desc=progress, disable=progress is None):
         rows = slice(start, start + ROWS)
         draws = torch.from_numpy(uniforms[rows])
         end_token = tokenizer.end_token
         samples = generate(gpt, ids[rows], draws.size(1), end_token, temperature, draws)
         replies += unpack(samples, tokenizer)
-    return replies
+    return distributed.gathered(replies)
 
 
 def unpack(samples, tokenizer):
@@ -60,6 +60,16 @@ def unpack(samples, tokenizer):
         text = tokenizer.decode(tokens[prompt_length:length])
         replies.append(Reply(text, data.Example(tokens[:length], prompt_length), ended))
     return replies
+
+
+def gathered(samples, replies):
+    """The samples and replies of all processes, of rows that `distributed.mine` gave."""
+    if distributed.world() == 1:
+        return samples, replies
+    replies, device = distributed.gathered(replies), samples.tokens.device
+    tokens, prompt_lengths, lengths = data.collate([reply.example for reply in replies])
+    ended = torch.tensor([reply.ended for reply in replies], device=device)
+    return Samples(tokens.to(device), prompt_lengths, lengths, ended), replies
 
 
 def finished(replies):
@@ -95,12 +105,13 @@ def sequence_logprobs(gpt, examples, temperature=1.0, max_tokens=0):  # N Exampl
     max_tokens = compute.pick_microbatch(max_tokens, gpt.device, gpt.config.vocab_size)
     sums = torch.zeros(len(examples))
     with torch.no_grad():
-        for rows in data.microbatches([len(example.tokens) for example in examples], max_tokens):
+        sizes = [len(example.tokens) for example in examples]
+        for rows in data.own_microbatches(sizes, max_tokens):
             tokens, prompt_lengths, lengths = data.collate([examples[row] for row in rows])
             mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
             logprobs, _ = model.logprobs(gpt, tokens, mask, temperature)
             sums[rows] = logprobs.sum(1).cpu()
-    return sums
+    return distributed.total(sums)
 
 
 def kl(gpt, reference, replies, temperature=1.0):  # N Replies -> (N,) on the CPU

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from minirlhf import model, ppo
-from minirlhf.run import config
+from minirlhf.run import config, distributed
 from minirlhf.run.compute import full_precision
 from minirlhf.run.metrics import Clock
 
@@ -124,7 +124,7 @@ def update(
         minibatch_tokens = rollout.response_tokens(order)
         weights = torch.zeros(len(response_lengths))
         weights[order] = token_weights(response_lengths[order], algorithm, max_new_tokens)
-        for rows in minibatch:  # a microbatch: gradients add up
+        for rows in distributed.own(minibatch):  # a microbatch: gradients add up
             batch = rollout.select(rows)
             tokens, mask = batch.samples.tokens, batch.samples.mask  # mask on the CPU
             logprobs, _, entropy = policy(tokens, mask, temperature)
@@ -137,6 +137,7 @@ def update(
             parts.append(ppo.microbatch_stats(batch, losses, minibatch_tokens, entropy) | stats)
             token_counts.append(rollout.response_tokens(rows))
         norms.append({"grad_norm": ppo.step(policy, optimizer, max_grad_norm)["grad_norm"]})
+    parts, token_counts = map(distributed.gathered, (parts, token_counts))
     return ppo.merge(parts, token_counts) | ppo.merge(norms, [1] * len(norms))
 
 

@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minirlhf.data import microbatches
+from minirlhf.data import dealt
 from minirlhf.fast import to_device
 from minirlhf.generate import Samples
 from minirlhf.model import ScalarHead, logprobs_of_hidden
 from minirlhf.model import logprobs as model_logprobs
+from minirlhf.run import distributed
 from minirlhf.run.compute import full_precision
 
 
@@ -277,7 +278,7 @@ def plan(lengths, epochs, minibatches, microbatch_tokens, rng):
 
 def to_microbatches(rows, lengths, microbatch_tokens):
     """Row numbers of a minibatch -> those of its microbatches."""
-    groups = microbatches([lengths[row] for row in rows], microbatch_tokens)
+    groups = dealt([lengths[row] for row in rows], microbatch_tokens)
     return [[rows[i] for i in group] for group in groups]
 
 
@@ -290,7 +291,7 @@ def logprobs_and_values(actor_critic, reference, samples, first_epoch, temperatu
     """
     B, T = samples.tokens.shape
     logprobs, ref_logprobs, values = torch.zeros(3, B, T - 1, device=samples.tokens.device)
-    for rows in itertools.chain.from_iterable(first_epoch):
+    for rows in itertools.chain.from_iterable(map(distributed.own, first_epoch)):
         batch = select_rows(samples, rows)
         policy_logprobs, row_values, _ = actor_critic(batch.tokens, batch.mask, temperature)
         reference_logprobs, _ = model_logprobs(reference, batch.tokens, batch.mask, temperature)
@@ -298,7 +299,7 @@ def logprobs_and_values(actor_critic, reference, samples, first_epoch, temperatu
         logprobs[index, :columns] = policy_logprobs
         ref_logprobs[index, :columns] = reference_logprobs
         values[index, :columns] = row_values
-    return logprobs, ref_logprobs, values
+    return tuple(map(distributed.total, (logprobs, ref_logprobs, values)))
 
 
 # ---- the update
@@ -322,7 +323,7 @@ def update(
     for minibatches in plan:  # an epoch
         for minibatch in minibatches:  # an optimiser step
             minibatch_tokens = sum(rollout.response_tokens(rows) for rows in minibatch)
-            for rows in minibatch:  # a microbatch: gradients add up
+            for rows in distributed.own(minibatch):  # a microbatch: gradients add up
                 batch = rollout.select(rows)
                 tokens, mask = batch.samples.tokens, batch.samples.mask  # mask on the CPU
                 logprobs, values, entropy = actor_critic(tokens, mask, temperature)
@@ -340,11 +341,13 @@ def update(
                 parts.append(stats | pg_stats | vf_stats)
                 token_counts.append(rollout.response_tokens(rows))
             norms.append(step(actor_critic, optimizer, max_grad_norm))
+    parts, token_counts = map(distributed.gathered, (parts, token_counts))
     return merge(parts, token_counts) | merge(norms, [1] * len(norms))
 
 
 def step(actor_critic, optimizer, max_grad_norm):
     """One optimiser step. Returns the gradient norms before clipping."""
+    distributed.add_gradients(actor_critic)
     # The critic is the value head, and its trunk where it has one of its own.
     critic = [p for name, p in actor_critic.named_parameters() if not name.startswith("gpt.")]
     critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic])

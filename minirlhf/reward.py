@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minirlhf.data import collate, encode, microbatches
+from minirlhf.data import collate, encode, own_microbatches
 from minirlhf.model import ScalarHead
-from minirlhf.run import checkpoint
+from minirlhf.run import checkpoint, distributed
 from minirlhf.run.compute import full_precision, pick_microbatch
 from minirlhf.run.config import InputError
 
@@ -85,6 +85,27 @@ def ranking_loss(scores, ranks, margins=0.0):  # (B, K), (B, K) -> scalar
     return losses.sum() / (pairs > 0).sum().clamp(min=1)
 
 
+@full_precision
+def soft_preference_loss(first, second, likely):  # (N,), (N,), (N,) -> scalar
+    """Bradley-Terry with a labeller who says how likely the first is the better one: the mean cross
+    entropy of `likely` and sigmoid(first - second). Its minimum is at the log-odds of `likely`,
+    where it is the entropy of `likely`, and not 0 (Lee et al. 2023)."""
+    difference = first - second
+    return -(likely * F.logsigmoid(difference) + (1 - likely) * F.logsigmoid(-difference)).mean()
+
+
+@full_precision
+def soft_ranking_loss(scores, likely):  # (B, K), (B, K, K) -> scalar
+    """`ranking_loss` with probabilities: the mean over prompts of the mean soft preference loss of
+    a prompt's pairs. `likely[b, i, j]` says that response i is better than j; where both it and its
+    mirror image are 0 there is no pair. `pair_mask(ranks)` as `likely` gives `ranking_loss`."""
+    difference = scores[:, :, None] - scores[:, None, :]
+    pair_losses = -F.logsigmoid(difference) * likely
+    pairs = likely.sum((1, 2))  # (B,)
+    losses = pair_losses.sum((1, 2)) / pairs.clamp(min=1)
+    return losses.sum() / (pairs > 0).sum().clamp(min=1)
+
+
 def pair_mask(ranks):  # (B, K) -> (B, K, K) bool
     """Whether the first of two responses to a prompt is strictly better than the second."""
     exists = ranks >= 0
@@ -129,11 +150,11 @@ def score_examples(model, examples, raw=False, max_tokens=0):  # N Examples -> (
     together, `max_tokens` tokens at once (0: what suits the device)."""
     scores = torch.zeros(len(examples))
     max_tokens = pick_microbatch(max_tokens, model.mean.device)
-    for rows in microbatches([len(example.tokens) for example in examples], max_tokens):
+    for rows in own_microbatches([len(example.tokens) for example in examples], max_tokens):
         tokens, _, lengths = collate([examples[row] for row in rows])
         batch_scores = model.raw(tokens, lengths) if raw else model(tokens, lengths)
         scores[rows] = batch_scores.cpu()
-    return scores
+    return distributed.total(scores)
 
 
 def score_comparisons(model, tokenizer, comparisons):

@@ -29,6 +29,13 @@ PAPERS = {
     "arXiv:2503.20783",
     "DAPO": "Yu et al. 2025, DAPO: An Open-Source LLM Reinforcement Learning System at Scale, "
     "arXiv:2503.14476",
+    "Coste et al. 2023": "Reward Model Ensembles Help Mitigate Overoptimization, arXiv:2310.02743",
+    "Eisenstein et al. 2023": "Helping or Herding? Reward Model Ensembles Mitigate but do not "
+    "Eliminate Reward Hacking, arXiv:2312.09244",
+    "PAR": "Fu et al. 2025, Reward Shaping to Mitigate Reward Hacking in RLHF, arXiv:2502.18770",
+    "ABC": "Chan et al. 2024, Dense Reward for Free in Reinforcement Learning from Human "
+    "Feedback, arXiv:2402.00782",
+    "Ng et al. 1999": "Policy Invariance under Reward Transformations, ICML 1999",
 }
 
 PROJECTS = {  # the commit at which "file:line" was read
@@ -50,4 +57,6 @@ PROJECTS = {  # the commit at which "file:line" was read
     "direct-preference-optimization": "f8b8c0f",
     "LLMs-from-scratch": "28c65cd",
     "nanochat": "92d63d4",
+    "llm_optimization": "416b03c",
+    "attention-based-credit": "0a08591",
 }

@@ -33,6 +33,9 @@ GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "OTHER_DIRECT_LOSSES": ["DIRECT"],
     "RATINGS_AND_FLAGS": ["RATE"],
     "WITHOUT_A_CRITIC": ["GROUP"],
+    "REWARDS_FROM_ELSEWHERE": ["META"],
+    "OTHER_REWARDS": ["ROBUST", "CREDIT"],
+    "LABELS_BY_A_MODEL": ["LABEL"],
 }
 OTHER = "OTHER"  # the topic of a group that is not in this list, at the end of the document
 

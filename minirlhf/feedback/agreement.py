@@ -1,6 +1,7 @@
 """How well a reward model agrees with those who prefer."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -13,9 +14,9 @@ def ranking_numbers(comparisons, scores, totals=None):
     are one list per comparison.
 
     A pair is two responses with different texts and different ranks. Over all pairs: accuracy (a
-    tie of scores is wrong), the mean preference loss, and the calibration error. Where `totals` are
-    given, also the probability that a labeller orders a pair as this one did, and with it the
-    accuracy to expect with other labellers and the best possible one.
+    tie of scores is wrong), the mean preference loss, the calibration error and the temperature.
+    Where `totals` are given, also the probability that a labeller orders a pair as this one did,
+    and with it the accuracy to expect with other labellers and the best possible one.
     """
     pairs = [
         (n, better, worse)
@@ -37,7 +38,29 @@ def ranking_numbers(comparisons, scores, totals=None):
         worse_totals = np.array([totals[n][worse] for n, _, worse in pairs])
         likely = preference_probability(better_totals, worse_totals)
         numbers |= labeller_numbers(margins, better_totals, worse_totals, likely)
+    numbers["temperature"] = temperature(margins, likely)
     return numbers | {"calibration_error": reward.calibration_error(margins, likely)}
+
+
+def temperature(margins, likely):  # (N,), (N,) numpy -> number
+    """By what raw margins have to be divided to be as sure as people are: the minimum over T of the
+    mean of -(p log sigmoid(m / T) + (1 - p) log sigmoid(-m / T)), p how `likely` people order a
+    pair so. Above 1 the model is too sure, below 1 not sure enough; no order changes.
+
+    The loss is convex in 1 / T, so that its slope there has one zero, found by bisection. Infinite
+    where the margins say nothing or the contrary; near 0 where nobody could be too sure.
+    """
+
+    def slope(x):
+        return (margins * (1 / (1 + np.exp(-np.clip(x * margins, -700, 700))) - likely)).mean()
+
+    low, high = 0.0, 1.0
+    while slope(high) < 0 and high < 2**20:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return float(1 / high) if low > 0 else float("inf")
 
 
 def calibration(comparisons, scores, bins=10):
@@ -74,6 +97,19 @@ def ordered_pairs(comparison):
     ]
 
 
+def judge_agreement(texts, scores, totals):
+    """The share of pairs, of different texts with different totals, that scores and totals order
+    alike; NaN if there is no such pair. Each argument is one list per prompt; equal scores order
+    nothing."""
+    alike = [
+        (row[i] - row[j]) * (truth[i] - truth[j]) > 0
+        for words, row, truth in zip(texts, scores, totals, strict=True)
+        for i, j in itertools.combinations(range(len(words)), 2)
+        if words[i] != words[j] and truth[i] != truth[j]
+    ]
+    return float(np.mean(alike)) if alike else math.nan
+
+
 def labeller_numbers(margins, better_totals, worse_totals, likely):
     # (N,) numpy each -> dictionary
     """What is known where the judge's totals are: `likely` is the probability that a labeller
@@ -90,4 +126,6 @@ def labeller_numbers(margins, better_totals, worse_totals, likely):
         ordered_as_judged = (margins > 0) == (better_totals > worse_totals)
         numbers["labellers_agree_on_different_totals"] = agreement[different].mean()
         numbers["agreement_with_judge"] = ordered_as_judged[different].mean()
+        gaps = better_totals - worse_totals
+        numbers["score_per_point"] = (margins * gaps).sum() / (gaps**2).sum()
     return numbers

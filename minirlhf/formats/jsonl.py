@@ -17,7 +17,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from minirlhf.data import Comparison, Demonstration, Labelled, Prompt
+from minirlhf.data import Comparison, Demonstration, Labelled, Prompt, SoftComparison
 from minirlhf.formats import containers, forms, names, rows, turns
 from minirlhf.formats.fields import Unusable, missing
 from minirlhf.run.config import InputError
@@ -72,7 +72,8 @@ def read_collected(path, fits=None):
             judged = rows.ranking(raised(row))
         except ValueError as error:
             raise refusal(place, error) from error
-        numbered.append((place, Comparison(*judged[:4])))
+        record = rows.ranked_record(judged, judged.prompt, judged.responses)
+        numbered.append((place, record))
     return fitting(path, numbered, fits, Options())
 
 
@@ -309,7 +310,7 @@ def parse_record(line):
     """A line of ours -> its record."""
     values = json.loads(line)
     if "ranks" in values:
-        return Comparison(**values)
+        return SoftComparison(**values) if "likely" in values else Comparison(**values)
     if "label" in values:
         return Labelled(**values)
     return Demonstration(**values) if "response" in values else Prompt(values.pop("prompt"), values)

@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import NamedTuple
 
-from minirlhf.data import Comparison, Demonstration, Labelled, Prompt
+from minirlhf.data import Comparison, Demonstration, Labelled, Prompt, SoftComparison
 from minirlhf.formats.fields import (
     Unusable,
     as_number,
@@ -58,6 +58,7 @@ class Judged(NamedTuple):
     ratings: list | None = None
     unfit: str | None = None  # why a single response is not imitated
     label: bool | None = None  # whether a single response is good
+    likely: list | None = None  # how likely each response is better than each other, (K, K)
 
 
 # ---- what a row says -> records
@@ -90,7 +91,14 @@ def comparison(judged, template):
     if len(set(ranks)) == 1:
         raise Unusable("all ranks are equal: from a tie nothing can be learned")
     texts = texts_of(judged, template)
-    return Comparison(prompt(judged, template), texts, ranks, judged.ratings)
+    return ranked_record(judged._replace(ranks=ranks), prompt(judged, template), texts)
+
+
+def ranked_record(judged, prompt, texts):
+    """Comparison, or SoftComparison where the labeller says probabilities."""
+    if judged.likely:
+        return SoftComparison(prompt, texts, judged.ranks, judged.ratings, judged.likely)
+    return Comparison(prompt, texts, judged.ranks, judged.ratings)
 
 
 def labelled(judged, template):
@@ -220,7 +228,32 @@ def ranking(row):
     if not whole or len(ranks) != len(responses):
         problem = f"must be a list of {len(responses)} whole numbers, 0 for the best"
         raise ValueError(f"field 'ranks' {problem}")
-    return Judged(begin, responses, ranks, row.get("ratings"))
+    likely = probabilities(row, len(responses))
+    return Judged(begin, responses, ranks, row.get("ratings"), likely=likely)
+
+
+def probabilities(row, K):
+    """The field "likely" of a labeller who is not sure, a (K, K) table; None without one."""
+    if row.get("likely") is None:
+        return None
+    table = structure(row["likely"])
+    square = is_list(table, lambda x: is_list(x, is_number) and len(x) == K) and len(table) == K
+    if not square or not all(
+        0 <= table[i][j] <= 1 and complementary(table[i][j], table[j][i], i == j)
+        for i in range(K)
+        for j in range(K)
+    ):
+        problem = f"must be {K} lists of {K} probabilities, of which [i][j] and [j][i] add up to 1"
+        raise ValueError(f"field 'likely' {problem}, or are both 0")
+    return table
+
+
+def complementary(p, mirrored, same):
+    return p == mirrored == 0 or not same and abs(p + mirrored - 1) < 1e-3
+
+
+def is_number(value):
+    return type(value) in (int, float)
 
 
 def numbers(row, name, count):

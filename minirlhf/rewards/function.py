@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minirlhf.run import distributed
 from minirlhf.run.config import InputError
 from minirlhf.run.metrics import printable
 
@@ -89,8 +90,12 @@ def kept_dtype():
 def call(name, function, prompts, replies):  # N texts, N Replies -> (N,) float32
     """A user's reward function, which messages call `name`, on prompts and the texts of replies,
     and on the columns that it asks for."""
-    texts, fields = [reply.text for reply in replies], columns_of(name, function, prompts)
-    return numbers("--reward", name, function, prompts, texts, fields=fields)
+    prompts, texts = distributed.mine(prompts), [r.text for r in distributed.mine(replies)]
+    fields = columns_of(name, function, prompts)
+    if not texts:  # fewer than processes
+        return torch.tensor(distributed.gathered([]), dtype=torch.float32)
+    scores = numbers("--reward", name, function, prompts, texts, fields=fields)
+    return torch.tensor(distributed.gathered(scores.tolist()), dtype=torch.float32)
 
 
 def judge(name, function, prompts, first, second):  # N texts each -> (N,) float32

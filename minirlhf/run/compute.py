@@ -2,10 +2,14 @@
 
 import dataclasses
 import functools
+import os
+from pathlib import Path
 
 import torch
 
+from minirlhf.run import distributed
 from minirlhf.run.config import InputError
+from minirlhf.run.files import listed
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -17,7 +21,33 @@ def pick_device(name):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here; use --device cpu")
+    if name == "cuda" and distributed.world() > 1:
+        torch.cuda.set_device(own_gpu())
     return torch.device(name)
+
+
+def own_gpu():
+    """The number of the GPU of this process, one of several on a machine."""
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        remedy = f"--nproc-per-node {gpus}, or --device cpu"
+        raise InputError(f"process {place + 1} on a machine with {gpus} GPUs; {remedy}")
+    return place
+
+
+def check_processes(args):
+    """InputError if several processes cannot share a run: they would have fewer rows than they
+    are, or would each get a part of a pipe. Nobody goes on before all have come here."""
+    N, rows = distributed.world(), getattr(args, "batch_size", None)
+    distributed.largest(0)  # all have seen the folder as it is
+    if N > 1 and rows and N > rows:
+        raise InputError(
+            f"{N} processes and --batch-size {rows}: a process would have no rows; "
+            "start fewer, or raise --batch-size"
+        )
+    for path in listed(getattr(args, "data", "")) if N > 1 else ():
+        if path == "-" or Path(path).is_fifo():
+            raise InputError(f"--data {path} is a pipe, and {N} processes read it; give a file")
 
 
 def pick_precision(name, device):
@@ -62,6 +92,7 @@ def resolve(args, device):
 
     A run stores these flags, so that --resume computes in the same way on any machine.
     """
+    check_processes(args)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     torch.set_default_dtype(torch.float32)  # a caller may have set another one
     return dataclasses.replace(

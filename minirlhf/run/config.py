@@ -92,8 +92,8 @@ class ChainFlags(ComputeFlags):
 
 
 @dataclass(frozen=True)
-class TrainingFlags(ComputeFlags):
-    """The flags of every stage that trains."""
+class RunFlags(ModelFlags):
+    """The flags of everything that trains and can be resumed."""
 
     microbatch_tokens: int = flag(
         0,
@@ -115,6 +115,11 @@ class TrainingFlags(ComputeFlags):
         low=0,
         high=1,
     )
+
+
+@dataclass(frozen=True)
+class TrainingFlags(RunFlags, ComputeFlags):
+    """The flags of every stage that trains on records."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -185,10 +190,13 @@ def run(main):
         if hasattr(console, "reconfigure"):  # a notebook's and a test's have none
             console.reconfigure(errors="replace")
     try:
-        from minirlhf.fast import keep_memory  # here: the list of commands must not wait for torch
+        # Here: the list of commands must not wait for torch.
+        from minirlhf.fast import keep_memory
+        from minirlhf.run.distributed import processes
 
         keep_memory()
-        main()
+        with processes():
+            main()
     except (InputError, OSError) as error:
         message, code = f"error: {one_line(error)}", 2
     except KeyboardInterrupt as error:
@@ -242,6 +250,11 @@ CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)
 ASKED_LABELS = Stream(30, 3)  # `step` is the kind of judgement
 SHOWN_ORDER = Stream(31)  # `step` is a digest of labeller and question
+DEMONSTRATED_RESPONSES = Stream(60)  # `step` is the round
+META_PROMPTS, META_RESPONSES = Stream(61), Stream(61, 1)
+SHIFTED_PROMPTS, SHIFTED_RESPONSES, SHIFTED_LABELS = Stream(61, 2), Stream(61, 3), Stream(61, 4)
+FRESH_PROMPTS, FRESH_RESPONSES, FRESH_LABELS = Stream(61, 5), Stream(61, 6), Stream(61, 7)
+COMPARED_RESPONSES = Stream(47)  # `step` is a digest of the prompt
 
 
 def rng(seed, stream, step=0):
@@ -250,6 +263,16 @@ def rng(seed, stream, step=0):
     return np.random.default_rng(
         np.random.SeedSequence([seed, stream.number, stream.offset + step])
     )
+
+
+def round_seed(seed, n):
+    """The seed of round n = 0, 1, ... of a loop around the stages: every round draws other prompts,
+    noise and labels. Round 0 is a run without a loop.
+
+    A number above 32 bits is two words of a SeedSequence; from 1000 on, the second of them is no
+    stream's number, so that no stream of a round is one of another seed.
+    """
+    return seed + ((1000 + n) << 32 if n else 0)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+from minirlhf.run import distributed
 from minirlhf.run.config import InputError
 
 TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{16}\.tmp")  # the name of a file until it is complete
@@ -23,6 +24,8 @@ def write_atomically(path, write, previous=None):
     even where torch hides it behind one of its own. A missing folder is made. `previous` is a path
     for the old file, which is otherwise gone.
     """
+    if distributed.rank():  # the first process of a run writes
+        return
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minirlhf.run import chain, resume, trackers
+from minirlhf.run import chain, distributed, resume, trackers
 from minirlhf.run.config import InputError
 from minirlhf.run.files import TEMPORARY, listed, write_text
 from minirlhf.run.lock import lock
@@ -21,7 +21,7 @@ COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it h
 CALIBRATION = "calibration.json"  # of a reward model, and of DPO on own comparisons
 RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt", MICROSCOPE)
 RUN_FILES += (CALIBRATION, COMPARISONS)
-INPUTS = ("data", "text", "init", "sft", "rm")  # flags that name what a run reads
+INPUTS = ("data", "text", "init", "sft", "rm", "policy", "more")  # flags that name what a run reads
 
 
 def refuse_existing(args, folder):
@@ -95,6 +95,10 @@ def start_run(args, tokenizer, *stages, **inputs):
     check(args, folders)  # before a folder is made
     trackers.require(track)
     inputs = resume.fingerprints(vocabulary=tokenizer.fingerprint(), **inputs)
+    refuse_different(args, inputs)
+    if distributed.rank():
+        yield written_by_first(folders)
+        return
     with contextlib.ExitStack() as locks:
         for folder in folders:
             locks.enter_context(lock(folder))
@@ -110,7 +114,36 @@ def start_run(args, tokenizer, *stages, **inputs):
         for folder, content in zip(folders, records, strict=True):
             write_record(folder, content)
         locks.enter_context(trackers.tracked(track, folders))
+        distributed.largest(0)
         yield folders
+
+
+def refuse_different(args, inputs):
+    """InputError if one of several processes has other flags or inputs than the first. Nobody goes
+    on before all have come here."""
+    flags = dataclasses.asdict(args)
+    names = flags.keys() - resume.CHANGEABLE - set(INPUTS)
+    known = {f"--{name.replace('_', '-')}": str(flags[name]) for name in names} | inputs
+    first, *others = distributed.gathered([known])
+    for number, other in enumerate(others, start=1):
+        for name in (name for name in known if other.get(name) != first.get(name)):
+            raise InputError(
+                f"{name} is {first.get(name)} in process 0 and {other.get(name)} in "
+                f"process {number}; give all processes the same"
+            )
+
+
+def written_by_first(folders):
+    """The folders of a run, for a process that is not the first and does not write, once they are
+    there. InputError if it cannot see them."""
+    distributed.largest(0)
+    for folder in folders:
+        if not (folder / "config.json").exists():
+            raise InputError(
+                f"{folder} is not what process 0 sees there; --out must be a folder "
+                "that all machines share"
+            )
+    return folders
 
 
 def check(args, folders):

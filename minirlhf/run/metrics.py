@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minirlhf.run import trackers
+from minirlhf.run import distributed, trackers
 from minirlhf.run.files import write_text
 
 MICROSCOPE = "microscope.jsonl"  # the tokens of a few responses; PPO writes it
@@ -44,6 +44,8 @@ class Metrics:
 
     def flush(self):
         """Have the disk hold the lines: after a power failure a checkpoint has its metrics."""
+        if distributed.rank():
+            return
         with open(self.path, "rb") as file:
             try:
                 os.fsync(file.fileno())
@@ -77,6 +79,8 @@ class Clock:
 
 def append(path, text):
     """Append to a text file. Where that fails (a full disk), no part of the text stays."""
+    if distributed.rank():  # the first process of a run writes
+        return
     with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         content = memoryview(text.encode())
@@ -215,7 +219,7 @@ def cut_samples(folder, state):
     """Cut FOLDER/samples.txt and microscope.jsonl back to what they held when the checkpoint
     `state` was saved: a run that is resumed appends the rest again."""
     size = state.get("samples_bytes", 0 if state["step"] == 0 else math.inf)
-    if samples_size(folder) > size:
+    if samples_size(folder) > size and not distributed.rank():
         os.truncate(Path(folder) / "samples.txt", size)
     if (Path(folder) / MICROSCOPE).exists():
         cut_back(Path(folder) / MICROSCOPE, state["step"])

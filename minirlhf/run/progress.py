@@ -4,7 +4,7 @@ import contextlib
 import sys
 
 from minirlhf.fast import return_memory
-from minirlhf.run import health, optim
+from minirlhf.run import distributed, health, optim
 from minirlhf.run.config import Divergence, InputError, one_line
 from minirlhf.run.interrupt import Interrupt
 from minirlhf.run.metrics import Metrics, cut_samples, read_metrics
@@ -52,11 +52,12 @@ class Progress:
     def record(self):
         """Log the step, and save it where that is due. KeyboardInterrupt if a signal has come."""
         self.log()
-        if self.due(self.save_every) or self.interrupt.requested:
+        signal = distributed.largest(self.interrupt.number or 0)  # that any process has got
+        if self.due(self.save_every) or signal:
             self.save()
-        if self.interrupt.requested:
+        if signal:
             print(self.state(), file=sys.stderr)
-            raise KeyboardInterrupt(self.interrupt.number)
+            raise KeyboardInterrupt(signal)
 
     def log(self):
         if self.pending is not None:
@@ -76,21 +77,24 @@ class Progress:
         """Where a run that stops can go on."""
         if not self.saved:
             return "nothing was saved yet"
+        if not self.folder.exists():
+            return f"{self.folder} is gone, and its checkpoint with it: start again"
         return (
             f"{self.folder / 'checkpoint.pt'} holds {self.saved} of {self.steps} steps; the same "
             "command with --resume goes on"
         )
 
     def __exit__(self, kind, error, traceback):
-        self.interrupt.__exit__()
         self.hook.remove()
-        if error is None or isinstance(error, KeyboardInterrupt | Divergence):
-            return
-        if self.whole:
+        failed = error is not None and not isinstance(error, KeyboardInterrupt | Divergence)
+        if failed and self.whole:
             with contextlib.suppress(OSError, InputError):
                 self.log()
             with contextlib.suppress(OSError, InputError):
                 self.save()
+        self.interrupt.__exit__()  # not before: if a process dies, torchrun stops the others
+        if not failed:
+            return
         if isinstance(error, InputError | OSError):
             raise InputError(f"{one_line(error)}. {self.state()}") from error
         print(self.state(), file=sys.stderr)  # below the traceback of an error of ours

@@ -27,6 +27,9 @@ NAMES = {  # of inputs, in messages
     "init": "the weights of --init",
     "sft": "the SFT model",
     "rm": "the reward model",
+    "policy": "the policy that is sampled from",
+    "more": "the comparisons of earlier rounds",
+    "labeller": "the labeller",
     "missing_end_score": "the missing-end score of the reward model",
     "vocabulary": "the tokenizer's vocabulary",
 }

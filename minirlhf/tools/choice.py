@@ -239,7 +239,9 @@ def show(found, labels):
     header = ["agreement with the judge", "seeds", *map(str, labels), "ties"]
     rows = []
     for way, seeds in found.items():
-        means = [measured.columns(found, way, ("labels", n), "agreement_with_judge") for n in labels]
+        means = [
+            measured.columns(found, way, ("labels", n), "agreement_with_judge") for n in labels
+        ]
         ties = measured.columns(found, way, ("labels", labels[-1]), "tied")
         cells = [f"{np.mean(list(x.values())):.3f}" if x else "-" for x in (*means, ties)]
         rows.append([way, len(seeds), *cells])

@@ -76,7 +76,9 @@ def main(argv=None):
     setting = judged(load_setting(args)) if missing else None
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
         for kind in kinds:
-            measured.part(args, kind, lambda kind=kind: measure(args, kind, setting, bar), ("kinds",))
+            measured.part(
+                args, kind, lambda kind=kind: measure(args, kind, setting, bar), ("kinds",)
+            )
     show(measured.all_rows(args.out, KINDS), sizes(args))
 
 
@@ -222,7 +224,8 @@ def show(found, labels_):
     rows = []
     for kind, seeds in found.items():
         means = [
-            measured.columns(found, kind, ("judgements", n), "agreement_with_judge") for n in labels_
+            measured.columns(found, kind, ("judgements", n), "agreement_with_judge")
+            for n in labels_
         ]
         read = measured.columns(found, kind, ("judgements", labels_[-1]), "responses")
         cells = [f"{np.mean(list(x.values())):.3f}" if x else "-" for x in means]

@@ -41,7 +41,7 @@ FLAGS = {  # none of them at its default
     "seed": 3,
     "threads": 2,
     "max_grad_norm": 0.37,
-    "microbatch_tokens": 60,
+    "microbatch_tokens": 24,
     "keep": 0,
     "updates": 3,
     "batch_size": 10,
@@ -58,7 +58,7 @@ FLAGS = {  # none of them at its default
     "gamma": 0.93,
     "lam": 0.89,
     "kl_coef": 0.23,
-    "kl_target": 1.5,
+    "kl_target": 0.17,  # near the KL of the second rollout
     "kl_horizon": 50.0,
     "missing_end_score": -1.5,
     "critic": "separate",
@@ -183,11 +183,12 @@ def test_the_kl_is_that_of_the_policy_from_the_sft_model_on_its_own_replies(run)
 
 def test_the_kl_coefficient_follows_the_kl_of_each_rollout(run):
     """With the KL that is penalised, ten episodes a rollout, and a horizon of 50."""
-    coefs, expected = run.metric("kl_coef"), 0.23
-    for coef, kl in zip(coefs, run.metric("kl"), strict=True):
+    coefs, kls, expected = run.metric("kl_coef"), run.metric("kl"), 0.23
+    for coef, kl in zip(coefs, kls, strict=True):
         assert coef == pytest.approx(expected, rel=1e-5)
-        expected *= 1 + min(max(kl / 1.5 - 1, -0.2), 0.2) * 10 / 50
-    assert len(set(coefs)) == 3
+        expected *= 1 + min(max(kl / 0.17 - 1, -0.2), 0.2) * 10 / 50
+    # The second one is not clipped, and no other KL of its rollout is as large.
+    assert abs(kls[1] / 0.17 - 1) < 0.1 < abs(run.metric("kl_k3")[1] / 0.17 - 1)
 
 
 def test_advantages_and_returns_are_those_of_a_loop_over_each_response(run):
@@ -236,7 +237,7 @@ def loop_gae(rewards, values, gamma, lam):
 
 
 def test_the_update_has_the_old_logprobs_the_minibatches_and_the_optimiser_of_its_flags(run):
-    """Two passes of three minibatches, of at most 60 tokens a pass, in an order of its own for
+    """Two passes of three minibatches, of at most 24 tokens a pass, in an order of its own for
     every seed and update."""
     calls = zip(rollouts(run), run.record["update"], run.record["plan"], strict=True)
     for (step, policy, replies), update, plan in calls:
@@ -244,9 +245,10 @@ def test_the_update_has_the_old_logprobs_the_minibatches_and_the_optimiser_of_it
         rollout = update.args[2]
         assert rollout.logprobs[rollout.mask].tolist() == pytest.approx(old, abs=2e-4)
         lengths = [len(reply.example.tokens) for reply in replies]
-        expected = ppo.plan(lengths, 2, 3, 60, config.rng(3, config.MINIBATCHES, step))
+        expected = ppo.plan(lengths, 2, 3, 24, config.rng(3, config.MINIBATCHES, step))
         assert plan.result == update.args[3] == expected
         assert [len(minibatches) for minibatches in expected] == [3, 3]
+        assert max(map(len, itertools.chain(*expected))) > 1  # 24 tokens are fewer than a minibatch
         assert update.kwargs == {
             "temperature": 0.8,
             "clip": 0.11,
@@ -443,6 +445,7 @@ def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     test_train_ppo.py and test_cuda.py."""
     elsewhere = READING | {"resume", "overwrite", "mix_data", "device"}
     elsewhere |= {"track", "microscope", "algorithm", "group"}
+    elsewhere |= {"combine", "par", "credit", "credit_share"}  # test_robust_rewards.py
     named = {*FLAGS, "out", "sft", "rm", "data", "reward", "prompts", "precision", *elsewhere}
     fields = {field.name: field.default for field in dataclasses.fields(train_ppo.Config)}
     assert named == set(fields)

@@ -71,6 +71,7 @@ class Run:
             self.record.watch(train_rm, "accumulate")
             self.record.watch(train_rm, "normalise")
             self.record.watch(simulated, "rank")
+            self.record.watch(baselines, "baseline_numbers")
             run_command(train_rm.main, {"out": self.out, "sft": folder / "start"} | flags)
         self.sft = self.record["load_gpt"][0].result[0]
         self.model, _, self.missing_end_score = load_reward_model(self.out / "rm")
@@ -312,6 +313,8 @@ def test_on_own_data_the_baselines_learned_from_what_the_model_learned_from(own)
     assert numbers["held_out_pairs"] == len(pairs)
     margins = np.array([margin for *_, margin in pairs])
     assert numbers["held_out_accuracy"] == pytest.approx(np.mean(margins > 0))
+    (call,) = own.record["baseline_numbers"]
+    assert call.args[0] == learned and call.args[1] == held_out[:2]
     expected = baselines.baseline_numbers(learned, held_out[:2], scores)
     for name, value in expected.items():
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
@@ -331,8 +334,9 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
 
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_train_rm.py, test_resume.py,
-    test_chain.py and test_cuda.py."""
+    test_chain.py, test_cuda.py and test_rounds.py."""
     elsewhere = READING | {"resume", "overwrite", "mix_data", "device", "track", "margin"}
+    elsewhere |= {"labeller", "labeller_model", "human_share", "policy", "more"}
     fields = {field.name: field.default for field in dataclasses.fields(train_rm.Config)}
     assert {*FLAGS, "out", "sft", "data", "precision", *elsewhere} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

@@ -4,10 +4,9 @@
     python -m pytest tests/spec --impl my_adapter.py  your implementation
 
 An adapter is a Python file that defines whichever of NAMES the implementation offers, with the
-signatures of minirlhf. The docstrings of ppo.py, reward.py, dpo.py, grpo.py and rewards/axes.py
-state inputs and outputs; test_ppo_trace.py describes `trace`. A sentence about a missing function
-counts as not offered, never as passed. So does a call that raises NotImplementedError, for an
-argument that the implementation cannot take.
+signatures of minirlhf, whose docstrings state inputs and outputs; test_ppo_trace.py describes
+`trace`. A sentence about a missing function counts as not offered, never as passed. So does a call
+that raises NotImplementedError, for an argument that the implementation cannot take.
 """
 
 import importlib.util
@@ -43,6 +42,15 @@ NAMES = (
     "flag_loss",
     "group_advantages",
     "token_weights",
+    "score_difference",
+    "combine",
+    "disagreement",
+    "win_rate",
+    "redistribute",
+    "shaping",
+    "soft_preference_loss",
+    "both_orders",
+    "rating",
     "trace",
 )
 MINIRLHF = Path(__file__).parent / "adapters" / "minirlhf.py"

@@ -21,6 +21,10 @@ TOPICS = {  # id prefix: title, in the order of the document
     "DIRECT": "Other direct losses",
     "RATE": "Ratings and flags",
     "GROUP": "Methods without a critic",
+    "META": "MetaRM",
+    "ROBUST": "Scores that are harder to exploit",
+    "CREDIT": "Credit by token",
+    "LABEL": "Labels by a model",
 }
 
 

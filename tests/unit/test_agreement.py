@@ -78,6 +78,53 @@ def test_calibration_is_to_the_labellers_where_the_totals_are_known_and_to_the_l
     assert known == pytest.approx(abs(confidence - 1 / (1 + math.exp(-0.5 / LABEL_NOISE))))
 
 
+# ---- temperature
+
+
+def test_the_temperature_has_the_least_loss():
+    """A model that is very sure of six pairs and wrong about two of them: of one by 3."""
+    margins, labels = np.array([2, 1, -0.5, 3, 1.5, 0.5]), np.array([1, 1, 1, 0, 1, 1])
+    T = agreement.temperature(margins, labels)
+    assert T == pytest.approx(5.4906494172, abs=1e-9)
+
+    def loss(T):
+        return np.logaddexp(0, -np.where(labels, margins, -margins) / T).mean()
+
+    assert (loss(1), loss(T)) == pytest.approx((0.8563907161, 0.6818594507))
+
+
+def test_labellers_have_the_temperature_one_in_their_own_unit():
+    """Totals over the labellers' noise are the log-odds of their labels. In another unit the
+    temperature is that unit."""
+    gaps = np.random.default_rng(0).integers(-3, 4, 200) / LABEL_NOISE
+    sure = 1 / (1 + np.exp(-gaps))
+    assert agreement.temperature(gaps, sure) == pytest.approx(1)
+    assert agreement.temperature(2.5 * gaps, sure) == pytest.approx(2.5)
+
+
+def test_without_an_optimum_the_temperature_is_an_end_of_its_range():
+    """Margins that are all right could be larger; margins that are all wrong, or 0, say nothing."""
+    assert agreement.temperature(np.array([1.0, 2.0]), np.ones(2)) < 0.1
+    assert agreement.temperature(np.array([-1.0, -2.0]), np.ones(2)) == math.inf
+    assert agreement.temperature(np.zeros(2), np.ones(2)) == math.inf
+
+
+def test_the_metrics_have_the_temperature_of_the_labels_or_of_what_labellers_do():
+    """The margins of the comparisons above, where half of the labels are not what the judge
+    says."""
+    scores, margins = [[0.0, 1.0], [1.5, 0.5, 1.0], *SCORES[2:]], np.array([1.0, -0.5, 0.5, 0.0])
+    plain = agreement.ranking_numbers(COMPARISONS, scores)["temperature"]
+    known = agreement.ranking_numbers(COMPARISONS, scores, TOTALS)["temperature"]
+    assert plain == agreement.temperature(margins, np.ones(4)) < math.inf
+    assert known == agreement.temperature(margins, likely()) != plain
+
+
+def test_a_score_per_point_is_a_slope_through_zero():
+    """Margins 1, -2, .5, 0 at gaps of -2, 1.5, 0, .5."""
+    numbers = agreement.ranking_numbers(COMPARISONS, SCORES, TOTALS)
+    assert numbers["score_per_point"] == pytest.approx((-2 - 3) / (4 + 2.25 + 0.25))
+
+
 def test_the_reliability_diagram_bins_pairs_by_how_sure_the_model_is():
     """Margins 1, -2, .5 and 0: right, wrong, right, and a tie, which counts half. In one bin they
     are 2.5 of 4; in ten, each has its own."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from minirlhf.rewards.credit import CreditFlags
+from minirlhf.rewards.ensemble import EnsembleFlags
 from minirlhf.tools import choice, label
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +236,8 @@ READERS = {  # functions that read flags for a command
     "chain.refuse_mixed(args": {"mix_data"},
     "start_run(args": {"out", "resume", "overwrite", "track"},
     "label.QuestionFlags)": {field.name for field in dataclasses.fields(label.QuestionFlags)},
+    "EnsembleFlags, ": {field.name for field in dataclasses.fields(EnsembleFlags)},
+    "CreditFlags)": {field.name for field in dataclasses.fields(CreditFlags)},
     "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
 }
 

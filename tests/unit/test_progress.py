@@ -140,6 +140,23 @@ def test_a_line_of_metrics_that_cannot_be_written_is_no_step_lost(tmp_path, monk
     assert loop.saves == [(3, 3.0)]
 
 
+def test_a_folder_that_was_removed_meanwhile_is_not_said_to_hold_a_checkpoint(tmp_path):
+    """It was: "holds 4 of 6 steps; the same command with --resume goes on"."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def remove(*now):
+        if now == (4, "between"):
+            (folder / "metrics.jsonl").unlink()
+            folder.rmdir()
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", "checkpoint.pt")
+
+    loop = Loop(folder, remove)
+    with pytest.raises(InputError, match="run is gone, and its checkpoint with it: start again"):
+        loop.run()
+    assert loop.saves == [(4, 4.0)]
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_after_the_step_and_says_how_to_go_on(tmp_path, capsys, name):
     """Also where it comes while the step is judged. Its number is what the exit code tells."""

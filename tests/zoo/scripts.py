@@ -466,8 +466,8 @@ TRAIN_RM = [
         "The ranks of a microbatch belong to other rows than its responses.",
     ),
     (
-        "part = reward.ranking_loss(scores, ranks, wanted) * len(rows) / len(batch)",
-        "part = reward.ranking_loss(scores, ranks, wanted)",
+        "part = mean_loss(members, scores, ranks, wanted) * len(rows) / len(batch)",
+        "part = mean_loss(members, scores, ranks, wanted)",
         "The loss grows with the number of microbatches.",
     ),
 ]
@@ -504,8 +504,8 @@ TRAIN_PPO = [
         "The evaluation judges the reference.",
     ),
     (
-        "models = Models(actor_critic, reference, score, missing_end_score, tokenizer)",
-        "models = Models(actor_critic, policy, score, missing_end_score, tokenizer)",
+        "models = Models(actor_critic, reference, score, missing_end_score, tokenizer, shares)",
+        "models = Models(actor_critic, policy, score, missing_end_score, tokenizer, shares)",
         "The policy is its own reference, so that KL costs nothing.",
     ),
     (
@@ -1796,12 +1796,41 @@ FLAGS = [
     *ignored("train_sft.py", "held_out eval_every save_every max_new_tokens"),
     *ignored("train_rm.py", TRAINING + " out sft data prompts responses max_new_tokens epochs"),
     *ignored("train_rm.py", "batch_size lr warmup weight_decay held_out norm_prompts"),
-    *ignored("train_rm.py", "missing_end_score save_every margin"),
+    *ignored("train_rm.py", "missing_end_score save_every margin labeller labeller_model"),
+    *ignored("train_rm.py", "human_share policy more"),
     *ignored("train_ppo.py", TRAINING + " out sft rm reward data prompts updates batch_size"),
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
     *ignored("train_ppo.py", "microscope algorithm group"),
+    Mutant(
+        "minirlhf/rewards/ensemble.py",
+        "combine(scores, self.args.combine)",
+        "combine(scores, EnsembleFlags.combine)",
+        "--combine is ignored.",
+        "combine",
+    ),
+    Mutant(
+        "minirlhf/rewards/ensemble.py",
+        "M, width = self.args.par,",
+        "M, width = 2,",
+        "--par is 2, whatever it says.",
+        "par",
+    ),
+    Mutant(
+        "minirlhf/rewards/credit.py",
+        "FUNCTIONS[args.credit]",
+        'FUNCTIONS["uniform"]',
+        "--credit is uniform, whatever it says.",
+        "credit",
+    ),
+    Mutant(
+        "minirlhf/rewards/credit.py",
+        "None), args.credit_share)",
+        "None), CreditFlags.credit_share)",
+        "--credit-share is ignored.",
+        "credit_share",
+    ),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data epochs batch_size lr warmup"),
     *ignored("minirlhf/tools/dpo.py", "held_out save_every loss tau gamma lam"),
     *ignored("minirlhf/tools/dpo.py", "undesirable_weight"),
@@ -1903,7 +1932,7 @@ READINGS = [
     ),
     (
         "train_ppo.py",
-        "    chain.refuse_mixed(args, *filter(None, (path, reward_path)))\n",
+        "    chain.refuse_mixed(args, path, *reward_paths)\n",
         "",
         "mix_data",
     ),
@@ -2110,7 +2139,7 @@ RESULTS_TESTS += " or kl_coefficient"
 MONITOR_TESTS = "evaluation or console or your_function or judges_numbers"
 KILLERS = {
     "train_sft.py": [RUNS["sft"]],
-    "train_rm.py": [RUNS["rm"]],
+    "train_rm.py": [RUNS["rm"], "runs/test_rounds.py"],
     "train_ppo.py": [RUNS["ppo"]],
     "minirlhf/tools/dpo.py": [RUNS["dpo"]],
     "minirlhf/tools/evaluate.py": [RUNS["evaluate"]],
@@ -2144,6 +2173,11 @@ KILLERS = {
         for name in ("loss", "tau", "gamma", "lam", "undesirable_weight")
     },
     ("train_ppo.py", "algorithm"): ["runs/test_train_grpo.py", "-k", "no_two_methods"],
+    **{
+        (f"minirlhf/rewards/{file}.py", name): ["runs/test_robust_rewards.py", "-k", "no_two"]
+        for file, names in {"ensemble": "combine par", "credit": "credit credit_share"}.items()
+        for name in names.split()
+    },
     ("train_ppo.py", "group"): ["runs/test_train_grpo.py", "-k", "meaning"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
 }

@@ -1298,6 +1298,182 @@ WITHOUT_A_CRITIC = [
     ),
 ]
 
+REWARDS_FROM_ELSEWHERE = [
+    Animal(
+        name="the demonstration is the rejected one",
+        seen="align-anything, in KTO: its undesirable term has the wrong sign",
+        function="rewards.demonstrations.compare",
+        right="[demonstration.response, response], [0, 1]",
+        wrong="[demonstration.response, response], [1, 0]",
+        caught_by="test_the_demonstration_is_chosen_and_the_response_to_the_same_prompt_rejected",
+        why="The policy learns to be anything but the writer.",
+    ),
+    Animal(
+        name="the demonstration stands against a response to another prompt",
+        seen="a discriminator with positives and negatives from two streams of prompts, which the "
+        "abstract of RLGAF (Yu et al. 2023) does not exclude",
+        function="rewards.demonstrations.compare",
+        right="zip(demonstrations, responses, strict=True)",
+        wrong="zip(demonstrations, responses[1:] + responses[:1], strict=True)",
+        caught_by="test_the_demonstration_is_chosen_and_the_response_to_the_same_prompt_rejected",
+        why="The reward model learns which response belongs to which prompt, and that the policy "
+        "knows already.",
+    ),
+    Animal(
+        name="a response that is the demonstration stays",
+        seen="SPIN's pairs (uclaml/SPIN), where a short answer is often the same text",
+        function="rewards.demonstrations.compare",
+        right="if demonstration.response != response",
+        wrong="if True",
+        caught_by="test_a_response_that_is_the_demonstration_is_left_out",
+        why="A pair without a gradient makes the mean of the others smaller.",
+    ),
+    Animal(
+        name="the gradient is applied where it was taken",
+        seen="a reading of MetaRM's step (Dou et al. 2024): theta' - alpha g for theta - alpha g",
+        function="rewards.meta.meta_gradient",
+        right="parameter.copy_(copy)",
+        wrong="pass",
+        caught_by="test_a_meta_step_is_worked_by_hand",
+        why="The model learns J, which has no labels, beside the loss.",
+    ),
+    Animal(
+        name="the meta step is subtracted again in place of a copy",
+        seen="the usual way to save memory in first-order meta-learning",
+        function="rewards.meta.meta_gradient",
+        right="for parameter, copy in zip(parameters, copies, strict=True):\n"
+        "            parameter.copy_(copy)",
+        wrong="for parameter, step in zip(parameters, steps, strict=True):\n"
+        "            parameter -= scale * step",
+        caught_by="test_the_weights_stay_what_they_were_to_the_bit",
+        why="Each step leaves its rounding in the weights.",
+    ),
+    Animal(
+        name="the gradient of the meta step stays in that of the labels",
+        seen="any loop that takes two gradients and clears them once",
+        function="rewards.meta.take_gradients",
+        right="parameter.grad = None",
+        wrong="pass",
+        caught_by="test_without_an_ascent_the_gradient_is_that_of_the_labels_to_the_bit",
+        why="The optimiser descends on J: the model is taught to tell nothing apart.",
+    ),
+    Animal(
+        name="a prompt with fewer responses is filled up with scores of 0",
+        seen="any batch of groups of unequal size",
+        function="rewards.meta.score_difference",
+        right="pairs = (exists[:, :, None] & exists[:, None, :]).triu(1)",
+        wrong="pairs = torch.ones_like(gaps, dtype=torch.bool).triu(1)",
+        caught_by="test_j_of_a_batch_is_the_mean_over_prompts_of_any_number_of_responses",
+        why="Responses are told apart from one that nobody gave.",
+    ),
+    Animal(
+        name="a response that was cut off becomes a demonstration",
+        seen="RAFT and Llama 2, whose papers do not say what becomes of them",
+        function="tools.rejection.finished",
+        right='for row in rows if row["ended"]]',
+        wrong="for row in rows]",
+        caught_by="test_a_response_that_was_cut_off_is_no_demonstration",
+        why="Imitation puts an end token behind it, and the policy learns to stop in mid-sentence.",
+    ),
+]
+
+OTHER_REWARDS = [
+    Animal(
+        name="the members of an ensemble are combined as raw scores",
+        seen="llm_optimization #12: the published ensemble has no centring",
+        function="rewards.ensemble.RobustScore.combined",
+        right="evaluate.score_replies(model, prompts, replies)",
+        wrong="reward.score_examples(model, [x.example for x in replies], raw=True)",
+        caught_by="test_the_score_is_the_members_scores_combined_and_normalised_once_more",
+        why="Raw scores have any zero and unit: the worst is always the member with the lowest "
+        "zero, and the mean that of the member with the largest unit.",
+    ),
+    Animal(
+        name="the standard deviation of an ensemble divides by E - 1",
+        seen="llm_optimization, in PPO; its best-of-n divides by E, with the same coefficient",
+        function="rewards.ensemble.combine",
+        right="scores.std(0, correction=0)",
+        wrong="scores.std(0)",
+        caught_by="test_an_ensemble_has_three_scores",
+    ),
+    Animal(
+        name="the reward model's attention is one token off",
+        seen="attention-based-credit: where its text has another number of tokens, the weights are "
+        "padded on the left",
+        function="rewards.credit.by_rows",
+        right="result[:, 1:]",
+        wrong="result[:, :-1]",
+        caught_by="test_credit_by_attention_goes_to_the_response_and_to_the_token_attended_to",
+        why="Every token earns what the one before it deserved.",
+    ),
+    Animal(
+        name="a response that was cut off has its fixed score shared out",
+        seen="attention-based-credit, which has no rule for such responses",
+        function="rewards.credit.attention",
+        right="torch.where(samples.ended, scores, 0.0)",
+        wrong="scores",
+        caught_by="test_credit_by_attention_goes_to_the_response_and_to_the_token_attended_to",
+        why="Tokens are blamed for what the reward model never read.",
+    ),
+    Animal(
+        name="the potential of the whole response is kept",
+        seen="reward shaping in episodes, before Grzes 2017",
+        function="rewards.credit.shaping",
+        right="mask & ~last_token(mask)",
+        wrong="mask",
+        caught_by="test_credit_by_a_potential_of_prefixes_keeps_return_and_gradient",
+        why="The score of a response counts twice: as its potential, and as its score.",
+    ),
+]
+
+LABELS_BY_A_MODEL = [
+    Animal(
+        name="the second order is not turned round",
+        seen="PairS #2, where the plain mean of both orders is asked about",
+        function="feedback.soft.both_orders",
+        right="0.5 + (first - swapped) / 2",
+        wrong="(first + swapped) / 2",
+        caught_by="test_a_labeller_who_likes_the_first_says_nothing",
+        why="The label is then how much the labeller likes what is shown first, and not a word "
+        "about the responses.",
+    ),
+    Animal(
+        name="one order is asked, and the bias stays",
+        seen="FastChat #3911: 12.9% of GPT-4's verdicts turn with the order",
+        function="feedback.soft.label",
+        right="swapped = np.asarray(prefer(prompts, right, left), dtype=float)",
+        wrong="swapped = 1 - first",
+        caught_by="test_a_labeller_who_likes_the_first_teaches_nothing",
+    ),
+    Animal(
+        name="wordings are averaged as log-odds",
+        seen="a mean of logits where Lee et al. 2023 have a mean of probabilities",
+        function="feedback.ai.Labeller.__call__",
+        right="torch.sigmoid(first - second).mean(1)",
+        wrong="torch.sigmoid((first - second).mean(1))",
+        caught_by="test_a_labeller_averages_probabilities_over_wordings",
+        why="A single wording of which the model is too sure decides the label.",
+    ),
+    Animal(
+        name="the verdict is asked for without the line break before it",
+        seen='open-instruct #62: "A" for " A", candidates with almost no mass',
+        function="feedback.ai.constitution",
+        right='x + y + "\n"',
+        wrong="x + y",
+        caught_by="test_the_opinion_is_the_last_line_of_a_document",
+        why="What is left of the mass is divided by its sum, and looks confident.",
+    ),
+    Animal(
+        name="a soft label is rounded to a hard one",
+        seen="reward models trained on the likelier answer of a judge",
+        function="reward.soft_preference_loss",
+        right="difference = first - second",
+        wrong="difference, likely = first - second, (likely > 0.5).to(first)",
+        caught_by="test_the_soft_preference_loss_is_worked_by_hand",
+        why="A pair of which the labeller is not sure pulls as much as a clear one.",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1313,4 +1489,7 @@ ZOO = [
     *OTHER_DIRECT_LOSSES,
     *RATINGS_AND_FLAGS,
     *WITHOUT_A_CRITIC,
+    *REWARDS_FROM_ELSEWHERE,
+    *OTHER_REWARDS,
+    *LABELS_BY_A_MODEL,
 ]

@@ -18,6 +18,8 @@ from minirlhf.dpo import (  # noqa: F401
     orpo_loss,
     simpo_loss,
 )
+from minirlhf.feedback.ai import rating  # noqa: F401
+from minirlhf.feedback.soft import both_orders  # noqa: F401
 from minirlhf.generate import Samples
 from minirlhf.grpo import group_advantages, token_weights  # noqa: F401
 from minirlhf.ppo import (  # noqa: F401
@@ -32,8 +34,17 @@ from minirlhf.ppo import (  # noqa: F401
     value_loss,
     whiten,
 )
-from minirlhf.reward import calibration_error, margins, preference_loss, ranking_loss  # noqa: F401
+from minirlhf.reward import (  # noqa: F401
+    calibration_error,
+    margins,
+    preference_loss,
+    ranking_loss,
+    soft_preference_loss,
+)
 from minirlhf.rewards.axes import flag_loss, ordinal_loss  # noqa: F401
+from minirlhf.rewards.credit import redistribute, shaping  # noqa: F401
+from minirlhf.rewards.ensemble import combine, disagreement, win_rate  # noqa: F401
+from minirlhf.rewards.meta import score_difference  # noqa: F401
 
 
 class Table(nn.Module):

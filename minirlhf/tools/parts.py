@@ -1,0 +1,70 @@
+"""An experiment of several runs. The same command goes on where it stopped: a part that is finished
+is not made again, and a run that was interrupted is resumed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from minirlhf.run import resume
+from minirlhf.run.config import InputError
+from minirlhf.run.files import write_json
+
+EXPERIMENT, FINISHED = "experiment.json", "finished.json"
+FREE = ("threads", "device")  # flags that may change from one call to the next
+
+
+def begin(folder, args, **inputs):
+    """The folder of an experiment, whose flags and inputs (see `resume.fingerprint`) are written
+    there. InputError if it holds something else."""
+    folder = Path(folder)
+    content = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
+    content |= resume.fingerprints(**inputs)
+    path = folder / EXPERIMENT
+    if path.exists():
+        before = read(path)
+        for name in sorted({*before, *content}):
+            if before.get(name) != content.get(name):
+                problem = f"{folder} was begun with {name.replace('_', ' ')} {before.get(name)}"
+                remedy = "give the same as before, or another --out"
+                raise InputError(f"{problem}, and this is {content.get(name)}; {remedy}")
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is no experiment of this command; choose another --out")
+    else:
+        write_json(path, content)
+    return folder
+
+
+def run(main, folder, stage, argv):
+    """FOLDER/STAGE, a run of a training script, by its `main` and flags (a dictionary). A run that
+    was interrupted has its flags already, with what `auto` stood for."""
+    out = Path(folder) / stage
+    mark = out / FINISHED
+    if not mark.exists():
+        started = (out / "config.json").exists()
+        main(words({"out": folder} | ({"resume": True} if started else argv)))
+        write_json(mark, {"flags": words(argv)})
+    return str(out)
+
+
+def words(flags):
+    """{name: value} as the words of a command line."""
+    options = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
+    values = {name: [] if value is True else [str(value)] for name, value in options.items()}
+    return [word for name, value in values.items() for word in (name, *value)]
+
+
+def shared(args):
+    """The flags of every command that runs a model."""
+    names = "seed", "device", "precision", "threads"
+    return {name: getattr(args, name) for name in names}
+
+
+def read(path):
+    """What `begin` has written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged; remove its folder, or choose another --out")
+    return content

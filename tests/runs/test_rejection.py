@@ -1,0 +1,171 @@
+"""`minirlhf rejection`: the best of n responses become demonstrations."""
+
+import json
+
+import pytest
+import tiktoken
+import torch
+from conftest import colour_prompt
+from helpers import contents, saved
+
+from minirlhf import evaluate, reward
+from minirlhf.data import Demonstration
+from minirlhf.formats import jsonl
+from minirlhf.run import checkpoint
+from minirlhf.run.checkpoint import load_gpt
+from minirlhf.run.config import InputError
+from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
+from minirlhf.tools import rejection
+from minirlhf.tools.sample import Settings, noise
+
+SMALL = "--best-of 4 --max-new-tokens 6 --held-out 4 --lr 0.01 --epochs 2".split()
+
+
+@pytest.fixture
+def run(colour_run, colours, tmp_path):
+    """run(*flags) -> the folder of an experiment on the colours."""
+
+    def call(*flags, out=tmp_path / "exp"):
+        models = ["--sft", f"{colour_run}/sft", "--rm", f"{colour_run}/rm"]
+        data = ["--data", str(colours / "prompts.jsonl")]
+        rejection.main([*models, *data, "--out", str(out), *SMALL, *flags])
+        return out
+
+    return call
+
+
+def test_the_response_with_the_highest_score_is_the_demonstration(run, colour_run):
+    """Of four to each prompt, under the reward model; all prompts have one."""
+    path = run() / "round-1" / "demonstrations.jsonl"
+    chosen = {record.prompt: record.response for record in jsonl.read_demonstrations(path)}
+    policy, tokenizer = load_gpt(colour_run / "sft")
+    model, _, missing_end_score = reward.load_reward_model(colour_run / "rm")
+    score = evaluate.model_scores(model, missing_end_score)
+    distinct = 0
+    for number in range(40):
+        prompts = [colour_prompt(number)] * 4
+        draws = noise(Settings(1, 4, 1.0, 1, 6), number)
+        replies = evaluate.respond(policy, tokenizer, prompts, draws)
+        scores = score(prompts, replies)
+        distinct += len({reply.text for reply in replies}) > 1
+        best = replies[int(scores.argmax())]
+        assert not best.ended or chosen[prompts[0]] == best.text
+    assert distinct > 20
+
+
+def test_fine_tuning_on_them_raises_the_score(run, colour_run):
+    """b is what the reward model likes best."""
+    folder = run()
+    policies = [load_gpt(path)[0] for path in (colour_run / "sft", folder / "round-1" / "sft")]
+    _, tokenizer = load_gpt(colour_run / "sft")
+    prompts = [colour_prompt(i) for i in range(100, 140)]
+    shares = []
+    for policy in policies:
+        draws = evaluate.noise(1, 40, 6)
+        replies = evaluate.respond(policy, tokenizer, prompts, draws)
+        shares.append(sum(reply.text == "b" for reply in replies) / 40)
+    assert shares[1] > shares[0] + 0.2
+
+
+def test_the_second_round_samples_and_starts_from_the_policy_of_the_first(run):
+    """Under other noise. Without that it would imitate the same responses again."""
+    folder = run("--rounds", "2")
+    flags = json.loads((folder / "round-2" / "sft" / "config.json").read_text())["flags"]
+    assert flags["init"] == str(folder / "round-1" / "sft")
+    settings = [
+        json.loads((folder / f"round-{n}" / "samples.jsonl.config.json").read_text())
+        for n in (1, 2)
+    ]
+    assert settings[0]["inputs"]["policy"] != settings[1]["inputs"]["policy"]
+    assert settings[0]["flags"]["seed"] != settings[1]["flags"]["seed"]
+    assert json.loads((folder / "evaluation.json").read_text())["policy"] == str(
+        folder / "round-2" / "sft"
+    )
+
+
+def test_a_response_that_was_cut_off_is_no_demonstration():
+    """Imitation would put an end token behind it, and teach to stop in mid-sentence."""
+    rows = [
+        {"prompt": "a", "response": "It is in the", "ended": False, "score": -3.0},
+        {"prompt": "b", "response": "No.", "ended": True, "score": 0.1},
+    ]
+    assert rejection.finished(rows) == [Demonstration("b", "No.")]
+    with pytest.raises(InputError, match="no response came to its end; raise --max-new-tokens"):
+        rejection.finished(rows[:1])
+
+
+def test_a_killed_command_goes_on_behind_its_last_response(run, tmp_path):
+    """To the same policy, to the bit. What is there is not sampled again."""
+    whole = run()
+    lines = (whole / "round-1" / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    part = tmp_path / "part"
+    (part / "round-1").mkdir(parents=True)
+    (part / "experiment.json").write_text((whole / "experiment.json").read_text())
+    (part / "round-1" / "samples.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:9])
+    settings = "samples.jsonl.config.json"
+    text = (whole / "round-1" / settings).read_text()
+    (part / "round-1" / settings).write_text(text)
+    experiment = json.loads((part / "experiment.json").read_text())
+    (part / "experiment.json").write_text(json.dumps(experiment | {"out": str(part)}))
+    run(out=part)
+    assert (part / "round-1" / "samples.jsonl").read_bytes() == b"".join(lines)
+    models = [saved(folder / "round-1" / "sft")["model"] for folder in (whole, part)]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.values() for m in models), strict=True))
+
+
+def test_the_same_command_makes_nothing_again(run):
+    """A finished round stays as it is."""
+    folder = run()
+    before = contents(folder / "round-1" / "sft")
+    run()
+    assert contents(folder / "round-1" / "sft") == before
+
+
+def test_the_worlds_prompts_are_asked_without_data(world_run, tmp_path, monkeypatch):
+    """Other ones in each round. (The toy policy does not know how to end.)"""
+    finished = rejection.finished
+    monkeypatch.setattr(
+        rejection, "finished", lambda rows: finished([row | {"ended": True} for row in rows])
+    )
+    models = ["--sft", f"{world_run}/sft", "--rm", f"{world_run}/rm", "--out", str(tmp_path / "x")]
+    small = "--prompts 6 --best-of 2 --max-new-tokens 30 --held-out 4 --rounds 2".split()
+    rejection.main([*models, *small])
+    asked = [
+        [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
+        for path in sorted((tmp_path / "x").glob("round-*/samples.jsonl"))
+    ]
+    assert [len(prompts) for prompts in asked] == [6, 6] and asked[0] != asked[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--best-of 1", "--best-of must be at least 2"),
+        ("--rounds 0", "--rounds must be at least 1"),
+        ("--sft nowhere", "nowhere"),
+        ("--rm nowhere", "nowhere"),
+        ("--data nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_line(refused, colour_run, tmp_path, flags, message):
+    """Before anything is sampled."""
+    models = ["--sft", f"{colour_run}/sft", "--rm", f"{colour_run}/rm"]
+    argv = [*models, "--out", str(tmp_path / "x"), *flags.split()]
+    assert message in refused(rejection.main, argv, tmp_path / "none")
+
+
+def test_models_with_other_vocabularies_are_refused(
+    refused, colour_run, tmp_path, make_gpt, monkeypatch
+):
+    """A score of other ids means nothing."""
+    ranks, special = {bytes([i]): i for i in range(256)}, {END: 256}
+    encoding = tiktoken.Encoding(
+        "bytes", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special
+    )
+    names = {"bytes": Tokenizer(encoding), "tiny": get_tokenizer()}
+    monkeypatch.setattr(checkpoint, "get_tokenizer", names.get)
+    gpt = make_gpt(vocab_size=257)
+    checkpoint.save(tmp_path / "sft", "sft", gpt.config, names["bytes"], 0, model=gpt)
+    models = ["--sft", str(tmp_path / "sft"), "--rm", f"{colour_run}/rm"]
+    message = refused(rejection.main, [*models, "--out", str(tmp_path / "x")], tmp_path / "none")
+    assert "they must be the same" in message

@@ -1,0 +1,262 @@
+"""Rounds of sampling, labelling, reward model and PPO, from end to end on a toy SFT model."""
+
+import itertools
+import json
+from functools import partial
+
+import pytest
+from conftest import few
+from helpers import contents, logged, same, saved
+
+import train_ppo
+import train_rm
+from minirlhf.formats import jsonl
+from minirlhf.run import resume
+from minirlhf.run.config import round_seed
+from minirlhf.run.folder import COMPARISONS
+from minirlhf.tools import rounds
+from minirlhf.world import writers
+
+RM = "--responses 3 --batch-size 4 --held-out 4 --norm-prompts 8 --warmup 1"
+PPO = "--batch-size 8 --held-out 4 --warmup 1 --minibatches 2 --eval-every 2"
+
+
+@pytest.fixture(autouse=True)
+def few_contrasts(monkeypatch):
+    monkeypatch.setattr(writers, "contrasts", partial(few, writers.contrasts))
+
+
+@pytest.fixture
+def sft(world_run):
+    return str(world_run / "sft")
+
+
+SMALL = ["--prompts", "8", "--updates", "2", "--held-out", "4", "--max-new-tokens", "4"]
+SMALL += ["--rm", RM, "--ppo", PPO]
+
+
+def run(out, sft, *argv):
+    rounds.main(["--out", str(out), "--sft", sft, *SMALL, *argv])
+
+
+def record(out):
+    return json.loads((out / rounds.RECORD).read_text())
+
+
+def test_one_round_is_todays_pipeline_to_the_bit(tmp_path, sft):
+    """Comparisons, reward model and policy, with their metrics."""
+    run(tmp_path / "rounds", sft, "--rounds", "1", "--seed", "3", "--kl-coef", "0.2")
+    out = tmp_path / "pipeline"
+    common = ["--out", str(out), "--sft", sft, "--seed", "3", "--max-new-tokens", "4"]
+    train_rm.main([*common, "--prompts", "8", *RM.split()])
+    train_ppo.main([*common, "--updates", "2", "--kl-coef", "0.2", *PPO.split()])
+    first = tmp_path / "rounds" / "round-1"
+    for stage in ("rm", "ppo"):
+        states = [saved(folder / stage) for folder in (first, out)]
+        for state in states:
+            del state["run"]
+        assert same(*states)
+        assert logged(first / stage) == logged(out / stage)
+    files = [folder / "rm" / COMPARISONS for folder in (first, out)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_each_round_learns_from_the_comparisons_of_all_rounds(tmp_path, sft):
+    """They are kept with their round, and no round asks about a prompt's samples of another."""
+    run(tmp_path, sft, "--rounds", "3")
+    files = [tmp_path / f"round-{n}" / "rm" / COMPARISONS for n in (1, 2, 3)]
+    first, second, third = (jsonl.read_collected(path) for path in files)
+    assert (len(first), len(second), len(third)) == (8, 16, 24)
+    assert second[:8] == first and third[:16] == second
+    lines = [json.loads(line) for line in (tmp_path / COMPARISONS).read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1] * 8 + [2] * 8 + [3] * 8
+    assert [line["responses"] for line in lines] == [c.responses for c in third]
+    parts = [[c.prompt for c in third[i : i + 8]] for i in (0, 8, 16)]
+    assert not any(a == b for a, b in itertools.combinations(parts, 2))
+
+
+def test_each_round_samples_from_the_policy_of_the_round_before(tmp_path, sft):
+    """And every reward model and every policy starts as the SFT model."""
+    run(tmp_path, sft, "--rounds", "2")
+    first, second = (tmp_path / f"round-{n}" for n in (1, 2))
+    records = {
+        (n, stage): resume.read_record(x / stage)
+        for n, x in enumerate((first, second))
+        for stage in ("rm", "ppo")
+    }
+    policy = records[1, "rm"]["inputs"]["policy"]
+    assert "policy" not in records[0, "rm"]["inputs"]
+    assert policy == resume.fingerprint(rounds.checkpoint.load_gpt(first / "ppo")[0])
+    references = {item["inputs"]["sft"] for item in records.values()}
+    assert references == {resume.fingerprint(rounds.checkpoint.load_gpt(sft)[0])}
+
+
+def test_a_moving_reference_is_the_policy_of_the_round_before(tmp_path, sft):
+    """The reward model starts as the SFT model all the same."""
+    run(tmp_path, sft, "--rounds", "2", "--moving-reference")
+    before = resume.fingerprint(rounds.checkpoint.load_gpt(tmp_path / "round-1" / "ppo")[0])
+    second = tmp_path / "round-2"
+    assert resume.read_record(second / "ppo")["inputs"]["sft"] == before
+    assert resume.read_record(second / "rm")["inputs"]["sft"] != before
+
+
+def test_the_scores_of_all_rounds_are_normalised_on_the_same_responses(tmp_path, sft, monkeypatch):
+    """Those of the SFT model, so that kl_coef keeps its meaning."""
+    norms, normalise = [], train_rm.normalise
+
+    def spy(reward_model, tokenizer, norm):
+        norms.append(norm)
+        normalise(reward_model, tokenizer, norm)
+
+    monkeypatch.setattr(train_rm, "normalise", spy)
+    run(tmp_path, sft, "--rounds", "2")
+    assert norms[0] == norms[-1] and len(norms[0]) == 8
+
+
+@pytest.mark.parametrize(("stage", "step"), [("rm", 3), ("ppo", 1)])
+def test_rounds_go_on_inside_a_round_to_the_same_bits(tmp_path, sft, ctrl_c, stage, step):
+    """By the same command; a finished round is not touched."""
+    run(tmp_path / "whole", sft, "--rounds", "2")
+    out = tmp_path / "stopped"
+    run(out, sft, "--rounds", "1")
+    first = contents(out / "round-1")
+    ctrl_c(stage, step)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, sft, "--rounds", "2")
+    ctrl_c(None)
+    run(out, sft, "--rounds", "2")
+    assert contents(out / "round-1") == first
+    for name in ("rm", "ppo"):
+        states = [saved(folder / "round-2" / name) for folder in (tmp_path / "whole", out)]
+        for state in states:
+            del state["run"]
+        assert same(*states)
+    assert record(out)["rounds"] == record(tmp_path / "whole")["rounds"]
+
+
+def test_the_numbers_of_a_round_are_those_of_its_policy(tmp_path, sft):
+    """Each lies where it must, and the comparisons add up."""
+    run(tmp_path, sft, "--rounds", "2", "--human-share", "0")
+    rows = record(tmp_path)["rounds"]
+    assert [row["comparisons"] for row in rows] == [8, 16]
+    for row in rows:
+        assert 0 <= row["total"] <= 3 and row["distinct"] <= 4 * rounds.SAMPLES
+        assert 0 <= row["same_text"] <= 1
+
+
+def test_the_policy_can_be_the_labeller_of_its_own_responses(tmp_path, sft):
+    """Round 1 is labelled by the SFT model, round 2 by the policy of round 1."""
+    run(tmp_path, sft, "--rounds", "2", "--labeller", "self")
+    records = [resume.read_record(tmp_path / f"round-{n}" / "rm") for n in (1, 2)]
+    assert records[0]["inputs"]["labeller"] == records[0]["inputs"]["sft"]
+    assert records[1]["inputs"]["labeller"] == records[1]["inputs"]["policy"]
+    assert all(record["flags"]["labeller"] == "ai" for record in records)
+
+
+def test_a_model_beside_the_sft_model_is_the_labeller(tmp_path, sft, world_run):
+    """Its labels are probabilities, and people rank the share that is theirs."""
+    run(tmp_path, sft, "--rounds", "1", "--labeller", "ai", "--human-share", "0.25")
+    comparisons = jsonl.read_collected(tmp_path / "round-1" / "rm" / COMPARISONS)
+    assert [hasattr(c, "likely") for c in comparisons] == [False] * 2 + [True] * 6
+    gpt, _ = rounds.checkpoint.load_gpt(world_run / "pretrain")
+    inputs = resume.read_record(tmp_path / "round-1" / "rm")["inputs"]
+    assert inputs["labeller"] == resume.fingerprint(gpt)
+
+
+LONGER = "def reward(prompts, first, second):\n    return [float(len(x) > len(y)) for x, y in "
+LONGER += "zip(first, second)]\n"
+
+
+def test_your_own_function_is_a_labeller(tmp_path, sft, my_rewards):
+    """Here it prefers the longer response."""
+    run(tmp_path / "o", sft, "--rounds", "1", "--labeller", my_rewards(LONGER))
+    for c in jsonl.read_collected(tmp_path / "o" / "round-1" / "rm" / COMPARISONS):
+        for i, j in itertools.permutations(range(3), 2):
+            longer = len(c.responses[i]) - len(c.responses[j])
+            if c.likely[i][j] == 1:
+                assert longer > 0 and c.ranks[i] < c.ranks[j]
+
+
+def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
+    """Half of the rounds would have another KL coefficient."""
+    run(tmp_path, sft, "--rounds", "1")
+    argv = ["--out", str(tmp_path), "--sft", sft, *SMALL, "--kl-coef", "0"]
+    assert "--kl-coef is 0.1 in" in refused(rounds.main, argv, tmp_path)
+    (tmp_path / rounds.RECORD).write_text("{")
+    assert "is damaged" in refused(rounds.main, argv, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--rounds 0", "--rounds must be at least 1"),
+        ("--human-share 2", "--human-share must be at most 1"),
+        ("--labeller nobody", "--labeller nobody is none of human, ai, constitution, quiz and no"),
+        ("--labeller no_module:f", "--labeller no_module:f"),
+        ("--labeller ai --labeller-model nowhere/pretrain", "nowhere/pretrain"),
+        ("--sft nowhere", "nowhere is not there"),
+    ],
+)
+def test_bad_flags_of_rounds_are_one_line(tmp_path, sft, refused, flags, message):
+    """Before anything is written."""
+    argv = ["--out", str(tmp_path / "o"), "--sft", sft, "--rounds", "1", *flags.split()]
+    assert message in refused(rounds.main, argv, tmp_path)
+
+
+BAD = {
+    "numbers from 0 to 1": "return [2.0] * len(first)",
+    "24 numbers from 0 to 1, one a response; got": "return ['yes'] * len(first)",
+    "failed": "raise RuntimeError('no answer')",
+    "got 0 of them: []": "return []",
+}
+
+
+@pytest.mark.parametrize(("message", "body"), BAD.items())
+def test_a_labeller_that_returns_nonsense_is_one_line(
+    tmp_path, sft, my_rewards, capsys, message, body
+):
+    """It says what a labeller has to return."""
+    name = my_rewards(f"def reward(prompts, first, second):\n    {body}\n")
+    with pytest.raises(rounds.InputError) as error:
+        run(tmp_path / "o", sft, "--rounds", "1", "--labeller", name)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_round_in_which_all_responses_are_equal_is_one_line(tmp_path, sft, monkeypatch):
+    """Nothing can be compared."""
+    sample = train_rm.sample
+
+    def equal(*args):
+        return [train_rm.dataclasses.replace(c, responses=["a"] * 3) for c in sample(*args)]
+
+    monkeypatch.setattr(train_rm, "sample", equal)
+    with pytest.raises(rounds.InputError, match="no prompt has two different responses"):
+        run(tmp_path / "o", sft, "--rounds", "1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--policy", "x"], "--policy: needs --more"),
+        (["--human-share", "0.5"], "--human-share: is beside a --labeller"),
+        (["--labeller-model", "x"], "--labeller-model: names the model of --labeller ai"),
+        (["--data", "x.jsonl", "--labeller", "ai"], "--labeller: the comparisons are those of"),
+        (["--data", "x.jsonl", "--more", "y"], "--more: the comparisons are those of"),
+    ],
+)
+def test_flags_of_train_rm_that_a_run_does_not_read_are_refused(tmp_path, refused, flags, message):
+    """Ignored, they would make two runs look different that are the same."""
+    argv = ["--out", str(tmp_path / "o"), *flags]
+    assert message in refused(train_rm.main, argv, tmp_path)
+
+
+def test_rounds_draw_from_streams_of_their_own():
+    """Round 0 is a run without rounds; no round shares a draw with another."""
+    draws = {
+        (seed, n, number): tuple(
+            rounds.rng(round_seed(seed, n), train_rm.config.Stream(number)).integers(2**62, size=2)
+        )
+        for seed, n, number in itertools.product((1, 2), range(4), range(9))
+    }
+    assert len(set(draws.values())) == len(draws)
+    assert round_seed(7, 0) == 7
