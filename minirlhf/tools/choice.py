@@ -29,7 +29,6 @@ from minirlhf.rewards import axes
 from minirlhf.rewards.axes import Choice
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
-from minirlhf.run.metrics import table
 from minirlhf.tools import label, measured, taste
 from minirlhf.tools.script import script
 from minirlhf.tools.taste import BATCH, FEWEST_STEPS
@@ -83,7 +82,8 @@ def main(argv=None):
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
         for way in ways:
             measured.part(args, way, lambda way=way: measure(args, way, setting, bar), ("ways",))
-    print("\n".join(show(measured.all_rows(args.out, WAYS), sizes(args))))
+    found = measured.all_rows(args.out, WAYS)
+    print("\n".join(measured.tables(found, "labels", sizes(args), "random", "tied")))
 
 
 def chosen_ways(text):
@@ -228,34 +228,6 @@ def margins_of(setting, model, pairs):  # N Comparisons -> (N,)
     """First less second raw score."""
     scores = np.array(reward.score_comparisons(model, setting.tokenizer, pairs))
     return scores[:, 0] - scores[:, 1]
-
-
-# ---- what it shows
-
-
-def show(found, labels):
-    """The mean over seeds of the agreement and of the share of ties for each way, then the
-    difference from random, as lines."""
-    header = ["agreement with the judge", "seeds", *map(str, labels), "ties"]
-    rows = []
-    for way, seeds in found.items():
-        means = [
-            measured.columns(found, way, ("labels", n), "agreement_with_judge") for n in labels
-        ]
-        ties = measured.columns(found, way, ("labels", labels[-1]), "tied")
-        cells = [f"{np.mean(list(x.values())):.3f}" if x else "-" for x in (*means, ties)]
-        rows.append([way, len(seeds), *cells])
-    lines = ["", *table(header, rows), ""]
-    if "random" in found and len(found) > 1:
-        header = ["less random, 95% over seeds", *map(str, labels)]
-        rows = [[way, *differences(found, way, labels)] for way in found if way != "random"]
-        lines += table(header, rows)
-    return lines
-
-
-def differences(found, way, labels):
-    arguments = found, way, "random"
-    return [measured.difference(*arguments, ("labels", n), "agreement_with_judge") for n in labels]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from minirlhf.rewards.axes import Choice, Flags, Rating
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.folder import refuse_existing, start_run
-from minirlhf.run.metrics import table
 from minirlhf.tools import choice, label, measured, people
 from minirlhf.tools.choice import PoolFlags, by_rank, load_setting, sizes, teach
 from minirlhf.world import writers
@@ -79,7 +78,8 @@ def main(argv=None):
             measured.part(
                 args, kind, lambda kind=kind: measure(args, kind, setting, bar), ("kinds",)
             )
-    show(measured.all_rows(args.out, KINDS), sizes(args))
+    found = measured.all_rows(args.out, KINDS)
+    print("\n".join(measured.tables(found, "judgements", sizes(args), "choices", "responses")))
 
 
 # ---- people's labels
@@ -216,32 +216,6 @@ def write(args, out, overwrite, setting, model, steps, **inputs):
 
 def run_flags(args, out, overwrite):
     return RunFlags(**dataclasses.asdict(args) | {"out": out, "overwrite": overwrite})
-
-
-def show(found, labels_):
-    """Mean agreement over seeds, and the difference from choices."""
-    header = ["agreement with the judge", "seeds", *map(str, labels_), "responses"]
-    rows = []
-    for kind, seeds in found.items():
-        means = [
-            measured.columns(found, kind, ("judgements", n), "agreement_with_judge")
-            for n in labels_
-        ]
-        read = measured.columns(found, kind, ("judgements", labels_[-1]), "responses")
-        cells = [f"{np.mean(list(x.values())):.3f}" if x else "-" for x in means]
-        rows.append([kind, len(seeds), *cells, max(read.values(), default="-")])
-    print("\n".join(["", *table(header, rows), ""]))
-    if "choices" in found:
-        header = ["less choices, 95% over seeds", *map(str, labels_)]
-        rows = [[kind, *differences(found, kind, labels_)] for kind in found if kind != "choices"]
-        print("\n".join(table(header, rows)))
-
-
-def differences(found, kind, labels_):
-    arguments = found, kind, "choices"
-    return [
-        measured.difference(*arguments, ("judgements", n), "agreement_with_judge") for n in labels_
-    ]
 
 
 if __name__ == "__main__":

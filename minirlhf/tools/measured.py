@@ -1,13 +1,16 @@
-"""An experiment of several parts, of which each takes a minute or so: one that is finished is not
-made again. And its table over seeds."""
+"""The numbers of an experiment of several parts, of which each takes a minute or so: one that is
+finished is not made again. And their tables over seeds."""
 
 import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
+
 from minirlhf import evaluate
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json
+from minirlhf.run.metrics import table
 
 # Flags that change no number, or that a file's name says.
 ELSEWHERE = ("out", "device", "threads", "sft", "seed")
@@ -57,20 +60,47 @@ def all_rows(out, names):
     return found
 
 
-def columns(parts, name, size, value):
-    """{seed: number} of the rows in which `size`, as (key, value), stands."""
+# ---- the tables
+
+
+def tables(found, key, numbers, baseline, last):
+    """Two tables as lines: the mean over seeds of the agreement with the judge for every part and
+    each of `numbers`, which rows have under `key`, with the mean of `last` at the largest; and the
+    differences from the part `baseline`."""
+    largest = (key, numbers[-1])
+    rows = []
+    for name, seeds in found.items():
+        means = [mean(column(found, name, (key, n))) for n in numbers]
+        rows.append([name, len(seeds), *means, mean(column(found, name, largest, last))])
+    lines = ["", *table(["agreement with the judge", "seeds", *map(str, numbers), last], rows)]
+    if baseline in found:
+        header = [f"less {baseline}, 95% over seeds", *map(str, numbers)]
+        rows = [
+            [name, *(difference(found, name, baseline, (key, n)) for n in numbers)]
+            for name in found
+            if name != baseline
+        ]
+        lines += ["", *table(header, rows)]
+    return lines
+
+
+def column(found, name, size, value="agreement_with_judge"):
+    """{seed: number} of the rows of a part in which `size`, as (key, number), stands."""
     key, wanted = size
-    return {
-        seed: row[value] for seed, rows in parts[name].items() for row in rows if row[key] == wanted
-    }
+    rows = [(seed, row) for seed, rows in found.get(name, {}).items() for row in rows]
+    return {seed: row[value] for seed, row in rows if row[key] == wanted}
 
 
-def difference(parts, name, baseline, size, value):
+def mean(numbers):
+    return f"{np.mean(list(numbers.values())):.3f}" if numbers else "-"
+
+
+def difference(found, name, baseline, size):
     """ "+0.012 +- 0.034", or without an interval for one seed: the mean over the seeds that both
     have of `name` less `baseline`, and half its 95% interval; "-" where there is none."""
-    first, second = (columns(parts, x, size, value) for x in (name, baseline))
+    first, second = (column(found, x, size) for x in (name, baseline))
     pairs = [first[seed] - second[seed] for seed in first if seed in second]
     if not pairs:
         return "-"
-    mean, half = evaluate.interval(pairs)
-    return f"{mean:+.3f}" + (f" +- {half:.3f}" if half == half else "")
+    average, half = evaluate.interval(pairs)
+    return f"{average:+.3f}" + (f" +- {half:.3f}" if half == half else "")

@@ -173,10 +173,15 @@ def test_a_person_with_choices_ratings_and_flags_gets_a_reward_model(flags, tmp_
 
 def test_a_difference_is_over_the_seeds_that_both_have():
     """Seeds 1 and 2 are 0.1 and 0.3 apart; seed 3 has no baseline."""
+    x = "agreement_with_judge"
     found = {
-        "a": {s: [{"labels": 64, "x": 0.5 + 0.1 * s}] for s in (1, 2, 3)},
-        "b": {s: [{"labels": 64, "x": 0.6 - 0.1 * s}] for s in (1, 2)},
+        "a": {s: [{"labels": 64, "tied": 0.25, x: 0.5 + 0.1 * s}] for s in (1, 2, 3)},
+        "b": {s: [{"labels": 64, "tied": 0.5, x: 0.6 - 0.1 * s}] for s in (1, 2)},
     }
-    text = measured.difference(found, "a", "b", ("labels", 64), "x")
-    assert text == "+0.200 +- 1.271"
-    assert measured.difference(found, "a", "b", ("labels", 128), "x") == "-"
+    assert measured.difference(found, "a", "b", ("labels", 64)) == "+0.200 +- 1.271"
+    assert measured.difference(found, "a", "b", ("labels", 128)) == "-"
+    lines = measured.tables(found, "labels", [64], "b", "tied")
+    assert [line.split() for line in lines if line.startswith("a ")] == [
+        ["a", "3", "0.700", "0.250"],
+        ["a", "+0.200", "+-", "1.271"],
+    ]
