@@ -174,13 +174,9 @@ def sample(args, gpt, tokenizer, prompts, step):
     ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
     draw = rng(args.seed, config.ROLLOUTS, step).random
     uniforms = torch.from_numpy(draw((len(prompts), args.max_new_tokens), dtype=np.float32))
+    uniforms = distributed.mine(uniforms)
     samples = generate(
-        gpt,
-        ids,
-        args.max_new_tokens,
-        tokenizer.end_token,
-        args.temperature,
-        distributed.mine(uniforms),
+        gpt, ids, args.max_new_tokens, tokenizer.end_token, args.temperature, uniforms
     )
     # Microbatches are planned on the CPU.
     samples = samples._replace(

@@ -63,12 +63,12 @@ TRAIN_SFT = [
         "The held-out loss is the training loss.",
     ),
     (
-        "return sum(losses) / response_tokens(examples)",
-        "return sum(losses) / len(examples)",
+        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
+        "return float(distributed.total(sum(losses))) / len(examples)",
         "The held-out loss is in nats per record, not per token.",
     ),
     (
-        "return sum(losses) / response_tokens(examples)",
+        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
         "return sum(losses) / sum(len(example.tokens) for example in examples)",
         "The tokens of the prompts count in the mean of the held-out loss.",
     ),
@@ -699,7 +699,7 @@ TRAIN_PPO = [
         "A resumed run does not notice that the prompts have changed.",
     ),
     (
-        "return samples, evaluate.unpack(samples, tokenizer)",
+        "return evaluate.gathered(samples, evaluate.unpack(samples, tokenizer))",
         "return samples, evaluate.unpack(samples, tokenizer)[::-1]",
         "The replies are in another order than the samples.",
     ),
