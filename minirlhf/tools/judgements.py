@@ -25,7 +25,7 @@ from minirlhf.rewards import axes
 from minirlhf.rewards.axes import Choice, Flags, Rating
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag, rng
-from minirlhf.run.folder import refuse_existing, start_run
+from minirlhf.run.folder import start_run
 from minirlhf.tools import choice, label, measured, people
 from minirlhf.tools.choice import PoolFlags, by_rank, load_setting, sizes, teach
 from minirlhf.world import writers
@@ -88,7 +88,9 @@ def main(argv=None):
 def learn_from(args):
     """OUT/rm of all that people said in --data, and what it predicts of a tenth of the prompts that
     a model of the rest has not seen."""
-    refuse_existing(run_flags(args, args.out, args.overwrite), Path(args.out) / "rm")
+    if (Path(args.out) / "rm" / "config.json").exists() and not args.overwrite:
+        remedy = "replace it with --overwrite, or choose another --out"
+        raise InputError(f"{args.out}/rm already holds a run; {remedy}")
     records = people.read(args.data, NAMES)
     setting = people_setting(args, records)
     learned, held_out = data.split_by_prompt(records, args.seed)

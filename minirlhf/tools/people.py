@@ -64,7 +64,7 @@ def counts(asked, names, labellers):
     words = ", ".join(f"{n} {name}" for n, name in zip(flags, names, strict=True))
     return (
         f"{kinds['Choice']} choices, {kinds['Rating']} ratings and {kinds['Flags']} responses "
-        f"looked at for flags ({words}), by {labellers} labellers"
+        f"looked at for flags ({words}); labellers: {labellers}"
     )
 
 
@@ -79,6 +79,7 @@ def prediction(model, tokenizer, records):
             prompts.append(comparison.prompt)
     if not correct:
         return "no choice is held out, so nothing is predicted"
-    error = baselines.standard_error(correct, prompts) if len(correct) > 1 else float("nan")
+    error = baselines.standard_error(correct, prompts)
     share = sum(correct) / len(correct)
-    return f"of {len(correct)} held-out choices {share:.3f} are predicted (+- {error:.3f})"
+    ending = f" (standard error {error:.3f})" if len(correct) > 1 else ""
+    return f"of {len(correct)} held-out choices {share:.3f} are predicted{ending}"

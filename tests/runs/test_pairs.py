@@ -166,7 +166,7 @@ def test_a_person_with_choices_ratings_and_flags_gets_a_reward_model(flags, tmp_
     model, tokenizer, _ = reward.load_reward_model(tmp_path / "parts" / "rm")
     scores = reward.score(model, tokenizer, ["Pick 1000.\n"] * 3, list("brg")).tolist()
     assert scores == sorted(scores, reverse=True)
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="rm already holds a run; replace it with --overwrite, or"):
         judgements.main(command)
     judgements.main([*command, "--overwrite"])
 
