@@ -42,6 +42,10 @@ COMMANDS = {
     "taste": Command(
         "minirlhf.tools.taste", "your taste: label, reward model, PPO, in ten minutes"
     ),
+    "choice": Command("minirlhf.tools.choice", "which pairs to ask about: an experiment"),
+    "judgements": Command(
+        "minirlhf.tools.judgements", "choices, ratings and flags: an experiment, or your labels"
+    ),
     "evaluate": Command("minirlhf.tools.evaluate", "compare two checkpoints on held-out prompts"),
     "evaluate-rm": Command(
         "minirlhf.tools.evaluate_rm", "accuracy and calibration of a reward model on comparisons"

@@ -31,6 +31,7 @@ GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "EVALUATION_AND_CHECKPOINTS": ["METRIC", "UPDATE"],
     "DIRECT_PREFERENCE_OPTIMISATION": ["DPO"],
     "OTHER_DIRECT_LOSSES": ["DIRECT"],
+    "RATINGS_AND_FLAGS": ["RATE"],
     "WITHOUT_A_CRITIC": ["GROUP"],
     "REWARDS_FROM_ELSEWHERE": ["META"],
     "OTHER_REWARDS": ["ROBUST", "CREDIT"],

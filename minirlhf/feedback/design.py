@@ -69,9 +69,10 @@ class Design:
         self.inverse -= np.outer(change, change)
         return change
 
-    def order(self, directions, first=()):
+    def order(self, directions, first=(), count=None):
         """The rows of `directions`, a list of (pairs, C), without those of `first`, which are added
-        before: always the row next whose pairs have the largest sum of v' V^-1 v.
+        before: always the row next whose pairs have the largest sum of v' V^-1 v. The first `count`
+        of them, or all.
 
         det(V + vv') = det V (1 + v' V^-1 v), so that for questions of one pair each step is the
         best one.
@@ -80,7 +81,8 @@ class Design:
         owners = np.repeat(np.arange(len(directions)), list(map(len, directions)))
         gains = np.einsum("pc,cd,pd->p", table, self.inverse, table)
         order, sums = [], np.zeros(len(directions))
-        for step in range(len(directions)):
+        steps = len(directions) if count is None else min(len(directions), len(first) + count)
+        for step in range(steps):
             sums[:] = np.bincount(owners, gains)
             sums[[*first[:step], *order]] = -np.inf
             row = first[step] if step < len(first) else int(sums.argmax())

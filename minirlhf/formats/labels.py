@@ -83,6 +83,11 @@ def label(line):
         ("labeller", "text", is_text(row["labeller"])),
         ("time", "text", is_text(values["time"])),
         ("flags", f"{K} lists of texts", values["flags"] is None or are_flags(row["flags"], K)),
+        (
+            "ratings",
+            f"{K} whole numbers from 1 to 5",
+            values["ratings"] is None or is_list(values["ratings"], is_rating, K),
+        ),
         ("written", "true or false", isinstance(values["written"], bool)),
     ):
         if not valid:
@@ -115,6 +120,10 @@ def is_text(value):
 
 def is_rank(value):
     return type(value) is int and 0 <= value < 2**31  # a bool is an int to isinstance
+
+
+def is_rating(value):
+    return type(value) is int and 1 <= value <= 5
 
 
 def are_flags(value, K):

@@ -263,6 +263,7 @@ BOOTSTRAP = Stream(8, 32)
 SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)
+ASKED_LABELS = Stream(30, 3)  # `step` is the kind of judgement
 SHOWN_ORDER = Stream(31)  # `step` is a digest of labeller and question
 DEMONSTRATED_RESPONSES = Stream(60)  # `step` is the round
 META_PROMPTS, META_RESPONSES = Stream(61), Stream(61, 1)

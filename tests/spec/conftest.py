@@ -38,6 +38,8 @@ NAMES = (
     "kto_reference_point",
     "simpo_loss",
     "orpo_loss",
+    "ordinal_loss",
+    "flag_loss",
     "group_advantages",
     "token_weights",
     "score_difference",

@@ -19,6 +19,7 @@ TOPICS = {  # id prefix: title, in the order of the document
     "METRIC": "Metrics",
     "DPO": "DPO",
     "DIRECT": "Other direct losses",
+    "RATE": "Ratings and flags",
     "GROUP": "Methods without a critic",
     "META": "MetaRM",
     "ROBUST": "Scores that are harder to exploit",

@@ -59,6 +59,31 @@ def test_the_order_goes_on_from_what_was_asked():
     assert Design(4).order(rows, first=[order[-1]]) != order[:-1]
 
 
+def test_the_first_few_of_an_order_are_those_of_the_whole_order():
+    """Nobody asks all questions of a pool; the rest need not be put in order."""
+    rng = np.random.default_rng(3)
+    rows = [rng.normal(size=(1, 4)) for _ in range(12)]
+    order = Design(4).order(rows)
+    assert Design(4).order(rows, count=5) == order[:5]
+    assert Design(4).order(rows, first=order[:3], count=4) == order[3:7]
+    assert Design(4).order(rows, first=order[:3], count=40) == order[3:]
+
+
+def test_with_a_huge_ridge_the_longest_direction_comes_first():
+    """V is then as good as constant: where the scale of the states is left to chance, so is the
+    rule."""
+    rows = list(np.random.default_rng(9).normal(size=(12, 1, 4)))
+    lengths = [-np.square(row).sum() for row in rows]
+    assert Design(4, ridge=1e9).order(rows) == np.argsort(lengths).tolist()
+    assert Design(4).order(rows) != np.argsort(lengths).tolist()
+
+
+def test_a_pair_of_equal_states_comes_last():
+    """It has no direction, so that its label says nothing."""
+    rows = [np.zeros((1, 4)), *(np.random.default_rng(8).normal(size=(5, 1, 4)))]
+    assert Design(4).order(rows)[-1] == 0
+
+
 def test_the_order_of_a_pairs_responses_and_a_turn_of_the_space_change_nothing():
     rng = np.random.default_rng(4)
     rows = [rng.normal(size=(1, 5)) for _ in range(20)]

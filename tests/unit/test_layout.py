@@ -16,7 +16,7 @@ import pytest
 
 from minirlhf.rewards.credit import CreditFlags
 from minirlhf.rewards.ensemble import EnsembleFlags
-from minirlhf.tools import label
+from minirlhf.tools import choice, label
 from minirlhf.tools.ptx import PtxFlags
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +242,7 @@ READERS = {  # functions that read flags for a command
     "EnsembleFlags, ": {field.name for field in dataclasses.fields(EnsembleFlags)},
     "PtxFlags)": {field.name for field in dataclasses.fields(PtxFlags)},
     "CreditFlags, ": {field.name for field in dataclasses.fields(CreditFlags)},
+    "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
 }
 
 

@@ -63,3 +63,34 @@ def test_the_margin_reaches_the_gradient_of_a_batch(make_gpt):
     batch = [RATED, UNRATED]
     losses = [train_rm.accumulate(model, tokenizer, batch, 100, m)[0] for m in (0.0, 0.5)]
     assert losses[1] > losses[0] + 0.3
+
+
+@pytest.mark.parametrize(
+    ("margin", "loss"),
+    [(0, 0.2632824673), (1 / 3, 0.3509035908), (2 / 3, 0.4616224926), (1, 0.5981388694)]
+    + [(3, 1.9529776105)],
+)
+def test_the_loss_with_a_margin_is_that_of_the_sheet(margin, loss):
+    """Of two scores that are 1.2 apart."""
+    scores = torch.tensor([1.2], dtype=torch.float64), torch.tensor([0.0], dtype=torch.float64)
+    assert reward.preference_loss(*scores, margin).item() == pytest.approx(loss, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wins", "margin", "best"),
+    [
+        (0.8411308951, 0, 1.6666666667),
+        (0.9655548043, 0, 3.3333333333),
+        (0.8411308951, 1, 2.4940980329),
+        (0.9655548043, 1, 4.3021592663),
+    ],
+)
+def test_with_a_margin_the_best_difference_is_not_the_log_odds(wins, margin, best):
+    """Where labellers prefer a response with probability `wins`, the loss is least at log-odds
+    without a margin; with one, scores are too far apart, and no longer calibrated."""
+    difference = torch.tensor([best], dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros(1, dtype=torch.float64)
+    expected = wins * reward.preference_loss(difference, zero, margin)
+    expected = expected + (1 - wins) * reward.preference_loss(zero, difference, margin)
+    expected.backward()
+    assert difference.grad.item() == pytest.approx(0, abs=1e-9)

@@ -63,12 +63,12 @@ TRAIN_SFT = [
         "The held-out loss is the training loss.",
     ),
     (
-        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
-        "return float(distributed.total(sum(losses))) / len(examples)",
+        "return sum(losses) / response_tokens(examples)",
+        "return sum(losses) / len(examples)",
         "The held-out loss is in nats per record, not per token.",
     ),
     (
-        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
+        "return sum(losses) / response_tokens(examples)",
         "return sum(losses) / sum(len(example.tokens) for example in examples)",
         "The tokens of the prompts count in the mean of the held-out loss.",
     ),
@@ -355,13 +355,13 @@ TRAIN_RM = [
         "The samples to normalise on have the noise of the ranked responses.",
     ),
     (
-        "            normalise(reward_model, tokenizer, norm)\n",
-        "            if done == steps:\n                normalise(reward_model, tokenizer, norm)\n",
+        "        normalise(reward_model, tokenizer, norm)\n",
+        "        if done == steps:\n            normalise(reward_model, tokenizer, norm)\n",
         "Every checkpoint but the last gives raw scores.",
     ),
     (
-        "            normalise(reward_model, tokenizer, norm)\n",
-        "            if done < steps:\n                normalise(reward_model, tokenizer, norm)\n",
+        "        normalise(reward_model, tokenizer, norm)\n",
+        "        if done < steps:\n            normalise(reward_model, tokenizer, norm)\n",
         "The last checkpoint is normalised for the weights of an earlier one.",
     ),
     (

@@ -1152,6 +1152,63 @@ SCORES_AND_PENALTY = (
     "    advantages = advantages - kl_coef * "
 )
 
+RATINGS_AND_FLAGS = [
+    Animal(
+        name="the lowest rating is the best one",
+        seen="data sets that number their levels from the best down; nothing fails",
+        function="rewards.axes.ordinal_loss",
+        right="F.logsigmoid(high - scores) + F.logsigmoid(scores - low)",
+        wrong="F.logsigmoid(high + scores) + F.logsigmoid(-scores - low)",
+        caught_by="test_the_score_moves_with_the_rating",
+        why="The policy becomes as bad as it can.",
+    ),
+    Animal(
+        name="the probability of a level is a difference of two sigmoids",
+        seen="the formula, written down as it stands",
+        function="rewards.axes.ordinal_loss",
+        right="return -(F.logsigmoid(high - scores) + F.logsigmoid(scores - low) + width).mean()",
+        wrong="return -(torch.sigmoid(high - scores) - torch.sigmoid(low - scores)).log().mean()",
+        caught_by="test_the_ordinal_loss_is_finite_at_any_score",
+        why="Both are 1 where the score is far off, and the loss is infinite.",
+    ),
+    Animal(
+        name="all labellers have one zero point",
+        seen="ratings of several people in one column, as most data sets have them",
+        function="rewards.axes.rating_loss",
+        right="values[:, 0, 0] + biases",
+        wrong="values[:, 0, 0] + 0 * biases",
+        caught_by="test_the_loss_is_the_mean_over_judgements_of_any_kind",
+        why="Who rates kindly makes what he or she happened to see look good.",
+    ),
+    Animal(
+        name="axes are added as they come",
+        seen="a sum of reward models or attributes with weights made by hand",
+        function="rewards.axes.combined",
+        right="weight += factor / result.std * head.weight",
+        wrong="weight += factor * head.weight",
+        caught_by="test_no_scale_or_zero_of_an_axis_changes_the_reward",
+        why="An axis counts by how wide its numbers happen to be, and not by its weight.",
+    ),
+    Animal(
+        name="a batch is chosen without updating V",
+        seen="active learning that takes the top of a batch at once",
+        function="feedback.design.Design.order",
+        right="gains -= np.square(table @ self.add(direction))",
+        wrong="self.add(direction)",
+        caught_by="test_each_step_is_the_one_after_which_the_determinant_is_largest",
+        why="The next pairs are near-copies of the first.",
+    ),
+    Animal(
+        name="disagreement is the entropy of the mean",
+        seen="uncertainty sampling under the name of BALD",
+        function="feedback.choice.information",
+        right="entropy(probabilities.mean(0)) - entropy(probabilities).mean(0)",
+        wrong="entropy(probabilities.mean(0))",
+        caught_by="test_information_is_that_of_the_sheet",
+        why="It buys ties: pairs of equals, on which all members agree that nothing decides.",
+    ),
+]
+
 WITHOUT_A_CRITIC = [
     Animal(
         name="k3 is in the loss, for the KL in the reward",
@@ -1533,6 +1590,7 @@ ZOO = [
     *EVALUATION_AND_CHECKPOINTS,
     *DIRECT_PREFERENCE_OPTIMISATION,
     *OTHER_DIRECT_LOSSES,
+    *RATINGS_AND_FLAGS,
     *WITHOUT_A_CRITIC,
     *REWARDS_FROM_ELSEWHERE,
     *OTHER_REWARDS,

@@ -41,6 +41,7 @@ from minirlhf.reward import (  # noqa: F401
     ranking_loss,
     soft_preference_loss,
 )
+from minirlhf.rewards.axes import flag_loss, ordinal_loss  # noqa: F401
 from minirlhf.rewards.credit import redistribute, shaping  # noqa: F401
 from minirlhf.rewards.ensemble import combine, disagreement, win_rate  # noqa: F401
 from minirlhf.rewards.meta import score_difference  # noqa: F401
