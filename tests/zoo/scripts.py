@@ -63,12 +63,12 @@ TRAIN_SFT = [
         "The held-out loss is the training loss.",
     ),
     (
-        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
-        "return float(distributed.total(sum(losses))) / len(examples)",
+        "return sum(losses) / response_tokens(examples)",
+        "return sum(losses) / len(examples)",
         "The held-out loss is in nats per record, not per token.",
     ),
     (
-        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
+        "return sum(losses) / response_tokens(examples)",
         "return sum(losses) / sum(len(example.tokens) for example in examples)",
         "The tokens of the prompts count in the mean of the held-out loss.",
     ),

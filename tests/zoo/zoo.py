@@ -1437,6 +1437,9 @@ LABELS_BY_A_MODEL = [
         wrong="difference, likely = first - second, (likely > 0.5).to(first)",
         caught_by="test_the_soft_preference_loss_is_worked_by_hand",
         why="A pair of which the labeller is not sure pulls as much as a clear one.",
+    ),
+]
+
 SEVERAL_PROCESSES = [
     Animal(
         name="a loss is divided by the tokens of its own process",
