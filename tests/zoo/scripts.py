@@ -355,13 +355,13 @@ TRAIN_RM = [
         "The samples to normalise on have the noise of the ranked responses.",
     ),
     (
-        "            normalise(reward_model, tokenizer, norm)\n",
-        "            if done == steps:\n                normalise(reward_model, tokenizer, norm)\n",
+        "        normalise(reward_model, tokenizer, norm)\n",
+        "        if done == steps:\n            normalise(reward_model, tokenizer, norm)\n",
         "Every checkpoint but the last gives raw scores.",
     ),
     (
-        "            normalise(reward_model, tokenizer, norm)\n",
-        "            if done < steps:\n                normalise(reward_model, tokenizer, norm)\n",
+        "        normalise(reward_model, tokenizer, norm)\n",
+        "        if done < steps:\n            normalise(reward_model, tokenizer, norm)\n",
         "The last checkpoint is normalised for the weights of an earlier one.",
     ),
     (
