@@ -1497,6 +1497,26 @@ LABELS_BY_A_MODEL = [
     ),
 ]
 
+SEVERAL_PROCESSES = [
+    Animal(
+        name="a loss is divided by the tokens of its own process",
+        seen="transformers #34242; speculators #942",
+        function="ppo.update",
+        right="sum(rollout.response_tokens(rows) for rows in minibatch)",
+        wrong="sum(rollout.response_tokens(rows) for rows in distributed.own(minibatch)) or 1",
+        caught_by="test_an_iteration_is_that_of_one_process",
+        why="The weight of a token depends on the process that it comes to.",
+    ),
+    Animal(
+        name="gradients are averaged over processes, of losses that are shares of the whole",
+        seen="what DistributedDataParallel does; transformers #34242 multiplies the loss again",
+        function="run.distributed.add_gradients",
+        right="    call(dist.all_reduce, flat)\n",
+        wrong="    call(dist.all_reduce, flat)\n    flat /= world()\n",
+        caught_by="test_every_process_has_the_gradient_and_the_numbers_of_the_whole_batch",
+    ),
+]
+
 ADAPTERS = [
     Animal(
         name="the reference has the adapters on",
@@ -1596,4 +1616,5 @@ ZOO = [
     *OTHER_REWARDS,
     *LABELS_BY_A_MODEL,
     *ADAPTERS,
+    *SEVERAL_PROCESSES,
 ]
