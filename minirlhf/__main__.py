@@ -69,6 +69,7 @@ COMMANDS = {
     ),
     "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),
     "world": Command("minirlhf.tools.world", "print text of the embedded world"),
+    "memory": Command("minirlhf.bench.memory", "the memory that a stage needs, estimated in parts"),
     "bench": Command("minirlhf.bench.speed", "the speed of every stage beside other libraries"),
     "scaling": Command("minirlhf.bench.scaling", "where the time of a PPO iteration goes"),
     "trl": Command("minirlhf.bench.trl_ppo", "the PPO run of a folder again, by TRL's trainer"),
