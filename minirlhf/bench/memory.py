@@ -13,6 +13,7 @@ The responses of the estimate have all tokens that they may have; a batch is pad
 import dataclasses
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -110,8 +111,8 @@ def check(args):
 def measured(work, seed):
     """{"tensors", "process": bytes} of two steps, in a process of its own."""
     os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler's own messages
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak.both, (work, seed))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(peak.both, work, seed).result()
 
 
 def lines(columns):

@@ -12,6 +12,7 @@ import sys
 from unittest.mock import MagicMock, patch
 
 import torch
+import torch._dynamo  # noqa: F401  before the stubs: it may be loaded once only
 import torch.nn.functional as F
 from spec.adapters.hollow import packages
 
