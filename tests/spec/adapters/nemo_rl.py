@@ -118,5 +118,6 @@ def group_advantages(returns, algorithm):
     )
     grpo = advantage_estimator.GRPOAdvantageEstimator(settings, None)
     prompts = torch.arange(len(returns)).repeat_interleave(returns.size(1))[:, None]
-    advantages = grpo.compute_advantage(prompts, returns.flatten(), torch.ones_like(prompts))
+    rewards = returns.flatten().float()  # the only type it takes
+    advantages = grpo.compute_advantage(prompts, rewards, torch.ones_like(prompts))
     return advantages.view_as(returns)
