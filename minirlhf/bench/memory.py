@@ -2,6 +2,7 @@
 
     minirlhf memory --size gpt2-xl --stage ppo           an estimate, in parts
     minirlhf memory --size gpt2-xl                       of every stage
+    minirlhf memory --size gpt2-xl --lora 16 --gradient-checkpointing
     minirlhf memory --size tiny --batch-size 16 --measure    and what it takes on this machine
 
 The estimate is arithmetic (footprint.py), and needs no memory itself. It counts tensors. Python and
@@ -57,6 +58,8 @@ class Config:
     critic: str = flag(
         "shared", "ppo: value head, or a network of its own", choices=("shared", "separate")
     )
+    lora: int = flag(0, "rank of adapters, as in training; the reward model has some too", low=0)
+    gradient_checkpointing: bool = flag(False, "keep the input of each block alone")
     precision: str = flag("float32", "of the trunk", choices=("float32", "bf16"))
     device: str = flag(
         "cpu", "where the stage is to run; it need not be here", choices=("cpu", "cuda")
@@ -90,6 +93,8 @@ def work_of(args, stage):
         separate_critic=stage == "ppo" and args.critic == "separate",
         bf16=args.precision == "bf16",
         cpu=device.type == "cpu",
+        lora=args.lora,
+        gradient_checkpointing=args.gradient_checkpointing,
     )
 
 

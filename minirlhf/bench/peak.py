@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from minirlhf import dpo, evaluate, fast, grpo, ppo, reward
+from minirlhf import dpo, evaluate, fast, grpo, lora, ppo, reward
 from minirlhf.bench.ours import Ids, comparison
 from minirlhf.bench.speed import peak_memory
 from minirlhf.bench.workload import LR
@@ -29,6 +29,13 @@ def run(work, seed):
     gpt = GPT(work.shape).to("cpu" if work.cpu else "cuda")
     gpt.precision = torch.bfloat16 if work.bf16 else torch.float32
     STAGES[work.stage](work, gpt, rng(seed, config.RANKED_PROMPTS))
+
+
+def start(work, gpt):
+    """What a stage trains from `gpt`, as lora.start makes it."""
+    model = lora.adapt(gpt, work.lora, 16.0) if work.lora else copy.deepcopy(gpt).requires_grad_()
+    model.gradient_checkpointing = work.gradient_checkpointing
+    return model
 
 
 def ids(work, count, generator):
@@ -62,11 +69,14 @@ def steps(module, accumulate):
 
 def sft(work, gpt, generator):
     batch = examples(work, generator)
+    gpt.gradient_checkpointing = work.gradient_checkpointing
+    gpt = start(work, gpt) if work.lora else gpt
     steps(gpt, lambda: script("train_sft").accumulate(gpt, batch, work.microbatch_tokens))
 
 
 def rm(work, gpt, generator):
     reward_model = reward.RewardModel(gpt).to(gpt.device)
+    reward_model.gpt = start(work, gpt)
     gpt.requires_grad_(False)
     sample(work, gpt, prompts(work, work.sampled_rows, generator), generator)
     batch, accumulate = comparisons(work, generator), script("train_rm").accumulate
@@ -74,10 +84,9 @@ def rm(work, gpt, generator):
 
 
 def direct(work, gpt, generator):
-    reference, batch = copy.deepcopy(gpt).requires_grad_(False), comparisons(work, generator)
-    method = dpo.Method("dpo", 1.0)
-    models = gpt, reference, Ids
-    steps(gpt, lambda: dpo.accumulate(*models, batch, method, work.microbatch_tokens))
+    policy, batch = start(work, gpt), comparisons(work, generator)
+    models, method = (policy, gpt.requires_grad_(False), Ids), dpo.Method("dpo", 1.0)
+    steps(policy, lambda: dpo.accumulate(*models, batch, method, work.microbatch_tokens))
 
 
 def prompts(work, count, generator):
@@ -91,12 +100,16 @@ def sample(work, gpt, texts, generator):
 
 def rollout(work, gpt, generator):
     """PPO, or GRPO with groups of four."""
-    train_ppo, reference = script("train_ppo"), copy.deepcopy(gpt).requires_grad_(False)
-    reward_model = reward.RewardModel(gpt).requires_grad_(False).to(gpt.device)
-    policy = grpo.Policy(gpt)
+    train_ppo, trained = script("train_ppo"), start(work, gpt)
+    reward_model = reward.RewardModel(gpt).to(gpt.device)
+    if work.lora:
+        reward_model.gpt = start(work, gpt)
+    reward_model.requires_grad_(False)
+    policy = grpo.Policy(trained)
     if work.stage == "ppo":
-        policy = ppo.ActorCritic(gpt, reward_model if work.separate_critic else None)
-    policy = policy.to(gpt.device)
+        policy = ppo.ActorCritic(trained, reward_model if work.separate_critic else None)
+        policy.critic = policy.critic and start(work, reward_model.gpt)
+    policy, reference = policy.to(gpt.device), gpt.requires_grad_(False)
     sizes = {"minibatches": work.minibatches, "microbatch_tokens": work.microbatch_tokens}
     sizes |= {"max_new_tokens": work.new_tokens, "algorithm": work.stage}
     args = train_ppo.Config(**sizes)
@@ -108,7 +121,7 @@ def rollout(work, gpt, generator):
     for step in range(2):
         train_ppo.iteration(args)(args, models, optimizer, controller, batch, step)
     if work.sampled_rows > work.batch_size:  # the held-out prompts
-        sample(work, gpt, prompts(work, work.sampled_rows, generator), generator)
+        sample(work, trained, prompts(work, work.sampled_rows, generator), generator)
 
 
 STAGES = {"sft": sft, "rm": rm, "dpo": direct, "ppo": rollout, "grpo": rollout}
