@@ -102,14 +102,15 @@ def trained(work):  # -> bytes
 
 def models(work):  # -> {part: bytes}
     """The models of a stage. With LoRA they are adapters beside one trunk: there is no second trunk
-    for the reference, and none for a reward model that was trained so."""
+    for the reference, and none for a reward model that was trained so, unless a critic of its own
+    stands beside that."""
     W, A = weights(work.shape), adapters(work)
     second = A if work.lora else W
     parts = {"policy": W + (A if work.stage != "rm" else 0)}
     if work.stage in ("ppo", "grpo", "dpo"):
         parts["reference"] = 0 if work.lora else W
     if work.stage in ("rm", "ppo", "grpo"):
-        parts["reward model"] = second
+        parts["reward model"] = W if work.separate_critic else second
     if work.separate_critic:
         parts["critic"] = second
     return parts

@@ -102,7 +102,7 @@ def rollout(work, gpt, generator):
     """PPO, or GRPO with groups of four."""
     train_ppo, trained = script("train_ppo"), start(work, gpt)
     reward_model = reward.RewardModel(gpt).to(gpt.device)
-    if work.lora:
+    if work.lora and not work.separate_critic:  # as train_ppo.load_reward does
         reward_model.gpt = start(work, gpt)
     reward_model.requires_grad_(False)
     policy = grpo.Policy(trained)
