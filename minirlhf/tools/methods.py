@@ -21,7 +21,7 @@ import numpy as np
 
 from minirlhf import evaluate
 from minirlhf.__main__ import COMMANDS
-from minirlhf.run import chain, config, resume
+from minirlhf.run import chain, checkpoint, config, resume
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS
@@ -134,7 +134,13 @@ def folder_of(place):
 
 
 def made(run, policy):
-    return (run / policy / "checkpoint.pt").exists()
+    """Whether a run has its policy. One of PPO that still goes on has fewer updates than its
+    flags say."""
+    folder = run / policy
+    if not (folder / "checkpoint.pt").exists():
+        return False
+    updates = chain.stored_flags(folder).get("updates", 0) if folder.name == "ppo" else 0
+    return not updates or checkpoint.stored_step(folder, "ppo") >= updates
 
 
 def ended(run):
@@ -203,7 +209,7 @@ def judged(args, places):
         if place.seed not in rows["sft"]:
             rows["sft"][place.seed] = frontier.measure(sft, sft, place.seed, *limits, sft_file)
         policy = folder_of(place) / place.method.policy
-        if (policy / "checkpoint.pt").exists():
+        if not missing(place) and (policy / "checkpoint.pt").exists():
             marks = frontier.measure(policy, sft, place.seed, *limits, file)
             rows.setdefault(place.name, {})[place.seed] = marks
     return rows
