@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 OUT = out/demo
+METHOD_SEEDS =
 PYTHONS = 3.10 3.11 3.12 3.13
 ON_JUDGE = --out $(OUT)/on-judge --sft $(OUT)/sft --reward minirlhf.world.judge:total --missing-end-score -1 --eval-every 40
 RESULTS = out/results
@@ -9,7 +10,7 @@ SEEDS = 1 2 3 4 5 6
 KL_COEFS = 0 0.05 0.1 0.2 0.4
 JOBS = 2
 
-.PHONY: demo taste results seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean
+.PHONY: demo taste results methods seed test test-processors check-pythons faults soak spec mutants fuzz bench trl lint format tokenizer clean
 
 demo: .venv/demo
 	$(BIN)/minirlhf demo --out $(OUT)
@@ -41,6 +42,11 @@ seed: .venv/plot
 	$(BIN)/minirlhf ppo --out $(OUT) --seed $(SEED) --overwrite
 	$(BIN)/minirlhf dpo --out $(OUT) --seed $(SEED) --overwrite
 	$(BIN)/minirlhf report --out $(OUT) --seed $(SEED) --prompts 2048 --split test
+
+# Every method from the SFT model, comparisons and judge of the demonstration, or of OUT=out/results
+# METHOD_SEEDS=1,2,3: the table and the figure of docs/methods.md. It goes on where it was interrupted.
+methods: .venv/plot
+	$(BIN)/minirlhf methods --out $(OUT) $(if $(METHOD_SEEDS),--seeds $(METHOD_SEEDS))
 
 test: .venv/test
 	$(BIN)/python -m pytest

@@ -9,7 +9,6 @@
 mathematics is in minirlhf/ppo.py.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, grpo, ppo
+from minirlhf import data, evaluate, grpo, lora, ppo
 from minirlhf.formats import jsonl
 from minirlhf.generate import generate
 from minirlhf.model import GPT
@@ -33,13 +32,14 @@ from minirlhf.run.folder import start_run
 from minirlhf.run.metrics import Clock
 from minirlhf.run.progress import Progress
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.tools import microscope
+from minirlhf.tools import microscope, ptx
 from minirlhf.tools.monitor import Monitor
+from minirlhf.tools.ptx import PtxFlags
 from minirlhf.world import writers
 
 
 @dataclass(frozen=True)
-class Config(TrainingFlags, ChainFlags, EnsembleFlags, CreditFlags):
+class Config(TrainingFlags, ChainFlags, EnsembleFlags, CreditFlags, PtxFlags):
     """Stage 3: improve the SFT model by PPO against a reward model. Without --data, on the embedded
     world's prompts."""
 
@@ -108,9 +108,6 @@ class Config(TrainingFlags, ChainFlags, EnsembleFlags, CreditFlags):
     )
 
 
-# What a method without a critic has no use for.
-CRITIC_FLAGS = ("critic", "value_head_rate", "value_clip", "vf_coef", "gamma", "lam", "credit")
-
 # What makes a policy worthless when it is NaN or infinite.
 FINITE = ("score", "kl", "return_mean", "policy_loss", "value_loss", "entropy", "grad_norm")
 
@@ -125,6 +122,7 @@ class Models:
     missing_end_score: float
     tokenizer: Tokenizer
     credit: Callable = credit.none  # (scores, samples, mask) -> rewards (B, T-1) of --credit
+    ptx_loss: Callable = ptx.none  # step -> what ppo.update adds to its loss, at --ptx-coef
 
 
 def iterate(args, models, optimizer, controller, prompts, step):
@@ -139,12 +137,10 @@ def iterate(args, models, optimizer, controller, prompts, step):
     raw_scores = models.score(prompts, replies).to(samples.tokens.device)
     scores = ppo.missing_end_rule(raw_scores, samples.ended, models.missing_end_score)
 
-    # Log-probabilities and values of each token, in the microbatches of the update's first epoch:
-    # they give the same bits there, so that every ratio of the first minibatch is exactly 1.
-    shuffle = rng(args.seed, config.MINIBATCHES, step)
-    plan = ppo.plan(
-        samples.lengths.tolist(), args.epochs, args.minibatches, args.microbatch_tokens, shuffle
-    )
+    # Log-probabilities and values of each token. The plan says which rows form which microbatch; in
+    # the update the first epoch has the same, so that every ratio of its first minibatch is 1.
+    lengths, shuffle = samples.lengths.tolist(), rng(args.seed, config.MINIBATCHES, step)
+    plan = ppo.plan(lengths, args.epochs, args.minibatches, args.microbatch_tokens, shuffle)
     logprobs, ref_logprobs, values = ppo.logprobs_and_values(
         actor_critic, models.reference, samples, plan[0], args.temperature
     )
@@ -162,7 +158,8 @@ def iterate(args, models, optimizer, controller, prompts, step):
     clock.lap("scoring_s")
 
     # Optimiser steps on the rollout; then the KL coefficient adapts.
-    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **update_flags(args)))
+    flags = update_flags(args) | {"auxiliary_loss": models.ptx_loss(step)}
+    stats |= to_floats(ppo.update(actor_critic, optimizer, rollout, plan, **flags))
     controller.update(stats["kl"], len(prompts))
     clock.lap("update_s")
     stats |= clock.seconds | {"tokens_per_s": int(samples.lengths.sum()) / clock.total()}
@@ -272,12 +269,13 @@ def main(argv=None):
     reference, tokenizer = checkpoint.load_gpt(path, device=device, precision=precision)
     reference.requires_grad_(False)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
-    score, missing_end_score, reward_models = load_reward(args, tokenizer, device, precision)
+    score, missing_end_score, reward_models = load_reward(args, tokenizer, reference)
     chain.refuse_mixed(args, path, *reward_paths)
     critic = reward_models[0] if args.critic == "separate" else None
-    policy = copy.deepcopy(reference).requires_grad_()
+    policy = lora.start(args, reference)
     if args.algorithm == "ppo":
         actor_critic = ppo.ActorCritic(policy, critic).to(device)
+        actor_critic.critic = critic and lora.start(args, critic.gpt)
     else:
         actor_critic = grpo.Policy(policy).to(device)
 
@@ -288,13 +286,15 @@ def main(argv=None):
     # The monitor scores the held-out prompts at once, so that a mistake in a user's own reward
     # function shows before any file is written.
     final_score = partial(evaluate.final_scores, score, missing_end_score)
-    monitor = Monitor(args, tokenizer, held_out, final_score, reference)
+    ptx_loss, text, held_out_text = ptx.load(args, tokenizer, policy)
+    monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)
 
     inputs = {"data": prompts + held_out, "sft": reference, "rm": ensemble.one(reward_models)}
     inputs |= {"missing_end_score": missing_end_score, "reward": function.source(args.reward)}
+    inputs["text"] = text + held_out_text
     with start_run(args, tokenizer, "ppo", **inputs) as (folder,):
-        shares = credit.function(args, reward_models)
-        models = Models(actor_critic, reference, score, missing_end_score, tokenizer, shares)
+        others = credit.function(args, reward_models), ptx_loss
+        models = Models(actor_critic, reference, score, missing_end_score, tokenizer, *others)
         train(args, folder, models, prompts, monitor)
     print(f"the policy is in {folder}; compare it: {evaluation_command(args, folder)}")
 
@@ -319,24 +319,16 @@ def evaluation_command(args, folder):
 
 def check_flags(args):
     """Refuses flags that contradict one another."""
+    grpo.check_flags(args, Config)
     ensemble.check_flags(args)
     credit.check_flags(args)
+    ptx.check_flags(args)
     if args.minibatches > args.batch_size:
         problem = f"--minibatches {args.minibatches} must be at most"
         raise InputError(f"{problem} --batch-size {args.batch_size}")
     if args.kl_target and args.kl_horizon < args.batch_size:
         problem = f"--kl-horizon {args.kl_horizon:g} must be at least"
         raise InputError(f"{problem} --batch-size {args.batch_size}")
-    if args.algorithm != "ppo":
-        for name in CRITIC_FLAGS:
-            if getattr(args, name) != getattr(Config, name):
-                problem = f"--{name.replace('_', '-')} is about PPO's critic, and --algorithm"
-                raise InputError(f"{problem} {args.algorithm} has none; leave it out")
-        if args.batch_size % args.group:
-            problem = f"--batch-size {args.batch_size} must be a multiple of"
-            raise InputError(f"{problem} --group {args.group}")
-    elif args.group != Config.group:
-        raise InputError(f"--group {args.group} needs --algorithm {', '.join(grpo.ALGORITHMS)}")
     if args.resume:
         updates = checkpoint.stored_step(f"{args.out}/ppo", "ppo")
         if updates > args.updates:
@@ -353,14 +345,16 @@ def check_flags(args):
         )
 
 
-def load_reward(args, tokenizer, device, precision):
+def load_reward(args, tokenizer, reference):
     """The scores of replies as a function (prompts, replies) -> (N,), the missing-end score, and
     the reward models (none with --reward)."""
     if args.reward:
         scorer = function.load_function("--reward", args.reward)
         score = partial(function.call, args.reward, scorer)
         return score, args.missing_end_score, []
-    reward_models, stored = ensemble.load(model_paths(args)[1], tokenizer, device, precision)
+    sft = reference if args.critic == "shared" else None  # a critic changes a trunk of its own
+    where = reference.device, reference.precision, sft
+    reward_models, stored = ensemble.load(model_paths(args)[1], tokenizer, *where)
     missing_end_score = stored if math.isnan(args.missing_end_score) else args.missing_end_score
     return partial(evaluate.score_replies, reward_models[0]), missing_end_score, reward_models
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, reward
+from minirlhf import data, evaluate, lora, reward
 from minirlhf.data import Comparison, SoftComparison
 from minirlhf.feedback import agreement, baselines, simulated, soft
 from minirlhf.formats import jsonl
@@ -223,6 +223,7 @@ def main(argv=None):
         health.warn(health.long_answers(lengths, args.max_new_tokens))
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         reward_model = reward.RewardModel(sft).to(device)
+    reward_model.gpt = lora.start(args, sft)
     with start_run(args, tokenizer, "rm", **inputs) as (folder,):
         if args.data:
             caption = "SFT samples that the scores are normalised on"

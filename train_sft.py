@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, model
+from minirlhf import data, evaluate, lora, model
 from minirlhf.formats import gpt2, jsonl, text
 from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim
 from minirlhf.run.config import InputError, TrainingFlags, flag, rng
@@ -157,6 +157,10 @@ def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
+    if args.lora and not args.init and (args.data and not args.text):
+        raise InputError(
+            "--lora has nothing to stand beside: give --init, or --text to pretrain on"
+        )
     gpt, tokenizer = load_model(args)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     documents = load_documents(args, tokenizer, gpt)
@@ -164,6 +168,7 @@ def main(argv=None):
 
     stages = ("sft", "pretrain") if documents else ("sft",)
     gpt.to(device).precision = compute.PRECISIONS[args.precision]
+    gpt.gradient_checkpointing = args.gradient_checkpointing
     inputs = {"data": both(demonstrations), "init": gpt if args.init else None}
     inputs["text"] = documents and both(documents)
     with start_run(args, tokenizer, *stages, **inputs) as (folder, *pretrain_folder):
@@ -173,6 +178,7 @@ def main(argv=None):
             train(args, *stage, gpt, tokenizer, documents, epochs=1, lr=args.pretrain_lr)
             # Demonstrations use few of the tokens. The others would learn that they are never said.
             gpt.token_embedding.requires_grad_(False)
+        gpt = lora.start(args, gpt) if args.lora else gpt
         train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
         show_samples(args, folder, gpt, tokenizer, demonstrations)
     print(f"the policy is in {folder}; next: {next_command(args)}")

@@ -61,6 +61,12 @@ COMMANDS = {
     "page": Command("minirlhf.tools.page", "a page about any run, for a browser"),
     "doctor": Command("minirlhf.tools.doctor", "what is wrong with a run, and what to try"),
     "results": Command("minirlhf.tools.results", "the results of several seeds, with figures"),
+    "methods": Command(
+        "minirlhf.tools.methods", "every method on the same ground: table and figure"
+    ),
+    "overoptimisation": Command(
+        "minirlhf.tools.overoptimisation", "how far the truth follows an optimised reward model"
+    ),
     "gates": Command("minirlhf.tools.gates", "four checks to make before trusting a PPO run"),
     "rewards": Command(
         "minirlhf.tools.rewards", "PPO on other rewards, side by side: ensembles, PAR, credit"

@@ -7,6 +7,7 @@ gradients. A first reading can skip this file.
 |---|---|---|
 | packed_hidden | the blocks on every token, zeros where nothing is wanted | all work on padding |
 | token_logprobs | model.token_logprobs | two of three matrices as wide as the vocabulary |
+| recomputed | the function itself | what a backward pass would keep in memory |
 | gelu | F.gelu(x, approximate="tanh") | torch's slow tanh on a CPU |
 | keep_memory, return_memory | nothing | pages fetched from the system anew; compiled shapes |
 """
@@ -18,6 +19,7 @@ import os
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def to_device(x, device):
@@ -25,6 +27,21 @@ def to_device(x, device):
     if device.type == "cuda" and not x.is_cuda:
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def attention(q, k, v, visible):  # (B, H, T, D), (B, H, S, D) x 2, (B, 1, 1, S) or None
+    """Attention to the columns that are `visible`; None stands for causal."""
+    if q.device.type == "mps":
+        q, k, v, visible = attention_inputs_on_mps(q, k, v, visible)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+
+
+def attention_inputs_on_mps(q, k, v, visible):
+    """The same inputs without what Apple's kernels got wrong, silently, in some versions of torch:
+    views (pytorch #163597 in 2.8, #181133), and causality in bf16 (#195910)."""
+    if visible is None:
+        visible = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()
+    return q.contiguous(), k.contiguous(), v.contiguous(), visible
 
 
 # ---- packed rows
@@ -41,15 +58,32 @@ def packed_hidden(gpt, tokens, wanted, cache=None):  # (B, T), (B, T) bool -> (B
     ids = packing.pack(to_device(tokens, gpt.device))
     x = gpt.token_embedding(ids) + gpt.position_embedding(packing.flat_index % T)  # (N, C)
     for block in gpt.blocks:
-        qkv = packing.to_rows(block.attention.qkv(block.norm1(x)))  # (N, 3C) -> (B, T, 3C)
-        y = block.attention.mix(qkv, cache)  # (B, T, C)
-        if block is gpt.blocks[-1]:
-            x, y = packing.keep_wanted(x), packing.pack_wanted(y)  # (M, C) from here on
+        last = block is gpt.blocks[-1]
+        if gpt.gradient_checkpointing and torch.is_grad_enabled():
+            x = recomputed(packed_block, block, x, packing, last)
         else:
-            y = packing.pack(y)  # (N, C)
-        x = x + block.attention.out(y)
-        x = x + block.mlp(block.norm2(x))
+            x = packed_block(block, x, packing, last, cache)
     return packing.unpack_wanted(gpt.norm(x))
+
+
+def packed_block(block, x, packing, last, cache=None):  # (N, C) -> (N, C), of the last one (M, C)
+    """model.Block on packed tokens."""
+    qkv = packing.to_rows(block.attention.qkv(block.norm1(x)))  # (N, 3C) -> (B, T, 3C)
+    y = block.attention.mix(qkv, cache)  # (B, T, C)
+    if last:
+        x, y = packing.keep_wanted(x), packing.pack_wanted(y)  # (M, C) from here on
+    else:
+        y = packing.pack(y)  # (N, C)
+    x = x + block.attention.out(y)
+    return x + block.mlp(block.norm2(x))
+
+
+def recomputed(function, *inputs):
+    """`function(*inputs)`, of which the backward pass finds the inputs alone, and computes the rest
+    again (gradient checkpointing; Chen et al. 2016): L blocks keep L states of a token and what is
+    inside one block, instead of what is inside all."""
+    # There is no dropout whose draws would have to be repeated.
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class Packing:
@@ -140,7 +174,8 @@ class TokenLogprobs(torch.autograd.Function):
         states, weight, ids, p = ctx.saved_tensors
         # In place, p becomes the gradient of the logits.
         p.mul_(-gradient[:, None]).scatter_add_(1, ids[:, None], gradient[:, None])
-        return p @ weight, p.t() @ states, None, None
+        weight_gradient = p.t() @ states if ctx.needs_input_grad[1] else None
+        return p @ weight, weight_gradient, None, None
 
 
 # ---- GELU

@@ -25,9 +25,12 @@ from torch import nn
 from minirlhf import model, ppo
 from minirlhf.run import config, distributed
 from minirlhf.run.compute import full_precision
+from minirlhf.run.config import InputError
 from minirlhf.run.metrics import Clock
 
 ALGORITHMS = ("rloo", "grpo", "dr-grpo", "dapo")
+# Flags of train_ppo.py that a method without a critic has no use for.
+CRITIC_FLAGS = ("critic", "value_head_rate", "value_clip", "vf_coef", "gamma", "lam", "credit")
 STD_EPS = 1e-4  # TRL's; with 1e-9, the rounding of equal scores would become an advantage of 1.5
 
 
@@ -149,3 +152,18 @@ def rollout_stats(rollout, raw_scores, scores, ended, kl_coef, group):
     stats = {name: x for name, x in stats.items() if name not in about_values}
     spread = scores.view(-1, group).max(1).values - scores.view(-1, group).min(1).values
     return stats | {"equal_groups": (spread == 0).float().mean()}
+
+
+def check_flags(args, defaults):
+    """Refuses flags of train_ppo.py that its --algorithm does not read."""
+    if args.algorithm == "ppo":
+        if args.group != defaults.group:
+            raise InputError(f"--group {args.group} needs --algorithm {', '.join(ALGORITHMS)}")
+        return
+    for name in CRITIC_FLAGS:
+        if getattr(args, name) != getattr(defaults, name):
+            problem = f"--{name.replace('_', '-')} is about PPO's critic, and --algorithm"
+            raise InputError(f"{problem} {args.algorithm} has none; leave it out")
+    if args.batch_size % args.group:
+        problem = f"--batch-size {args.batch_size} must be a multiple of"
+        raise InputError(f"{problem} --group {args.group}")

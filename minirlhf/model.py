@@ -75,8 +75,8 @@ class Attention(nn.Module):
         visible = None  # causal; in decoding, the cached columns that each row's new token may see
         if cache is not None:
             k, v, visible = cache.update(self.layer, k, v)  # (B, H, S, D) x 2, (B, 1, 1, S)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
-        return y.transpose(1, 2).reshape(B, T, -1)  # (B, H, T, D) -> (B, T, C)
+        y = fast.attention(q, k, v, visible)  # (B, H, T, D)
+        return y.transpose(1, 2).reshape(B, T, -1)  # (B, T, C)
 
 
 class MLP(nn.Module):
@@ -111,6 +111,7 @@ class GPT(nn.Module):
     """`GPT(config)(tokens)` -> logits. Weights are float32; the trunk computes in `precision`."""
 
     precision = torch.float32
+    gradient_checkpointing = False  # less memory in training; see fast.recomputed
 
     def __init__(self, config):
         super().__init__()

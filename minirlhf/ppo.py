@@ -315,10 +315,12 @@ def update(
     value_clip=0.2,
     vf_coef=0.1,
     max_grad_norm=1.0,
+    auxiliary_loss=None,
 ):
     """Optimise over a `plan`: one optimiser step per minibatch, whose gradient does not depend on
-    its microbatches. Returns the statistics of the whole update, over response tokens only, as
-    tensors (reading them makes the CPU wait for a GPU)."""
+    its microbatches. `auxiliary_loss()` adds another gradient before each step, and returns its
+    statistics. Returns the statistics of the whole update, over response tokens only, as tensors
+    (reading them makes the CPU wait for a GPU)."""
     parts, token_counts, norms = [], [], []
     for minibatches in plan:  # an epoch
         for minibatch in minibatches:  # an optimiser step
@@ -340,7 +342,8 @@ def update(
                 stats = microbatch_stats(batch, losses, minibatch_tokens, entropy)
                 parts.append(stats | pg_stats | vf_stats)
                 token_counts.append(rollout.response_tokens(rows))
-            norms.append(step(actor_critic, optimizer, max_grad_norm))
+            others = auxiliary_loss() if auxiliary_loss else {}
+            norms.append(step(actor_critic, optimizer, max_grad_norm) | others)
     parts, token_counts = map(distributed.gathered, (parts, token_counts))
     return merge(parts, token_counts) | merge(norms, [1] * len(norms))
 
@@ -350,7 +353,7 @@ def step(actor_critic, optimizer, max_grad_norm):
     distributed.add_gradients(actor_critic)
     # The critic is the value head, and its trunk where it has one of its own.
     critic = [p for name, p in actor_critic.named_parameters() if not name.startswith("gpt.")]
-    critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic])
+    critic_norm = torch.nn.utils.get_total_norm([p.grad for p in critic if p.requires_grad])
     norm = torch.nn.utils.clip_grad_norm_(actor_critic.parameters(), max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()

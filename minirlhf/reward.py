@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minirlhf import lora
 from minirlhf.data import collate, encode, own_microbatches
 from minirlhf.model import ScalarHead
 from minirlhf.run import checkpoint, distributed
@@ -165,9 +166,10 @@ def score_comparisons(model, tokenizer, comparisons):
     return [[next(scores) for _ in c.responses] for c in comparisons]
 
 
-def load_reward_model(path, device="cpu", precision=torch.float32):
+def load_reward_model(path, device="cpu", precision=torch.float32, sft=None):
     """(RewardModel, Tokenizer, the missing-end score stored with it) from a checkpoint of
-    train_rm.py."""
+    train_rm.py. Where its adapters were trained beside the trunk of `sft`, a GPT, it takes the
+    weights of that very model."""
     state = checkpoint.load(path, ("rm",), device)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = RewardModel(checkpoint.empty_gpt(state, path))
@@ -177,5 +179,16 @@ def load_reward_model(path, device="cpu", precision=torch.float32):
     if not model.std > 0:
         raise InputError(f"{path}: the scores' standard deviation is {model.std}; train again")
     model.gpt.precision = precision
-    model = model.to(device).requires_grad_(False)
+    model.to(device)
+    if sft is not None and checkpoint.began_with(state, sft):
+        share_trunk(model, sft, state["adapters"]["model"], path)
+    model.requires_grad_(False)
     return model, checkpoint.load_tokenizer(state, path), state["missing_end_score"]
+
+
+def share_trunk(model, sft, adapters, path):
+    """Replace the trunk of a reward model by that of `sft`, with the adapters that were trained
+    beside it."""
+    rank = min(len(x) for name, x in adapters.items() if name.endswith(".A"))
+    model.gpt = lora.adapt(sft, rank, alpha=rank)  # until the adapters' own scale is loaded
+    checkpoint.load_adapters(model, adapters, path)

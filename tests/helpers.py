@@ -35,6 +35,8 @@ class Config:
 
 # Flags of how data is read, held by test_forms.py, test_turns.py and test_data.py.
 READING = {"form", "map", "template", "keep_turns", "drop_long", "skip_bad"}
+# Flags of how much memory training takes, held by test_lora_run.py and test_memory_flags.py.
+MEMORY = {"lora", "lora_alpha", "gradient_checkpointing"}
 
 
 def contents(folder):

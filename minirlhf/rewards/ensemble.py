@@ -153,10 +153,11 @@ def check_flags(args):
         raise InputError(f"{problem}; use --critic shared")
 
 
-def load(paths, tokenizer, device, precision):
+def load(paths, tokenizer, device, precision, sft=None):
     """(reward models, the missing-end score stored with the first). InputError if one of them and
-    the policy, whose tokenizer this is, have different vocabularies."""
-    loaded = [reward.load_reward_model(path, device, precision) for path in paths]
+    the policy, whose tokenizer this is, have different vocabularies. For `sft` see
+    `reward.load_reward_model`."""
+    loaded = [reward.load_reward_model(path, device, precision, sft) for path in paths]
     for path, (_, other, _) in zip(paths, loaded, strict=True):
         name = "the reward model" if len(paths) == 1 else f"the reward model {path}"
         checkpoint.same_vocabulary("the policy", tokenizer, name, other)

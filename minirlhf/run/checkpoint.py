@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from minirlhf import lora
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.run import damage, defaults, resume
-from minirlhf.run.config import Divergence, InputError, parse
+from minirlhf.run.config import Divergence, InputError, TrainingFlags, parse
 from minirlhf.run.files import write_atomically
 from minirlhf.run.folder import PREVIOUS, refuse_existing, refuse_lost_files, refuse_replaced
 from minirlhf.run.metrics import samples_size
@@ -45,6 +46,8 @@ def configure(config_class, stage, argv):
     defaults. InputError if there is a run and neither --resume nor --overwrite, or no run to
     resume."""
     args = parse(config_class, argv)
+    if isinstance(args, TrainingFlags):
+        lora.refuse_idle_flag(args)
     if not args.resume:
         refuse_existing(args, Path(args.out) / stage)  # before anything slow
         refuse_lost_files(args, Path(args.out) / stage)
@@ -64,17 +67,18 @@ def configure(config_class, stage, argv):
 def save(path, stage, gpt_config, tokenizer, step, keep=0, **parts):
     """Write a checkpoint to `path`, a folder or a file named *.pt: stage, shape, step and
     vocabulary, how long samples.txt is, and the state of every part. A part is a module, an
-    optimiser or a plain value. With `keep` the old checkpoint stays as checkpoint.previous.pt.
-    Divergence, and the old checkpoint stays, if a weight is not finite."""
+    optimiser or a plain value. A module with adapters is stored merged, as every reader takes it,
+    and the adapters beside it, which a resumed run goes on with. With `keep` the old checkpoint
+    stays as checkpoint.previous.pt. Divergence, and the old checkpoint stays, if a weight is not
+    finite."""
     path = Path(path) / "checkpoint.pt" if Path(path).suffix != ".pt" else Path(path)
     header = {"stage": stage, "gpt": dataclasses.asdict(gpt_config), "step": step}
     header |= {"tokenizer": tokenizer.name, "vocabulary": tokenizer.fingerprint()}
     header["run"] = resume.copied_record(path.parent)
     header["samples_bytes"] = samples_size(path.parent)
-    state = {
-        name: part.state_dict() if hasattr(part, "state_dict") else part
-        for name, part in parts.items()
-    }
+    if adapters := {name: lora.adapters(part) for name, part in parts.items() if adapted(part)}:
+        header["adapters"] = adapters
+    state = {name: part_state(part) for name, part in parts.items()}
     for part in state.values():
         if name := first_not_finite(part):
             raise Divergence(
@@ -83,6 +87,17 @@ def save(path, stage, gpt_config, tokenizer, step, keep=0, **parts):
             )
     previous = path.with_name(PREVIOUS) if keep else None
     write_atomically(path, lambda file: damage.save(header | state, file), previous)
+
+
+def adapted(part):
+    """Whether a part of a checkpoint is a module with adapters."""
+    return isinstance(part, torch.nn.Module) and lora.is_adapted(part)
+
+
+def part_state(part):
+    """What a checkpoint holds of a part."""
+    state = part.state_dict() if hasattr(part, "state_dict") else part
+    return lora.merged(state) if adapted(part) else state
 
 
 def first_not_finite(state):
@@ -99,8 +114,11 @@ def restore(folder, stage, resume, **parts):
     checkpoint."""
     if not resume or not (Path(folder) / "checkpoint.pt").exists():
         return {"step": 0}
-    state = load(folder, (stage,))
+    state = {"adapters": {}} | load(folder, (stage,))
     for name, part in parts.items():
+        if adapted(part):
+            load_adapters(part, state["adapters"].get(name), folder)
+            continue
         load_part = load_weights if isinstance(part, torch.nn.Module) else load_optimizer
         load_part(part, state.get(name), folder)
     return state
@@ -124,6 +142,16 @@ def load_weights(module, weights, path, **options):
         module.load_state_dict(weights, **options)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise other_weights(path) from error
+
+
+def load_adapters(module, weights, path):
+    """Load what of a model with adapters was trained. The weights beside them come from the model
+    that the run began with: merged ones would have the adapters twice. InputError as in
+    `load_weights`."""
+    state = module.state_dict()
+    if weights is None or weights.keys() != lora.adapters(module).keys():
+        raise other_weights(path)
+    load_weights(module, state | weights, path)
 
 
 def load_optimizer(optimizer, state, path):
@@ -167,7 +195,11 @@ def load(path, stages, device="cpu"):
         raise InputError(f"{path} does not exist; {remedy}")
     try:
         state = damage.load(path, device)
+        if isinstance(state, dict) and "base" in state:
+            state = with_base(state, path, device)
         check_header(state)
+    except InputError:
+        raise
     except ValueError as error:
         raise damage.refusal(path, error) from error
     if state["stage"] not in stages:
@@ -176,6 +208,29 @@ def load(path, stages, device="cpu"):
             "needed here"
         )
     return state
+
+
+def with_base(state, path, device):
+    """The whole checkpoint of one that holds adapters alone, which stand beside the model in the
+    checkpoint `base`. InputError if that is not the model that it was."""
+    base, before = state["base"]
+    try:
+        weights = load(base, (*POLICIES, "rm"), device)["model"]
+    except InputError as error:
+        problem = f"{path} holds adapters alone, and the model they stand beside is not there"
+        raise InputError(f"{problem}: {error}") from error
+    if resume.fingerprint(weights) != before:
+        raise OtherModel(
+            f"{path} holds adapters alone, and {base} is not the model that they were trained "
+            "beside; bring that one back, or export the run without --adapters-only"
+        )
+    return state | {"model": beside(weights, state["adapters"]["model"], state["stage"])}
+
+
+def beside(weights, adapters, stage):
+    """The merged weights of adapters beside a GPT's weights, which a reward model calls gpt."""
+    prefix = "gpt." if stage == "rm" else ""
+    return lora.merged({prefix + name: x for name, x in weights.items()} | adapters)
 
 
 def check_header(state):
@@ -234,6 +289,12 @@ def load_gpt(path, stages=POLICIES, device="cpu", precision=torch.float32):
     load_weights(gpt, state["model"], path, assign=True)
     gpt.precision = precision
     return gpt.to(device), load_tokenizer(state, path)
+
+
+def began_with(state, sft):
+    """Whether the adapters in a checkpoint were trained beside the weights of `sft`."""
+    inputs = (state.get("run") or {}).get("inputs", {})
+    return "adapters" in state and inputs.get("sft") == resume.fingerprint(sft)
 
 
 def empty_gpt(state, path):

@@ -15,10 +15,12 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def pick_device(name):
-    """The torch device of `--device`; "auto" is the GPU where there is one. InputError if "cuda" is
-    asked for and there is none."""
+    """The torch device of `--device`; "auto" is a CUDA GPU where there is one, and never "mps", on
+    which nobody has measured yet. InputError if a GPU is asked for and there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: torch finds no GPU of Apple's here; use --device cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here; use --device cpu")
     if name == "cuda" and distributed.world() > 1:
@@ -81,8 +83,9 @@ def full_precision(function):
 def pick_microbatch(tokens, device, vocab_size=1):
     """`--microbatch-tokens`, or for 0 a fast number: on a CPU 2,048 tokens, which stay in its
     cache, on a GPU 16,384, which keep it busy; but no more than 50 million logits (0.2 GB) on a CPU
-    and 800 million on a GPU."""
-    max_tokens, max_logits = (16_384, 8e8) if device.type == "cuda" else (2048, 5e7)
+    and 800 million on a GPU. On Apple's, which shares the memory of the CPU, a quarter of that."""
+    limits = {"cuda": (16_384, 8e8), "mps": (4096, 2e8)}
+    max_tokens, max_logits = limits.get(device.type, (2048, 5e7))
     return tokens or min(max_tokens, int(max_logits / vocab_size))
 
 

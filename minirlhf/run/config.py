@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
 
 class InputError(ValueError):
     """A mistake of the user's: one line that says where it is and what to do about it."""
@@ -62,9 +64,7 @@ class ModelFlags:
     """The flags of every command that runs a model."""
 
     seed: int = flag(1, "seed of everything random", low=0)
-    device: str = flag(
-        "auto", "where to run; auto: the GPU if there is one", choices=("auto", "cpu", "cuda")
-    )
+    device: str = flag("auto", "where to run; auto: the GPU if there is one", choices=DEVICES)
     precision: str = flag(
         "auto",
         "what the trunk computes in; auto: bf16 on a GPU, float32 on a CPU",
@@ -101,6 +101,20 @@ class RunFlags(ModelFlags):
         low=0,
     )
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
+    lora: int = flag(
+        0,
+        "rank of adapters on the linear layers; they alone are trained, beside frozen weights that "
+        "are in memory once; 0 trains all weights",
+        low=0,
+    )
+    lora_alpha: float = flag(
+        16.0, "the output of the adapters is multiplied by this / rank", above=0
+    )
+    gradient_checkpointing: bool = flag(
+        False,
+        "keep the input of each block alone for the backward pass and compute the rest again: less "
+        "memory, more time, the same numbers",
+    )
     resume: bool = flag(False, "continue the run in the output folder with its flags")
     track: str = flag(
         "none",
@@ -231,8 +245,8 @@ class Stream(NamedTuple):
     offset: int = 0
 
 
-GPT_WEIGHTS, REWARD_HEAD_WEIGHTS = Stream(0), Stream(0, 1)
-DOCUMENTS = Stream(1)
+DOCUMENTS, PTX_DOCUMENTS = Stream(1), Stream(1, 1)
+GPT_WEIGHTS, REWARD_HEAD_WEIGHTS, ADAPTERS = Stream(0), Stream(0, 1), Stream(0, 2)
 DEMONSTRATIONS = Stream(2)
 RANKED_PROMPTS, RANKED_HELD_OUT_PROMPTS, PPO_PROMPTS = Stream(3), Stream(3, 1), Stream(3, 2)
 RANKED_RESPONSES, RANKED_HELD_OUT_RESPONSES = Stream(4), Stream(4, 1)
@@ -244,7 +258,8 @@ MINIBATCHES = Stream(7)  # `step` is the iteration
 HELD_OUT_PROMPTS = Stream(8)
 HELD_OUT_NOISE, CANDIDATE_NOISE = Stream(8, 1), Stream(8, 2)
 CONTRASTS, PROBED_FACTS, FACT_PROMPTS = Stream(8, 10), Stream(8, 20), Stream(8, 21)
-FAULTLESS_RESPONSES = Stream(8, 30)
+FAULTLESS_RESPONSES, WRITERS_RESPONSES = Stream(8, 30), Stream(8, 31)
+BOOTSTRAP = Stream(8, 32)
 SAMPLE_NOISE = Stream(20)  # `step` is the number of the prompt
 CHAT_NOISE = Stream(21)  # `step` is the turn
 ASKED_PROMPTS, ASKED_RESPONSES, ASKED_ORDER = Stream(30), Stream(30, 1), Stream(30, 2)

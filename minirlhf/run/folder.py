@@ -14,13 +14,13 @@ from minirlhf.run import chain, distributed, resume, trackers
 from minirlhf.run.config import InputError
 from minirlhf.run.files import TEMPORARY, listed, write_text
 from minirlhf.run.lock import lock
-from minirlhf.run.metrics import MICROSCOPE
+from minirlhf.run.metrics import EVALUATIONS, MICROSCOPE
 
 PREVIOUS = "checkpoint.previous.pt"  # the checkpoint before the last
 COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
 CALIBRATION = "calibration.json"  # of a reward model, and of DPO on own comparisons
-RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt", MICROSCOPE)
-RUN_FILES += (CALIBRATION, COMPARISONS)
+RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt")
+RUN_FILES += (MICROSCOPE, EVALUATIONS, CALIBRATION, COMPARISONS)
 INPUTS = ("data", "text", "init", "sft", "rm", "policy", "more")  # flags that name what a run reads
 
 

@@ -18,6 +18,7 @@ from minirlhf.run import distributed, trackers
 from minirlhf.run.files import write_text
 
 MICROSCOPE = "microscope.jsonl"  # the tokens of a few responses; PPO writes it
+EVALUATIONS = "evaluations.jsonl"  # what a policy has on each held-out prompt; PPO writes it
 CELL = 56  # the most characters of a cell that the console shows
 
 
@@ -216,10 +217,11 @@ def samples_size(folder):
 
 
 def cut_samples(folder, state):
-    """Cut FOLDER/samples.txt and microscope.jsonl back to what they held when the checkpoint
-    `state` was saved: a run that is resumed appends the rest again."""
+    """Cut FOLDER/samples.txt, microscope.jsonl and evaluations.jsonl back to what they held when
+    the checkpoint `state` was saved: a run that is resumed appends the rest again."""
     size = state.get("samples_bytes", 0 if state["step"] == 0 else math.inf)
     if samples_size(folder) > size and not distributed.rank():
         os.truncate(Path(folder) / "samples.txt", size)
-    if (Path(folder) / MICROSCOPE).exists():
-        cut_back(Path(folder) / MICROSCOPE, state["step"])
+    for name in (MICROSCOPE, EVALUATIONS):
+        if (Path(folder) / name).exists():
+            cut_back(Path(folder) / name, state["step"])

@@ -19,6 +19,7 @@ from minirlhf.run.files import write_text
 
 CHANGEABLE = {  # flags that a resumed run may change
     *("out", "resume", "overwrite", "device", "threads", "microbatch_tokens"),
+    "gradient_checkpointing",
     *("updates", "eval_every", "save_every", "keep", "track", "microscope"),
 }
 NAMES = {  # of inputs, in messages
@@ -46,15 +47,16 @@ def fingerprints(**inputs):
 
 
 def fingerprint(value):
-    """A short text that differs where the value does: for the weights of a module and for a list
-    of records a digest, for a number the number.
+    """A short text that differs where the value does: for the weights of a module, itself or its
+    state dictionary, and for a list of records a digest, for a number the number.
 
     Data are known by their records and not by the bytes of their file: these may come through a
     pipe, and the same records may be compressed.
     """
     digest = hashlib.sha256()
-    if isinstance(value, torch.nn.Module):
-        for name, tensor in value.state_dict().items():
+    if isinstance(value, torch.nn.Module | dict):
+        state = value if isinstance(value, dict) else value.state_dict()
+        for name, tensor in state.items():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return f"weights {digest.hexdigest()[:16]}"

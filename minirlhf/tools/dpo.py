@@ -6,14 +6,13 @@ minirlhf dpo --loss ipo --tau 0.5        another loss; all of them write OUT/dpo
 minirlhf dpo --loss kto --data f.jsonl   also on single responses, each labelled good or bad
 """
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate
+from minirlhf import data, evaluate, lora
 from minirlhf.dpo import Method, accumulate, response_lengths
 from minirlhf.feedback import agreement, baselines
 from minirlhf.formats import jsonl
@@ -179,7 +178,7 @@ def main(argv=None):
     comparisons = records
     if args.data:
         comparisons, held_out = data.hold_out(records, args.held_out, args.seed)
-    policy = copy.deepcopy(reference)
+    policy = lora.start(args, reference)
     with start_run(args, tokenizer, "dpo", data=records, sft=reference) as (folder,):
         train(args, folder, policy, reference.requires_grad_(False), tokenizer, comparisons)
         if args.data:

@@ -4,6 +4,7 @@ optimiser.
     minirlhf export out/ppo FOLDER                  a language model and its tokenizer
     minirlhf export out/rm FOLDER                   a reward model that gives our scores
     minirlhf export out/ppo FOLDER --weights-only   a checkpoint that is a third of the size
+    minirlhf export out/ppo FOLDER --adapters-only  of a run with --lora: what it has trained alone
 
 FOLDER/README.md is a model card with the numbers of the run.
 """
@@ -11,6 +12,8 @@ FOLDER/README.md is a model card with the numbers of the run.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from minirlhf import reward
 from minirlhf.formats import gpt2, opt, tokenizer_json
@@ -39,6 +42,11 @@ class Config:
         "write a checkpoint of minirlhf without the optimiser instead: all commands take it, and "
         "--resume does not",
     )
+    adapters_only: bool = flag(
+        False,
+        "write the adapters of a run with --lora alone: all commands take them, as long as the "
+        "model that they stand beside stays where it is",
+    )
     overwrite: bool = flag(False, "replace an export that is already there")
 
 
@@ -46,14 +54,17 @@ def main(argv=None):
     args = config.parse(Config, argv)
     folder = Path(args.folder)
     state = checkpoint.load(args.run, STAGES)
+    if args.adapters_only:
+        state = adapters_alone(args.run, state)
     clear(folder, args.run, args.overwrite)
-    if args.weights_only:
+    whole = not (args.weights_only or args.adapters_only)
+    if not whole:
         export_weights(args.run, state, folder)
     elif state["stage"] == "rm":
         export_reward_model(args.run, folder)
     else:
         export_policy(args.run, folder)
-    if not args.weights_only:
+    if whole:
         write_text(folder / "README.md", card.text(args.run, state))
     names = sorted(path.name for path in folder.iterdir() if path.name in FILES)
     size = sum((folder / name).stat().st_size for name in names)
@@ -88,6 +99,33 @@ def export_weights(run, state, folder):
     record = resume.read_record(chain.folder_of(run)) or state.get("run") or {"flags": {}}
     write_text(folder / "config.json", resume.record_text(record | {"weights_only": True}))
     write_atomically(folder / "checkpoint.pt", lambda file: damage.save(rest, file))
+
+
+def adapters_alone(run, state):
+    """A checkpoint with adapters in the place of its model, and where that model is. InputError if
+    there are none, or if the model that they stand beside is no longer there."""
+    if "adapters" not in state:
+        raise InputError(f"{run} has no adapters: it was trained without --lora")
+    base = base_of(run, state["stage"])
+    weights = checkpoint.load(base, STAGES)["model"]
+    adapters = state["adapters"]["model"]
+    shapes = {name: x.shape for name, x in state["model"].items()}
+    merged = checkpoint.beside(weights, adapters, state["stage"])
+    if {name: x.shape for name, x in merged.items()} != shapes or not all(
+        torch.allclose(x, state["model"][name], atol=1e-4, rtol=1e-4) for name, x in merged.items()
+    ):
+        raise InputError(f"{base} is not the model beside which {run} was trained; bring it back")
+    place = str(Path(base).resolve()), resume.fingerprint(weights)
+    rest = {name: value for name, value in state.items() if name != "critic"}
+    return rest | {"model": {}, "adapters": {"model": adapters}, "base": place}
+
+
+def base_of(run, stage):
+    """The checkpoint that a run began with."""
+    flags, out = chain.stored_flags(run), chain.folder_of(run).parent
+    if stage == "sft":
+        return flags.get("init") or str(out / "pretrain")
+    return flags.get("sft") or str(out / "sft")
 
 
 # ---- as a folder of transformers

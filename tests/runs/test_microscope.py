@@ -10,6 +10,7 @@ from helpers import logged, same, saved
 import train_ppo
 from minirlhf import model, ppo
 from minirlhf.run import checkpoint
+from minirlhf.run.metrics import read_metrics
 from minirlhf.tools import microscope
 
 PPO = ["--batch-size", "6", "--minibatches", "2", "--held-out", "4", "--max-new-tokens", "4"]
@@ -93,16 +94,35 @@ def test_it_is_recorded_at_the_first_update_and_at_evaluations_and_changes_nothi
     assert logged(out / "ppo") == metrics and same(saved(out / "ppo")["model"], weights)
 
 
-def test_a_resumed_run_records_what_an_undisturbed_one_does(out, ppo_run, ctrl_c):
+@pytest.mark.parametrize("name", ["microscope.jsonl", "evaluations.jsonl"])
+def test_a_resumed_run_records_what_an_undisturbed_one_does(out, ppo_run, ctrl_c, name):
     """What was recorded after the checkpoint that it resumes from is made again, not twice."""
     ppo_run(out, "--updates", "6")
-    path = out / "ppo" / "microscope.jsonl"
+    path = out / "ppo" / name
     text = path.read_text()
     ctrl_c("ppo", 2)
     with pytest.raises(KeyboardInterrupt):
         ppo_run(out, "--updates", "6", "--overwrite")
     assert [line["step"] for line in lines(out)] == [0, 1]
+    assert path.read_text() != text
     path.write_text(text)  # as if the run had been killed at its end, after this checkpoint
     ctrl_c(None)
     train_ppo.main(["--out", str(out), "--resume"])
     assert path.read_text() == text
+
+
+# ---- evaluations.jsonl
+
+
+def test_an_evaluation_has_a_number_for_each_held_out_prompt(world_out):
+    """Their means are those of metrics.jsonl: what is resampled is what is printed."""
+    train_ppo.main(["--out", str(world_out), *PPO, "--updates", "4"])
+    path = world_out / "ppo" / "evaluations.jsonl"
+    evaluations = [json.loads(line) for line in path.read_text().splitlines()]
+    records = [r for r in read_metrics(world_out / "ppo") if "eval_kl" in r]
+    assert [line["step"] for line in evaluations] == [r["step"] for r in records] == [1, 3]
+    names = {"scores": "eval_score", "kls": "eval_kl", "totals": "eval_total"}
+    for line, record in zip(evaluations, records, strict=True):
+        for column, metric in (names | {"sft_totals": "sft_total"}).items():
+            assert len(line[column]) == 4
+            assert sum(line[column]) / 4 == pytest.approx(record[metric], rel=1e-4, abs=1e-6)

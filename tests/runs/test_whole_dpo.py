@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import READING
+from helpers import MEMORY, READING
 from recorder import (
     COMPARISONS,
     digest,
@@ -161,7 +161,7 @@ def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_dpo_run.py, test_resume.py,
     test_direct_run.py, test_chain.py and test_cuda.py."""
     elsewhere = {"loss", "tau", "gamma", "lam", "undesirable_weight"}
-    elsewhere |= READING | {"resume", "overwrite", "mix_data", "device", "track"}
+    elsewhere |= READING | MEMORY | {"resume", "overwrite", "mix_data", "device", "track"}
     fields = {field.name: field.default for field in dataclasses.fields(dpo.Config)}
     assert {*FLAGS, "out", "sft", "data", "precision", *elsewhere} == set(fields)
     assert all(fields[name] != value for name, value in FLAGS.items())

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import READING
+from helpers import MEMORY, READING
 from recorder import (
     HELD_OUT,
     digest,
@@ -442,10 +442,10 @@ def test_precision_reaches_both_models(world_run):
 
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_resume.py, test_chain.py,
-    test_train_ppo.py and test_cuda.py."""
-    elsewhere = READING | {"resume", "overwrite", "mix_data", "device"}
-    elsewhere |= {"track", "microscope", "algorithm", "group"}
+    test_train_ppo.py, test_train_ptx.py and test_cuda.py."""
+    elsewhere = READING | MEMORY | {"resume", "overwrite", "mix_data", "device"}
     elsewhere |= {"combine", "par", "credit", "credit_share"}  # test_robust_rewards.py
+    elsewhere |= {"track", "microscope", "algorithm", "group", "ptx_coef", "ptx_batch", "text"}
     named = {*FLAGS, "out", "sft", "rm", "data", "reward", "prompts", "precision", *elsewhere}
     fields = {field.name: field.default for field in dataclasses.fields(train_ppo.Config)}
     assert named == set(fields)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import few
-from helpers import READING
+from helpers import MEMORY, READING
 from recorder import (
     COMPARISONS,
     HELD_OUT,
@@ -335,7 +335,7 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_train_rm.py, test_resume.py,
     test_chain.py, test_cuda.py and test_rounds.py."""
-    elsewhere = READING | {"resume", "overwrite", "mix_data", "device", "track", "margin"}
+    elsewhere = READING | MEMORY | {"resume", "overwrite", "mix_data", "device", "track", "margin"}
     elsewhere |= {"labeller", "labeller_model", "human_share", "policy", "more"}
     fields = {field.name: field.default for field in dataclasses.fields(train_rm.Config)}
     assert {*FLAGS, "out", "sft", "data", "precision", *elsewhere} == set(fields)

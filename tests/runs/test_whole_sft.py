@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import READING, same
+from helpers import MEMORY, READING, same
 from recorder import (
     HELD_OUT,
     digest,
@@ -276,7 +276,7 @@ def test_the_tokenizer_is_the_one_that_is_named(tmp_path, monkeypatch):
 def test_every_flag_is_looked_at_somewhere_in_the_tests_of_whole_runs():
     """Those that do not occur here have tests of what they do in test_train_sft.py,
     test_resume.py, test_chain.py and test_cuda.py."""
-    elsewhere = READING | {"resume", "overwrite", "device", "init", "tokenizer"}
+    elsewhere = READING | MEMORY | {"resume", "overwrite", "device", "init", "tokenizer"}
     elsewhere |= {"track"}
     fields = {field.name: field.default for field in dataclasses.fields(train_sft.Config)}
     assert {*FLAGS, "out", "data", "text", "precision", *elsewhere} == set(fields)

@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ragged import LENGTHS, PROMPT_LENGTHS, random_tokens
+from torch.utils.flop_counter import FlopCounterMode
 
-from minirlhf import fast, model
+import train_ppo
+from minirlhf import fast, lora, model
 from minirlhf.generate import KVCache
 from minirlhf.model import logprobs, response_mask
 
@@ -103,6 +105,55 @@ def test_a_packed_prefill_fills_the_cache_that_a_plain_one_fills(make_gpt):
     torch.testing.assert_close(gpt.hidden(step, packed), gpt.hidden(step, plain), atol=1e-5, rtol=0)
 
 
+# ---- gradient checkpointing
+
+
+def kept_bytes(gpt, checkpointing):
+    """(the log-probabilities, their gradients, the bytes that are kept for the backward pass
+    beside the weights)"""
+    gpt.gradient_checkpointing = checkpointing
+    weights, kept = {p.data_ptr() for p in gpt.parameters()}, {}
+
+    def keep(x):
+        if x.data_ptr() not in weights:
+            kept[x.data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    tokens = torch.randint(50, (4, 32), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(31) >= torch.tensor([3, 5, 9, 2])[:, None]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        states, _ = logprobs(gpt, tokens, mask)
+    trained = [p for p in gpt.parameters() if p.requires_grad]
+    return states.detach(), torch.autograd.grad(states.sum(), trained), sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_gradient_checkpointing_gives_the_same_bits_with_less_memory(make_gpt, rank, precision):
+    """Values and gradients, of all weights and of adapters. Of six blocks the inputs are kept: less
+    than a third of the memory, the head's included."""
+    args = train_ppo.Config(lora=rank, gradient_checkpointing=True)
+    gpt = lora.start(args, make_gpt(layers=6, std=0.1))
+    assert gpt.gradient_checkpointing
+    gpt.precision = precision
+    (plain, gradients, all_bytes), (states, same_gradients, fewer) = (
+        kept_bytes(gpt, checkpointing) for checkpointing in (False, True)
+    )
+    assert torch.equal(plain, states) and 3 * fewer < all_bytes
+    assert all(map(torch.equal, gradients, same_gradients)) and any(x.any() for x in gradients)
+
+
+def test_sampling_and_scoring_recompute_nothing(make_gpt, monkeypatch):
+    """There is no backward pass to compute for."""
+    gpt = make_gpt()
+    gpt.gradient_checkpointing = True
+    monkeypatch.setattr(fast, "recomputed", None)
+    with torch.no_grad():
+        logprobs(gpt, random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+    with pytest.raises(TypeError):
+        logprobs(gpt, random_tokens(), response_mask(PROMPT_LENGTHS, LENGTHS, 9))
+
+
 # ---- log-probabilities
 
 
@@ -148,6 +199,22 @@ def test_no_more_logits_are_made_at_a_time_than_the_bound(make_gpt, monkeypatch)
         fast.token_logprobs(gpt, torch.zeros(7, 16), torch.zeros(7, dtype=torch.long))
         assert shapes == expected
         shapes.clear()
+
+
+def test_a_frozen_embedding_costs_no_gradient(make_gpt):
+    """That of the states stays what it was, with half of the multiplications."""
+    gpt, generator = make_gpt(), torch.Generator().manual_seed(0)
+    ids = torch.randint(50, (7,), generator=generator)
+    results = []
+    for trained in (True, False):
+        gpt.token_embedding.requires_grad_(trained)
+        states = torch.randn(7, 16, generator=generator.manual_seed(1)).requires_grad_()
+        loss = fast.token_logprobs(gpt, states, ids)[0].sum()
+        with FlopCounterMode(display=False) as counter:
+            loss.backward()
+        results.append((states.grad, counter.get_total_flops()))
+    (gradient, flops), (same_gradient, fewer) = results
+    assert torch.equal(gradient, same_gradient) and 2 * fewer == flops > 0
 
 
 # ---- GELU

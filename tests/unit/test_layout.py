@@ -17,12 +17,14 @@ import pytest
 from minirlhf.rewards.credit import CreditFlags
 from minirlhf.rewards.ensemble import EnsembleFlags
 from minirlhf.tools import choice, label
+from minirlhf.tools.ptx import PtxFlags
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "minirlhf"
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 LIBRARIES = {"torch", "numpy", "tiktoken", "tqdm", "minirlhf"}
-METHOD = ("tokenizer", "model", "generate", "data", "reward", "ppo", "dpo", "grpo", "evaluate")
+METHOD = ("tokenizer", "model", "lora", "generate", "data", "reward", "ppo", "dpo", "grpo")
+METHOD += ("evaluate",)
 # What a module may import from the package, by its room; "" is the method, which lies flat.
 ROOMS = {
     "": {"", "run"},
@@ -234,11 +236,13 @@ READERS = {  # functions that read flags for a command
     "jsonl.flags(args": {"form", "map", "template", "keep_turns", "skip_bad"},
     "compute.resolve_microbatch(": {"microbatch_tokens"},
     "chain.refuse_mixed(args": {"mix_data"},
+    "lora.start(args": {"lora", "lora_alpha", "gradient_checkpointing"},
     "start_run(args": {"out", "resume", "overwrite", "track"},
     "label.QuestionFlags)": {field.name for field in dataclasses.fields(label.QuestionFlags)},
     "EnsembleFlags, ": {field.name for field in dataclasses.fields(EnsembleFlags)},
-    "CreditFlags)": {field.name for field in dataclasses.fields(CreditFlags)},
     "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
+    "PtxFlags)": {field.name for field in dataclasses.fields(PtxFlags)},
+    "CreditFlags, ": {field.name for field in dataclasses.fields(CreditFlags)},
 }
 
 

@@ -355,13 +355,13 @@ TRAIN_RM = [
         "The samples to normalise on have the noise of the ranked responses.",
     ),
     (
-        "        normalise(reward_model, tokenizer, norm)\n",
-        "        if done == steps:\n            normalise(reward_model, tokenizer, norm)\n",
+        "            normalise(reward_model, tokenizer, norm)\n",
+        "            if done == steps:\n                normalise(reward_model, tokenizer, norm)\n",
         "Every checkpoint but the last gives raw scores.",
     ),
     (
-        "        normalise(reward_model, tokenizer, norm)\n",
-        "        if done < steps:\n            normalise(reward_model, tokenizer, norm)\n",
+        "            normalise(reward_model, tokenizer, norm)\n",
+        "            if done < steps:\n                normalise(reward_model, tokenizer, norm)\n",
         "The last checkpoint is normalised for the weights of an earlier one.",
     ),
     (
@@ -484,17 +484,17 @@ TRAIN_PPO = [
         "It trains on the held-out prompts.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, prompts[: len(held_out)], final_score, reference)",
         "The evaluations are on prompts that are trained on.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, held_out, final_score, policy)",
         "The KL of the evaluations is that of the policy from itself.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference)",
+        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
         "monitor = Monitor(args, tokenizer, held_out, score, reference)",
         "The evaluations score what was cut off as if it had ended.",
     ),
@@ -504,8 +504,8 @@ TRAIN_PPO = [
         "The evaluation judges the reference.",
     ),
     (
-        "models = Models(actor_critic, reference, score, missing_end_score, tokenizer, shares)",
-        "models = Models(actor_critic, policy, score, missing_end_score, tokenizer, shares)",
+        "Models(actor_critic, reference, score, missing_end_score, tokenizer, *others)",
+        "Models(actor_critic, policy, score, missing_end_score, tokenizer, *others)",
         "The policy is its own reference, so that KL costs nothing.",
     ),
     (
@@ -519,13 +519,13 @@ TRAIN_PPO = [
         "Every update samples with the same noise.",
     ),
     (
-        "shuffle = rng(args.seed, config.MINIBATCHES, step)",
-        "shuffle = rng(1, config.MINIBATCHES, step)",
+        "rng(args.seed, config.MINIBATCHES, step)",
+        "rng(1, config.MINIBATCHES, step)",
         "The minibatches are the same for every seed.",
     ),
     (
-        "shuffle = rng(args.seed, config.MINIBATCHES, step)",
-        "shuffle = rng(args.seed, config.MINIBATCHES)",
+        "rng(args.seed, config.MINIBATCHES, step)",
+        "rng(args.seed, config.MINIBATCHES)",
         "The same rows share a minibatch in every update.",
     ),
     (
@@ -985,12 +985,12 @@ DPO = [
     ),
     (
         "models = policy, reference, tokenizer\n            report",
-        "models = policy, copy.deepcopy(policy), tokenizer\n            report",
+        "models = policy, lora.start(args, policy), tokenizer\n            report",
         "The implicit rewards are all zero.",
     ),
     (
         "models = policy, reference, tokenizer\n            stats",
-        "models = policy, copy.deepcopy(policy), tokenizer\n            stats",
+        "models = policy, lora.start(args, policy), tokenizer\n            stats",
         "The policy of the last step is the reference.",
     ),
     (
@@ -1024,7 +1024,7 @@ DPO = [
         "The implicit reward is taken without the prompt.",
     ),
     (
-        "policy = copy.deepcopy(reference)",
+        "policy = lora.start(args, reference)",
         "policy = reference",
         "The reference learns along with the policy.",
     ),
@@ -1802,7 +1802,6 @@ FLAGS = [
     *ignored("train_ppo.py", "epochs minibatches max_new_tokens temperature lr value_head_rate"),
     *ignored("train_ppo.py", "warmup clip value_clip vf_coef gamma lam kl_coef kl_target"),
     *ignored("train_ppo.py", "kl_horizon missing_end_score critic held_out eval_every save_every"),
-    *ignored("train_ppo.py", "microscope algorithm group"),
     Mutant(
         "minirlhf/rewards/ensemble.py",
         "combine(scores, self.args.combine)",
@@ -1830,6 +1829,28 @@ FLAGS = [
         "None), CreditFlags.credit_share)",
         "--credit-share is ignored.",
         "credit_share",
+    ),
+    *ignored("train_ppo.py", "microscope algorithm group"),
+    Mutant(
+        "minirlhf/tools/ptx.py",
+        "limits = args.ptx_coef,",
+        "limits = 0.1,",
+        "--ptx-coef is .1, whatever it says.",
+        "ptx_coef",
+    ),
+    Mutant(
+        "minirlhf/tools/ptx.py",
+        "args.ptx_batch, args.microbatch",
+        "PtxFlags.ptx_batch, args.microbatch",
+        "--ptx-batch is ignored.",
+        "ptx_batch",
+    ),
+    Mutant(
+        "minirlhf/tools/ptx.py",
+        "load_text(args.text,",
+        'load_text("",',
+        "--text is ignored.",
+        "text",
     ),
     *ignored("minirlhf/tools/dpo.py", TRAINING + " out sft data epochs batch_size lr warmup"),
     *ignored("minirlhf/tools/dpo.py", "held_out save_every loss tau gamma lam"),
@@ -1876,6 +1897,20 @@ READINGS = [
         "threads",
     ),
     ("minirlhf/run/compute.py", "pick_precision(args.precision, device)", "'float32'", "precision"),
+    ("minirlhf/lora.py", "model = adapt(gpt, args.lora, ", "model = adapt(gpt, 1, ", "lora"),
+    ("minirlhf/lora.py", "args.lora_alpha)\n    else", "16.0)\n    else", "lora_alpha"),
+    (
+        "minirlhf/lora.py",
+        "    model.gradient_checkpointing = args.gradient_checkpointing\n",
+        "",
+        "gradient_checkpointing",
+    ),
+    (
+        "train_sft.py",
+        "    gpt.gradient_checkpointing = args.gradient_checkpointing\n",
+        "",
+        "gradient_checkpointing",
+    ),
     (
         "minirlhf/run/compute.py",
         "tokens = pick_microbatch(args.microbatch_tokens, device, vocab_size)",
@@ -2006,8 +2041,8 @@ READINGS = [
     ("train_ppo.py", '"temperature": args.temperature', '"temperature": 1.0', "temperature"),
     (
         "train_ppo.py",
-        "samples.lengths.tolist(), args.epochs,",
-        "samples.lengths.tolist(), 1,",
+        "ppo.plan(lengths, args.epochs,",
+        "ppo.plan(lengths, 1,",
         "epochs",
     ),
     (
@@ -2172,11 +2207,18 @@ KILLERS = {
         ("minirlhf/tools/dpo.py", name): ["runs/test_direct_run.py"]
         for name in ("loss", "tau", "gamma", "lam", "undesirable_weight")
     },
+    "lora": ["runs/test_lora_run.py"],
+    "lora_alpha": ["runs/test_lora_run.py"],
+    "gradient_checkpointing": ["runs/test_memory_flags.py"],
     ("train_ppo.py", "algorithm"): ["runs/test_train_grpo.py", "-k", "no_two_methods"],
     **{
         (f"minirlhf/rewards/{file}.py", name): ["runs/test_robust_rewards.py", "-k", "no_two"]
         for file, names in {"ensemble": "combine par", "credit": "credit credit_share"}.items()
         for name in names.split()
+    },
+    **{
+        ("minirlhf/tools/ptx.py", x): ["runs/test_train_ptx.py"]
+        for x in ("ptx_coef", "ptx_batch", "text")
     },
     ("train_ppo.py", "group"): ["runs/test_train_grpo.py", "-k", "meaning"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],

@@ -896,6 +896,29 @@ LOSSES_AND_THE_UPDATE = [
         caught_by="test_kl_coef_adapts_to_the_target_after_each_rollout",
         why="A target of 6 nats per response is reached at 6 nats per token.",
     ),
+    Animal(
+        name="the loss on pretraining text has an optimiser step of its own",
+        seen="align-anything, with its own backward pass and step, at a coefficient of 16",
+        function="ppo.update",
+        right="others = auxiliary_loss() if auxiliary_loss else {}\n"
+        "            norms.append(step(actor_critic, optimizer, max_grad_norm) | others)",
+        wrong="norms.append(step(actor_critic, optimizer, max_grad_norm))\n"
+        "            if auxiliary_loss:\n"
+        "                norms[-1] |= auxiliary_loss()\n"
+        "                optimizer.step()\n"
+        "                optimizer.zero_grad()",
+        caught_by="test_an_optimiser_step_is_on_the_sum_of_both_gradients",
+        why="Under Adam and under the clip two steps are not one step on the sum.",
+    ),
+    Animal(
+        name="every microbatch of pretraining text has its own mean",
+        seen="transformers #34191 (the same mistake in gradient accumulation)",
+        function="tools.ptx.backpropagate",
+        right="[batch[row] for row in rows]) / total",
+        wrong="[batch[row] for row in rows]) / token_count([batch[row] for row in rows])",
+        caught_by="test_the_loss_is_the_mean_over_all_tokens_whatever_the_microbatches",
+        why="The weight of the text grows with the number of microbatches.",
+    ),
 ]
 
 METRICS = [
@@ -1474,6 +1497,86 @@ LABELS_BY_A_MODEL = [
     ),
 ]
 
+ADAPTERS = [
+    Animal(
+        name="the reference has the adapters on",
+        seen="asked of TRL's PPO in ChatGLM-Efficient-Tuning #380",
+        function="train_ppo.main",
+        right="policy = lora.start(args, reference)",
+        wrong="policy = reference = lora.start(args, reference)",
+        caught_by="test_the_first_update_of_ppo_has_ratio_1_and_no_kl",
+        why="The KL is 0 for ever, and nothing holds the policy.",
+    ),
+    Animal(
+        name="what is no adapter is trained as well, and the reference moves along",
+        seen="unsloth-zoo PR #830, review",
+        function="lora.adapt",
+        right="    gpt.requires_grad_(False)\n",
+        wrong="",
+        caught_by="test_training_moves_the_policy_and_never_the_reference",
+    ),
+    Animal(
+        name="the reference is the model before supervised fine-tuning",
+        seen="TRL #495, #1340 and #3194: SFT with adapters that were not merged",
+        function="run.checkpoint.save",
+        right="state = {name: part_state(part) for name, part in parts.items()}",
+        wrong="state = {\n"
+        "        name: {k: v for k, v in part.state_dict().items() "
+        "if k.rpartition('.')[2] not in ('A', 'B', 'scale')}\n"
+        "        if adapted(part) else part_state(part)\n"
+        "        for name, part in parts.items()\n"
+        "    }",
+        caught_by="test_every_command_takes_the_policy_of_a_run_with_adapters",
+        why="The KL of PPO starts at several nats, and its penalty unlearns what SFT has taught.",
+    ),
+    Animal(
+        name="a resumed run has its adapters twice",
+        seen="minChatGPT, gpt.py:549: weights are saved merged beside A and B, and merged again",
+        function="run.checkpoint.load_adapters",
+        right="load_weights(module, state | weights, path)",
+        wrong="merged = load(path, (*POLICIES, 'rm'))['model']\n"
+        "    load_weights(module, state | merged | weights, path)",
+        caught_by="test_two_and_two_updates_are_four",
+        why="The policy jumps to twice its distance from the reference, which moves as well.",
+    ),
+    Animal(
+        name="adapters have dropout",
+        seen="PEFT's usual lora_dropout of 0.05; TRL PR #3234",
+        function="lora.LoRA.forward",
+        right="F.linear(F.linear(x, self.A), self.B)",
+        wrong="F.linear(F.linear(F.dropout(x, 0.05), self.A), self.B)",
+        caught_by="test_a_model_with_adapters_is_a_function",
+        why="The policy that is updated is not the one that sampled: the first ratios are not 1.",
+    ),
+    Animal(
+        name="adapters are scaled by alpha and not by alpha / r",
+        seen="mlx-vlm #841",
+        function="lora.LoRA.__init__",
+        right="alpha / rank",
+        wrong="alpha",
+        caught_by="test_a_layer_adds_alpha_over_r_times_the_low_rank_product",
+        why="A learning rate that suits one rank destroys the model at another.",
+    ),
+    Animal(
+        name="merging forgets the scale",
+        seen="FastVideo PR #870; verl PR #5337 with an alpha of 0",
+        function="lora.merged",
+        right="scale * (B @ A)",
+        wrong="B @ A",
+        caught_by="test_merged_weights_compute_the_same",
+    ),
+    Animal(
+        name="the head of a reward model with adapters stays at its random start",
+        seen="minChatGPT, gpt.py:504",
+        function="train_rm.main",
+        right="reward_model.gpt = lora.start(args, sft)\n",
+        wrong="reward_model.gpt = lora.start(args, sft)\n"
+        "    for parameter in reward_model.head.parameters():\n"
+        "        parameter.register_hook(torch.zeros_like)\n",
+        caught_by="test_a_reward_model_learns_its_adapters_and_its_head",
+    ),
+]
+
 ZOO = [
     *PROMPTS_AND_PADDING,
     *SAMPLING,
@@ -1492,4 +1595,5 @@ ZOO = [
     *REWARDS_FROM_ELSEWHERE,
     *OTHER_REWARDS,
     *LABELS_BY_A_MODEL,
+    *ADAPTERS,
 ]

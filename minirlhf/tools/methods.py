@@ -1,0 +1,316 @@
+"""Every method on the same ground: same SFT model, same comparisons, same judge, same prompts.
+
+    minirlhf methods                                   on the demonstration in out/demo
+    minirlhf methods --out out/results --seeds 1,2,3   on the seeds of make results
+    minirlhf methods --only rloo,dpo                   makes only these runs
+
+A run that is missing is made in RUNS/METHOD/SEED; one that was interrupted goes on. All that are
+there are judged, and RUNS/methods.md and RUNS/frontier.png compare them. A method is a line of
+METHODS.
+"""
+
+import json
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minirlhf import evaluate
+from minirlhf.__main__ import COMMANDS
+from minirlhf.run import chain, config, resume
+from minirlhf.run.config import InputError, flag
+from minirlhf.run.files import write_text
+from minirlhf.run.folder import COMPARISONS
+from minirlhf.tools import figures, frontier, gao, results
+from minirlhf.tools.demo import minutes
+from minirlhf.tools.frontier import Curve, Marks
+from minirlhf.tools.script import script
+
+
+class Method(NamedTuple):
+    """How its run is made, and where its policy is then."""
+
+    family: str  # methods of one colour in the figure
+    labels: str  # what people were asked
+    commands: tuple  # of minirlhf; {run}, {base} and {seed} are filled in
+    policy: str = "ppo"  # the folder of the policy in the run
+    curve: tuple = ()  # folders whose evaluations are the curve of training [policy]
+
+
+PPO = "ppo --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}"
+DPO = "dpo --out {run} --sft {base}/sft --seed {seed}"  # on {run}/rm/comparisons.jsonl: the base's
+RANKINGS = "16,384 rankings of 4"
+METHODS = {
+    "ppo": Method("PPO", RANKINGS, (PPO,)),
+    "rloo": Method("without a critic", RANKINGS, (f"{PPO} --algorithm rloo",)),
+    "grpo": Method("without a critic", RANKINGS, (f"{PPO} --algorithm grpo",)),
+    "dr-grpo": Method("without a critic", RANKINGS, (f"{PPO} --algorithm dr-grpo",)),
+    "dapo": Method("without a critic", RANKINGS, (f"{PPO} --algorithm dapo",)),
+    "dpo": Method("direct losses", RANKINGS, (DPO,), "dpo"),
+    "ipo": Method("direct losses", RANKINGS, (f"{DPO} --loss ipo --tau 0.1",), "dpo"),
+    "kto": Method("direct losses", RANKINGS, (f"{DPO} --loss kto --beta 3",), "dpo"),
+    "simpo": Method("direct losses", RANKINGS, (f"{DPO} --loss simpo --beta 10 --gamma 3",), "dpo"),
+    "orpo": Method("direct losses", RANKINGS, (f"{DPO} --loss orpo --lam 5",), "dpo"),
+}
+BASE_RUNS = ("ppo", "dpo")  # methods whose run the base may hold
+BEST_OF = 16  # the n of best-of-n in the table
+BEST_OF_PROMPTS = 512  # of the prompts, the first that best-of-n is measured on
+STAGES = ("sft", "rm", "ppo", "dpo")  # commands that write the folder of their name, and resume
+
+
+@dataclass(frozen=True)
+class Config:
+    """Makes the runs of all methods that are missing, judges them on the same prompts, and writes a
+    table and the figure of judged score against KL."""
+
+    out: str = flag("out/demo", "folder of SFT and reward model, or of seeds: OUT/1, OUT/2, ...")
+    runs: str = flag("", "folder of the methods' runs [OUT/methods]")
+    only: str = flag("", "methods to make runs of, as in rloo,dpo [all]; none: judge what is there")
+    seeds: str = flag("", "seeds, as in 1,2,3 [that of OUT/sft, or the first three in OUT]")
+    prompts: int = flag(2048, "validation prompts that every policy answers", low=2)
+    max_new_tokens: int = flag(32, "the most tokens a judged response may have", low=1)
+
+
+class Place(NamedTuple):
+    """A method on a seed."""
+
+    name: str
+    method: Method
+    seed: int
+    base: Path  # with sft and rm
+    run: Path
+
+
+# ---- what there is
+
+
+def bases(args):
+    """{seed: folder with sft and rm}. InputError for a seed that OUT does not hold."""
+    out = Path(args.out)
+    found = {int(p.name): p for p in out.glob("*") if p.name.isdigit() and (p / "sft").exists()}
+    found = {seed: found[seed] for seed in sorted(found)}
+    if (out / "sft").exists():
+        found = {int(chain.stored_flags(out / "sft").get("seed", 1)): out}
+    if not found:
+        raise InputError(f"{args.out} holds no SFT model; make demo or make results trains one")
+    seeds = [number(word, "--seeds") for word in words(args.seeds)] or list(found)[:3]
+    for seed in seeds:
+        if seed not in found:
+            there = ", ".join(map(str, found))
+            raise InputError(f"--seeds {seed} is not in {args.out}, which holds {there}")
+    return {seed: found[seed] for seed in seeds}
+
+
+def words(text):
+    """ "a, b" -> ["a", "b"]"""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def number(word, name):
+    if not word.isdecimal():
+        raise InputError(f"{name} {word!r} is not a number; write it as in 1,2,3")
+    return int(word)
+
+
+def chosen(args):
+    """The methods to make runs of, in the order of METHODS."""
+    names = [] if args.only == "none" else words(args.only) or list(METHODS)
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--only {name} is no method; choose from {', '.join(METHODS)}")
+    return [name for name in METHODS if name in names]
+
+
+def folder_of(place):
+    """The folder of a method's run: the base's own for PPO and DPO, where it has one."""
+    policy = place.method.policy
+    if place.name in BASE_RUNS and made(place.base, policy) and not made(place.run, policy):
+        return place.base
+    return place.run
+
+
+def made(run, policy):
+    return (run / policy / "checkpoint.pt").exists()
+
+
+def ended(run):
+    """{command: processor seconds} of the commands of a run that have ended; None for a run that
+    was made by other means."""
+    try:
+        content = json.loads((run / "commands.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def missing(place):
+    """The commands of a method that have not ended yet."""
+    run = folder_of(place)
+    seconds = ended(run)
+    if made(run, place.method.policy) and seconds is None:
+        return []
+    return [command for command in place.method.commands if command not in (seconds or {})]
+
+
+# ---- making runs
+
+
+def make(places):
+    """Run every command that is missing, each with a heading that says which it is."""
+    tasks = [(place, command) for place in places for command in missing(place)]
+    start = time.perf_counter()
+    for step, (place, command) in enumerate(tasks, start=1):
+        quoted = {"run": shlex.quote(str(place.run)), "base": shlex.quote(str(place.base))}
+        line = command.format(**quoted, seed=place.seed)
+        so_far = minutes(time.perf_counter() - start)
+        heading = f"--- step {step} of {len(tasks)}, {so_far} so far: {place.name}"
+        print(f"\n{heading}, seed {place.seed}\nminirlhf {line}", flush=True)
+        seconds = dict(ended(place.run) or {})
+        place.run.mkdir(parents=True, exist_ok=True)
+        write_text(place.run / "commands.json", json.dumps(seconds, indent=2) + "\n")
+        clock = time.process_time()
+        execute(line, place)
+        seconds[command] = round(time.process_time() - clock, 1)
+        write_text(place.run / "commands.json", json.dumps(seconds, indent=2) + "\n")
+
+
+def execute(line, place):
+    """One command, in this process. A stage that was interrupted is resumed."""
+    name, *flags = shlex.split(line)
+    if name == "dpo":  # it learns from the comparisons beside it
+        target = place.run / "rm" / COMPARISONS
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(place.base / "rm" / COMPARISONS, target)
+    if name in STAGES and resume.read_record(place.run / name):
+        flags += ["--resume"]
+    script(COMMANDS[name].module).main(flags)
+
+
+# ---- the table
+
+
+def judged(args, places):
+    """{method: {seed: Marks}} of the runs that are there, SFT first."""
+    limits, rows = (args.prompts, args.max_new_tokens), {"sft": {}}
+    for place in places:
+        file = place.run / "judged.json"
+        sft_file = place.run.parents[1] / "sft" / str(place.seed) / "judged.json"
+        sft = place.base / "sft"
+        if place.seed not in rows["sft"]:
+            rows["sft"][place.seed] = frontier.measure(sft, sft, place.seed, *limits, sft_file)
+        policy = folder_of(place) / place.method.policy
+        if (policy / "checkpoint.pt").exists():
+            marks = frontier.measure(policy, sft, place.seed, *limits, file)
+            rows.setdefault(place.name, {})[place.seed] = marks
+    return rows
+
+
+def best_of_n(args, places):
+    """{seed: (P, n)}, the judge's totals of best-of-n, for the n of frontier.NS."""
+    tables = {}
+    for place in places:
+        if place.seed not in tables:
+            folder = place.run.parents[1] / "best-of-n" / str(place.seed)
+            limits = min(args.prompts, BEST_OF_PROMPTS), args.max_new_tokens, folder
+            samples = frontier.sample_sft(place.base / "sft", place.seed, *limits)
+            proxies = frontier.score_samples(place.base / "rm", samples, folder / "scores.json")
+            tables[place.seed] = gao.best_of_n(proxies, samples.golds, frontier.NS)
+    return tables
+
+
+def best_marks(best):
+    """{seed: Marks} of the best of BEST_OF, as the other rows of `judged`."""
+    column, kl = frontier.NS.index(BEST_OF), evaluate.best_of_n_kl(BEST_OF)
+    return {seed: Marks(totals[:, column], kl, None, None) for seed, totals in best.items()}
+
+
+HEADER = "method", "labels", "seconds", "total, of 3", "minus PPO", "over seeds", "KL", "distinct"
+
+
+def table(args, rows, seconds):
+    """methods.md: a row for each method, its seeds in one cell. Differences are paired, with their
+    95% intervals over prompts, and over seeds where there are three."""
+    prompts = {seed: frontier.validation_prompts(args.prompts, seed) for seed in rows["sft"]}
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for name, row in rows.items():
+        labels = METHODS[name].labels if name in METHODS else "-" if name == "sft" else RANKINGS
+        gains = [
+            frontier.difference(marks.totals, rows["ppo"][seed].totals, prompts[seed])
+            for seed, marks in row.items()
+            if name != "ppo" and seed in rows.get("ppo", {})
+        ]
+        columns = [
+            [f"{marks.totals.mean():.2f}" for marks in row.values()],
+            ["{:+.2f} ± {:.2f}".format(*gain) for gain in gains],
+            [results.cell([gain for gain, _ in gains])] if len(gains) > 2 else [],
+            [f"{marks.kl:.2f}" for marks in row.values()],
+            [str(marks.distinct or "-") for marks in row.values()],
+        ]
+        cells = [", ".join(column) or "-" for column in columns]
+        lines.append((f"`{name}`", labels, seconds.get(name, "-"), *cells))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def processor_seconds(places):
+    """{method: seconds of the processor, mean over its seeds}, as text, where they are known."""
+    totals = {}
+    for place in places:
+        seconds = ended(folder_of(place))
+        if seconds:
+            totals.setdefault(place.name, []).append(sum(seconds.values()))
+    return {name: f"{np.mean(values):.0f}" for name, values in totals.items()}
+
+
+# ---- the figure
+
+
+def curves(places, rows):
+    """The Curves of the methods that have runs."""
+    start = np.mean([(0, marks.totals.mean()) for marks in rows["sft"].values()], axis=0)
+    lines = []
+    for name in (name for name in rows if name in METHODS):
+        method, row = METHODS[name], rows[name]
+        runs = [folder_of(place) for place in places if place.name == name and place.seed in row]
+        ends = [(marks.kl, marks.totals.mean()) for marks in row.values()]
+        points = [start]
+        for folder in method.curve or (method.policy,):
+            points += frontier.path_along([run / folder for run in runs])
+        lines.append(Curve(name, method.family, [*points, np.mean(ends, axis=0)], ends))
+    return lines
+
+
+def best_curve(best):  # {seed: (P, n)} -> (n, 2)
+    """KL and total of best-of-n, mean over seeds."""
+    kls = [evaluate.best_of_n_kl(n) for n in frontier.NS]
+    return np.stack([kls, np.mean([totals.mean(0) for totals in best.values()], axis=0)], 1)
+
+
+def main(argv=None):
+    args = config.parse(Config, argv)
+    runs, names, seeds = Path(args.runs or f"{args.out}/methods"), chosen(args), bases(args)
+    places = [
+        Place(name, method, seed, base, runs / name / str(seed))
+        for seed, base in seeds.items()
+        for name, method in METHODS.items()
+    ]
+    make([place for place in places if place.name in names])
+    rows, best = judged(args, places), best_of_n(args, places)
+    listed = rows | {f"best of {BEST_OF}": best_marks(best)}
+    text = table(args, listed, processor_seconds(places))
+    print("\n" + text)
+    write_text(runs / "methods.md", text)
+    pyplot = figures.load_pyplot()
+    if pyplot is None:
+        raise InputError("the figure needs matplotlib: pip install -e '.[plot]'")
+    level = np.mean([frontier.writers_total(args.prompts, seed) for seed in seeds])
+    lines = curves(places, rows)
+    frontier.draw(pyplot, lines, best_curve(best), level, runs / "frontier.png")
+    print(f"the table is in {runs / 'methods.md'}, the figure in {runs / 'frontier.png'}")
+
+
+if __name__ == "__main__":
+    config.run(main)
