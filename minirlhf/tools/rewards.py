@@ -33,7 +33,7 @@ ROWS = {  # the flags of train_ppo.py; a row with --combine learns from all memb
         "end": "",
         "uniform": "--credit uniform",
         "attention": "--credit attention",
-        "prefix": "--credit prefix --credit-share 1",
+        "prefix": "--credit prefix",
     },
 }
 KL_COEF = {"robust": 0.0, "credit": 0.1}
