@@ -1,6 +1,7 @@
 """Several processes under `torchrun`: what they compute together is what one process computes."""
 
 import copy
+import importlib
 import os
 import re
 import signal
@@ -17,14 +18,17 @@ import torch
 from conftest import WORLD_RM, WORLD_SFT, few
 from helpers import CLOCKS, gradient, moved, saved
 from processes import start, together, wait
+from torch.distributed.run import get_args_parser
 
 import train_ppo
 import train_rm
 import train_sft
 from minirlhf import data, dpo, evaluate, grpo, ppo, reward
+from minirlhf.__main__ import COMMANDS
 from minirlhf.data import Comparison, Labelled
 from minirlhf.rewards import function
-from minirlhf.run import config, distributed
+from minirlhf.run import compute, config, distributed
+from minirlhf.run.config import InputError
 from minirlhf.run.metrics import Metrics, read_metrics
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import dpo as dpo_command
@@ -486,3 +490,33 @@ def test_torchrun_starts_the_script_and_ends_it_when_a_process_is_killed(
     assert "holds 2 of 4 steps" in done.stderr and "exitcode  : -9" in done.stderr
     train_ppo.main([*argv, "--resume"])
     assert len(numbers(out / "ppo")) == 4
+
+
+def test_the_commands_of_the_page_are_commands():
+    """docs/distributed.md: torchrun knows its flags, and the scripts know theirs."""
+    page = (ROOT / "docs" / "distributed.md").read_text()
+    lines = [line.split() for line in page.splitlines() if line.startswith("torchrun ")]
+    assert len(lines) == 6
+    for line in lines:
+        arguments = get_args_parser().parse_args(line[1:])
+        module, flags = arguments.training_script, arguments.training_script_args
+        if module == "minirlhf":
+            module, flags = COMMANDS[flags[0]].module, flags[1:]
+        config.parse(importlib.import_module(module.removesuffix(".py")).Config, flags)
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    """The one that torchrun's LOCAL_RANK says. There is none here: torch is made to say so."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    compute.pick_device("auto")
+    assert taken == []  # a single process takes torch's choice
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    assert compute.pick_device("auto").type == "cuda"
+    assert taken == [1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 3 on a machine with 2 GPUs"):
+        compute.pick_device("cuda")
