@@ -26,12 +26,13 @@ import train_sft
 from minirlhf import data, dpo, evaluate, grpo, ppo, reward
 from minirlhf.__main__ import COMMANDS
 from minirlhf.data import Comparison, Labelled
-from minirlhf.rewards import function
+from minirlhf.rewards import credit, function
 from minirlhf.run import compute, config, distributed
 from minirlhf.run.config import InputError
 from minirlhf.run.metrics import Metrics, read_metrics
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import dpo as dpo_command
+from minirlhf.tools import ptx
 from minirlhf.world import writers
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,9 @@ def batches(gpt):
     for name, batch in {"sft": EXAMPLES, "a last batch": EXAMPLES[:2]}.items():
         results[name] = train_sft.accumulate(gpt, batch, 40), gradient(gpt)
     results["held out"] = train_sft.mean_loss(gpt, EXAMPLES, 40), torch.zeros(1)
+    loss = ptx.backpropagate(gpt, EXAMPLES, 0.3, 40)
+    distributed.add_gradients(gpt)
+    results["PPO-ptx"] = loss, gradient(gpt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         reward_model = reward.RewardModel(gpt)
@@ -221,12 +225,16 @@ def evaluation(gpt):
         torch.manual_seed(0)
         reward_model = reward.RewardModel(gpt)
 
+    samples = evaluate.packed(replies)
+    prefixes = partial(credit.prefix_scores, reward_model)
+
     def longer(prompts, responses):
         return [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
 
     numbers = {
         "kl": evaluate.kl(moved(gpt), gpt, replies),
         "scores": evaluate.score_replies(reward_model, PROMPTS, replies),
+        "of prefixes": credit.by_rows(samples, prefixes, 40),
         "function": function.call("longer", longer, PROMPTS, replies),
         "one prompt": function.call("longer", longer, PROMPTS[:1], single),
     }
