@@ -67,9 +67,17 @@ def gathered(samples, replies):
     if distributed.world() == 1:
         return samples, replies
     replies, device = distributed.gathered(replies), samples.tokens.device
-    tokens, prompt_lengths, lengths = data.collate([reply.example for reply in replies])
-    ended = torch.tensor([reply.ended for reply in replies], device=device)
-    return Samples(tokens.to(device), prompt_lengths, lengths, ended), replies
+    samples = packed(replies)
+    return samples._replace(
+        tokens=samples.tokens.to(device), ended=samples.ended.to(device)
+    ), replies
+
+
+def packed(replies):
+    """Replies -> Samples, the reverse of `unpack`."""
+    ended = torch.tensor([reply.ended for reply in replies])
+    tokens, *lengths = data.collate([reply.example for reply in replies])
+    return Samples(tokens, *lengths, ended)
 
 
 def finished(replies):

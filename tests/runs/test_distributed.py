@@ -1,6 +1,7 @@
 """Several processes under `torchrun`: what they compute together is what one process computes."""
 
 import copy
+import importlib
 import os
 import re
 import signal
@@ -17,17 +18,21 @@ import torch
 from conftest import WORLD_RM, WORLD_SFT, few
 from helpers import CLOCKS, gradient, moved, saved
 from processes import start, together, wait
+from torch.distributed.run import get_args_parser
 
 import train_ppo
 import train_rm
 import train_sft
 from minirlhf import data, dpo, evaluate, grpo, ppo, reward
+from minirlhf.__main__ import COMMANDS
 from minirlhf.data import Comparison, Labelled
-from minirlhf.rewards import function
-from minirlhf.run import config, distributed
+from minirlhf.rewards import credit, function
+from minirlhf.run import compute, config, distributed
+from minirlhf.run.config import InputError
 from minirlhf.run.metrics import Metrics, read_metrics
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import dpo as dpo_command
+from minirlhf.tools import ptx
 from minirlhf.world import writers
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +84,9 @@ def batches(gpt):
     for name, batch in {"sft": EXAMPLES, "a last batch": EXAMPLES[:2]}.items():
         results[name] = train_sft.accumulate(gpt, batch, 40), gradient(gpt)
     results["held out"] = train_sft.mean_loss(gpt, EXAMPLES, 40), torch.zeros(1)
+    loss = ptx.backpropagate(gpt, EXAMPLES, 0.3, 40)
+    distributed.add_gradients(gpt)
+    results["PPO-ptx"] = loss, gradient(gpt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         reward_model = reward.RewardModel(gpt)
@@ -217,12 +225,16 @@ def evaluation(gpt):
         torch.manual_seed(0)
         reward_model = reward.RewardModel(gpt)
 
+    samples = evaluate.packed(replies)
+    prefixes = partial(credit.prefix_scores, reward_model)
+
     def longer(prompts, responses):
         return [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
 
     numbers = {
         "kl": evaluate.kl(moved(gpt), gpt, replies),
         "scores": evaluate.score_replies(reward_model, PROMPTS, replies),
+        "of prefixes": credit.by_rows(samples, prefixes, 40),
         "function": function.call("longer", longer, PROMPTS, replies),
         "one prompt": function.call("longer", longer, PROMPTS[:1], single),
     }
@@ -486,3 +498,33 @@ def test_torchrun_starts_the_script_and_ends_it_when_a_process_is_killed(
     assert "holds 2 of 4 steps" in done.stderr and "exitcode  : -9" in done.stderr
     train_ppo.main([*argv, "--resume"])
     assert len(numbers(out / "ppo")) == 4
+
+
+def test_the_commands_of_the_page_are_commands():
+    """docs/distributed.md: torchrun knows its flags, and the scripts know theirs."""
+    page = (ROOT / "docs" / "distributed.md").read_text()
+    lines = [line.split() for line in page.splitlines() if line.startswith("torchrun ")]
+    assert len(lines) == 6
+    for line in lines:
+        arguments = get_args_parser().parse_args(line[1:])
+        module, flags = arguments.training_script, arguments.training_script_args
+        if module == "minirlhf":
+            module, flags = COMMANDS[flags[0]].module, flags[1:]
+        config.parse(importlib.import_module(module.removesuffix(".py")).Config, flags)
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    """The one that torchrun's LOCAL_RANK says. There is none here: torch is made to say so."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    compute.pick_device("auto")
+    assert taken == []  # a single process takes torch's choice
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    assert compute.pick_device("auto").type == "cuda"
+    assert taken == [1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 3 on a machine with 2 GPUs"):
+        compute.pick_device("cuda")
