@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +11,11 @@ import torch
 from minirlhf.bench import footprint, memory, peak
 from minirlhf.generate import KVCache
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.run import optim
+from minirlhf.run import config, optim
 from minirlhf.run.config import InputError
+from minirlhf.tools.script import script
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler's own messages
 
@@ -116,6 +121,63 @@ def test_the_peak_is_measured_beside_the_estimate(capsys):
     estimated, measured = (float(rows[name]) for name in ("in all", "measured, tensors"))
     assert estimated == pytest.approx(measured, rel=0.15)
     assert float(rows["measured, process"]) > measured
+
+
+# ---- the pages
+
+
+def rows(page, first):
+    """The cells of the rows of a table whose header begins with `first`."""
+    table = (DOCS / page).read_text(encoding="utf-8").partition(f"| {first} |")[2]
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def estimates(*flags):
+    """{stage: MB in all} that the command prints."""
+    args = config.parse(memory.Config, list(flags))
+    stages = footprint.STAGES if args.stage == "all" else [args.stage]
+    return {stage: f"{estimate(memory.work_of(args, stage)) / memory.MB:,.0f}" for stage in stages}
+
+
+def test_the_table_of_gpt2_is_what_the_command_prints():
+    table = rows("memory.md", "size | flags")
+    assert len(table) == 16
+    for size, flags, *numbers in table:
+        printed = estimates("--size", size, *flags.strip("`").split())
+        assert list(printed.values()) == numbers, (size, flags)
+
+
+def test_the_estimates_beside_measured_peaks_are_what_the_command_prints():
+    table = rows("memory.md", "size | stage")
+    assert {size for size, *_ in table} == {"nano", "tiny", "small", "gpt2"}
+    sizes = ["--prompt-tokens", "32", "--max-new-tokens", "32", "--minibatches", "2"]
+    for size, stage, number, measured, *_ in table:
+        batch = "4" if stage in ("rm", "dpo") else "16"
+        flags = ["--size", size, "--stage", stage, "--batch-size", batch, "--sampled-rows", "16"]
+        assert estimates(*flags, *sizes) == {stage: number}
+        parsed = [float(x.replace(",", "")) for x in (number, measured)]
+        assert parsed[0] == pytest.approx(parsed[1], rel=0.02)
+
+
+def test_the_estimates_that_a_gpu_is_to_be_held_against_are_what_the_command_prints():
+    gpu = ["--device", "cuda", "--precision", "bf16"]
+    for words, number, measured in rows("gpu.md", "size, stage"):
+        size, stage, *others = words.partition(" (")[0].split(", ")
+        less = ["--lora", "16", "--gradient-checkpointing"] if others else []
+        assert estimates("--size", size, "--stage", stage, *gpu, *less) == {stage: number}
+        assert not measured  # no GPU has been at hand
+
+
+def test_our_flags_in_the_table_of_names_exist_with_these_defaults():
+    ppo = {field.name: field.default for field in dataclasses.fields(script("train_ppo").Config)}
+    for cell, *_ in rows("beyond.md", "minirlhf | OpenRLHF `train_ppo_ray`"):
+        names = re.findall(r"`--([a-z-]+)", cell)
+        assert names and {name.replace("-", "_") for name in names} <= set(ppo), cell
+        for number in re.findall(r"` (-?[\d.e-]+)", cell):
+            assert ppo[names[-1].replace("-", "_")] in (float(number), number) or (
+                names == ["missing-end-score"]  # the reward model's
+            ), cell
 
 
 @pytest.mark.parametrize(

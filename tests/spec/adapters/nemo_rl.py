@@ -118,6 +118,9 @@ def group_advantages(returns, algorithm):
     )
     grpo = advantage_estimator.GRPOAdvantageEstimator(settings, None)
     prompts = torch.arange(len(returns)).repeat_interleave(returns.size(1))[:, None]
-    rewards = returns.flatten().float()  # the only type it takes
-    advantages = grpo.compute_advantage(prompts, rewards, torch.ones_like(prompts))
+    torch.set_default_dtype(returns.dtype)  # that of a matrix which it makes
+    try:
+        advantages = grpo.compute_advantage(prompts, returns.flatten(), torch.ones_like(prompts))
+    finally:
+        torch.set_default_dtype(torch.float32)
     return advantages.view_as(returns)
