@@ -94,16 +94,19 @@ def sample_sft(path, seed, n, max_new_tokens, folder):
     def compute():
         uniforms = evaluate.noise(seed, len(repeated), max_new_tokens, config.CANDIDATE_NOISE)
         replies = evaluate.respond(sft, tokenizer, repeated, uniforms, progress=f"best of {size}")
-        return [[r.example.tokens, r.example.prompt_length, r.ended] for r in replies]
+        results = measures.judgements(repeated, replies)
+        return [
+            [reply.example.tokens, reply.example.prompt_length, reply.ended, result.total]
+            for reply, result in zip(replies, results, strict=True)
+        ]
 
     rows = stored(Path(folder) / "samples.json", key, compute)
     replies = [
         evaluate.Reply(tokenizer.decode(tokens[start:]), Example(tokens, start), ended)
-        for tokens, start, ended in rows
+        for tokens, start, ended, _ in rows
     ]
-    golds = [result.total for result in measures.judgements(repeated, replies)]
     groups = [replies[i : i + size] for i in range(0, len(replies), size)]
-    golds = np.array(golds, dtype=float).reshape(n, size)
+    golds = np.array([row[-1] for row in rows], dtype=float).reshape(n, size)
     return Samples(prompts, groups, golds, key, tokenizer)
 
 
@@ -185,9 +188,9 @@ def overlap(low, high, gap):
 
 
 def draw(pyplot, curves, best, writers_total, path):
-    """The judge's total against the KL from SFT: a line and an end point for each method, whose
-    seeds are small points; best-of-n `best` (n, 2); the writers as a level. Names stand in a column
-    at the right, in the colour of the family."""
+    """The judge's total against the KL from SFT: for each method its end point, a line where it was
+    judged along training, and its seeds as small points; best-of-n `best` (n, 2); the writers as a
+    level. Names stand in a column at the right, in the colour of the family."""
     figure, side = pyplot.subplots(figsize=(10, 6.5), layout="constrained")
     families = list(dict.fromkeys(curve.family for curve in curves))
     colors = dict(zip(families, pyplot.cm.tab10(np.linspace(0, 1, 10)), strict=False))
@@ -195,7 +198,8 @@ def draw(pyplot, curves, best, writers_total, path):
     side.plot(*best.T, label=f"best of {NS[0]} ... {NS[-1]}", **style)
     for curve in curves:
         color = colors[curve.family]
-        side.plot(*np.transpose(curve.points), color=color, linewidth=1, alpha=0.7)
+        if len(curve.points) > 2:  # else nothing is known between the SFT model and the end
+            side.plot(*np.transpose(curve.points), color=color, linewidth=1, alpha=0.7)
         side.plot(*np.transpose(curve.ends), ".", color=color, markersize=4, alpha=0.6)
         side.plot(*curve.points[-1], "o", color=color, markersize=6)
     for family in families:

@@ -168,6 +168,8 @@ def test_each_method_is_named_at_the_height_of_its_end_point(tmp_path):
     heights = {text.get_text().strip(): text.get_position()[1] for text in side.texts}
     assert heights == pytest.approx({"one": 2.5, "two": 2.0})
     assert len({tuple(text.get_color()) for text in side.texts}) == 2
+    lengths = [len(line.get_xdata()) for line in side.lines]
+    assert lengths.count(3) == 1  # two points are no curve
     legend = [text.get_text() for text in side.get_legend().get_texts()]
     assert {"red", "blue", "the writers, 1.73"} < set(legend) and side.get_xlabel()
 
