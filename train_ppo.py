@@ -168,10 +168,10 @@ def iterate(args, models, optimizer, controller, prompts, step):
 
 def sample(args, gpt, tokenizer, prompts, step):
     """A response to each prompt: Samples, their lengths on the CPU, and the same as replies."""
-    ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
+    ids = [data.encode_prompt(tokenizer, prompt) for prompt in prompts]
     draw = rng(args.seed, config.ROLLOUTS, step).random
-    uniforms = torch.from_numpy(draw((len(prompts), args.max_new_tokens), dtype=np.float32))
-    uniforms = distributed.mine(uniforms)
+    uniforms = torch.from_numpy(draw((len(ids), args.max_new_tokens), dtype=np.float32))
+    ids, uniforms = map(distributed.mine, (ids, uniforms))
     samples = generate(
         gpt, ids, args.max_new_tokens, tokenizer.end_token, args.temperature, uniforms
     )

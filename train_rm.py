@@ -90,8 +90,7 @@ def train(args, folder, reward_model, tokenizer, comparisons, norm):
     bar = tqdm(range(first, steps), desc="reward model", initial=first, total=steps)
 
     def save(done):
-        with distributed.alone():
-            normalise(reward_model, tokenizer, norm)
+        normalise(reward_model, tokenizer, norm)
         shape = reward_model.gpt.config, tokenizer
         checkpoint.save(folder, "rm", *shape, done, keep=args.keep, **parts)
 
@@ -193,6 +192,7 @@ def refuse_margin(args, comparisons):
             raise InputError(f"--margin {args.margin:g}: {problem}")
 
 
+@distributed.alone()
 def normalise(reward_model, tokenizer, norm):
     scores = reward.score_comparisons(reward_model, tokenizer, norm)
     reward_model.normalise(torch.tensor(scores))

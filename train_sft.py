@@ -134,8 +134,9 @@ def accumulate(gpt, batch, microbatch_tokens):
 def mean_loss(gpt, examples, microbatch_tokens):
     """Nats per response token."""
     groups = data.own_microbatches([len(e.tokens) for e in examples], microbatch_tokens)
-    losses = (float(summed_loss(gpt, [examples[row] for row in rows])) for rows in groups)
-    return float(distributed.total(sum(losses))) / response_tokens(examples)
+    losses = [float(summed_loss(gpt, [examples[row] for row in rows])) for rows in groups]
+    losses = distributed.gathered(losses)
+    return sum(losses) / response_tokens(examples)
 
 
 def response_tokens(examples):

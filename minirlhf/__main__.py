@@ -24,7 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "sft": Command("train_sft", "stage 1: pretrain a GPT and fine-tune it on demonstrations"),
     "rm": Command("train_rm", "stage 2: train a reward model on ranked responses"),
-    "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO against a reward model"),
+    "ppo": Command("train_ppo", "stage 3: improve the SFT model by PPO on a reward model"),
     "dpo": Command("minirlhf.tools.dpo", "train on comparisons directly, without a reward model"),
     "demonstrations": Command(
         "minirlhf.tools.demonstrations",
@@ -73,6 +73,7 @@ COMMANDS = {
     ),
     "demo": Command("minirlhf.tools.demo", "all stages on the embedded world, then the report"),
     "world": Command("minirlhf.tools.world", "print text of the embedded world"),
+    "memory": Command("minirlhf.bench.memory", "the memory that a stage needs, estimated in parts"),
     "bench": Command("minirlhf.bench.speed", "the speed of every stage beside other libraries"),
     "scaling": Command("minirlhf.bench.scaling", "where the time of a PPO iteration goes"),
     "trl": Command("minirlhf.bench.trl_ppo", "the PPO run of a folder again, by TRL's trainer"),

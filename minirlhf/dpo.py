@@ -270,8 +270,9 @@ def estimate_kl(policy, reference, tokenizer, batch, microbatch_tokens):  # -> s
     with torch.no_grad():
         for rows in data.own_microbatches(sizes, microbatch_tokens):
             groups = [[examples[row]] for row in rows]
-            parts.append(torch.stack(response_logprobs(policy, reference, groups)))
-    return kto_reference_point(*torch.cat(distributed.gathered(parts), dim=1))
+            parts.append(response_logprobs(policy, reference, groups))
+    parts = distributed.gathered(list(map(torch.stack, parts)))
+    return kto_reference_point(*torch.cat(parts, dim=1))
 
 
 def mismatched(tokenizer, batch, context):

@@ -66,7 +66,8 @@ def start(args, gpt):
 
 def refuse_idle_flag(args):
     """InputError for --lora-alpha without --lora."""
-    if not args.lora and args.lora_alpha != config.TrainingFlags.lora_alpha:
+    default = config.TrainingFlags.lora_alpha
+    if getattr(args, "lora_alpha", default) != default and not args.lora:
         raise InputError(f"--lora-alpha {args.lora_alpha:g} needs --lora, the rank of the adapters")
 
 

@@ -14,7 +14,7 @@ import torch
 from minirlhf import lora
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.run import damage, defaults, resume
-from minirlhf.run.config import Divergence, InputError, TrainingFlags, parse
+from minirlhf.run.config import Divergence, InputError, parse
 from minirlhf.run.files import write_atomically
 from minirlhf.run.folder import PREVIOUS, refuse_existing, refuse_lost_files, refuse_replaced
 from minirlhf.run.metrics import samples_size
@@ -46,9 +46,8 @@ def configure(config_class, stage, argv):
     defaults. InputError if there is a run and neither --resume nor --overwrite, or no run to
     resume."""
     args = parse(config_class, argv)
-    if isinstance(args, TrainingFlags):
-        lora.refuse_idle_flag(args)
     if not args.resume:
+        lora.refuse_idle_flag(args)
         refuse_existing(args, Path(args.out) / stage)  # before anything slow
         refuse_lost_files(args, Path(args.out) / stage)
         return defaults.for_model(args, stage, argv)
@@ -213,6 +212,9 @@ def load(path, stages, device="cpu"):
 def with_base(state, path, device):
     """The whole checkpoint of one that holds adapters alone, which stand beside the model in the
     checkpoint `base`. InputError if that is not the model that it was."""
+    known = isinstance(state["base"], tuple) and len(state["base"]) == 2
+    if not known or state.get("stage") not in (*POLICIES, "rm"):
+        raise ValueError(f"its base is {state['base']!r:.50}")
     base, before = state["base"]
     try:
         weights = load(base, (*POLICIES, "rm"), device)["model"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minirlhf import data, evaluate, reward
+from minirlhf import data, evaluate, lora, reward
 from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, simulated
 from minirlhf.formats import jsonl
@@ -168,6 +168,7 @@ def main(argv=None):
         raise InputError(f"{problem}; give fewer, or more --comparisons")
     with config.torch_seed(args.seed, config.REWARD_HEAD_WEIGHTS):
         model = reward.RewardModel(sft).to(device)
+    model.gpt = lora.start(args, sft)
     inputs = {"data": collected, "sft": sft, "policy": policy}
     with start_run(args, tokenizer, "rm", **inputs) as (folder,):
         comparisons = collected[replaced:] + fresh_labels(args, policy, tokenizer)

@@ -62,7 +62,7 @@ class Loss:
 def backpropagate(gpt, batch, coef, microbatch_tokens):
     """Add the gradient of coef x the mean loss per token of a batch. Returns the mean, in nats."""
     total = token_count(batch)
-    loss = torch.zeros((), device=next(gpt.parameters()).device)
+    loss = torch.zeros((), device=gpt.device)
     for rows in data.own_microbatches([len(e.tokens) for e in batch], microbatch_tokens):
         part = summed_loss(gpt, [batch[row] for row in rows]) / total
         (coef * part).backward()

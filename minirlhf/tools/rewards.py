@@ -107,7 +107,7 @@ def train_row(args, name, ensemble):
     """A run of PPO in OUT/rewards/NAME."""
     out, flags = Path(args.out) / "rewards" / name, ROWS[args.compare][name].split()
     words = ["--sft", f"{args.out}/sft", "--kl-coef", str(KL_COEF[args.compare]), *flags]
-    words += ["--rm", ",".join(ensemble if "--combine" in flags else ensemble[:1])]
+    words += ["--rm", ",".join(ensemble if "--combine" in flags else ensemble[:1]), "--mix-data"]
     words += ["--updates", str(args.updates), "--held-out", str(args.held_out)]
     words += ["--seed", str(args.seed), "--threads", str(args.threads)]
     if checkpoint.stored_step(out / "ppo", "ppo") < args.updates:

@@ -172,6 +172,21 @@ def test_the_step_is_the_one_that_the_flag_names(run, monkeypatch):
     assert set(asked[:6]) == {(0.25, False)} and set(asked[6:]) == {(0.25, True)}
 
 
+def test_the_meta_batches_go_round_all_prompts(run, monkeypatch):
+    """Six steps of three: each of the eight groups at least twice, in an order of the seed."""
+    batches, spread = [], meta.spread
+
+    def record(model, tokenizer, groups, microbatch_tokens):
+        batches.append([group.prompt for group in groups])
+        return spread(model, tokenizer, groups, microbatch_tokens)
+
+    monkeypatch.setattr(meta, "spread", record)
+    run("--eta", "0.1")
+    prompts = [prompt for batch in batches for prompt in batch]
+    assert [len(batch) for batch in batches] == [3] * 6
+    assert len(set(prompts)) == 8 and min(map(prompts.count, prompts)) >= 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -94,8 +94,15 @@ def test_a_response_that_was_cut_off_is_no_demonstration():
         rejection.finished(rows[:1])
 
 
-def test_a_killed_command_goes_on_behind_its_last_response(run, tmp_path):
-    """To the same policy, to the bit. What is there is not sampled again."""
+def test_a_killed_command_goes_on_behind_its_last_response(run, tmp_path, monkeypatch):
+    """To the same policy, to the bit. The seven prompts that have a line are not asked again."""
+    starts, records = [], rejection.records
+
+    def counted(*args, done=0):
+        starts.append(done)
+        return records(*args, done=done)
+
+    monkeypatch.setattr(rejection, "records", counted)
     whole = run()
     lines = (whole / "round-1" / "samples.jsonl").read_bytes().splitlines(keepends=True)
     part = tmp_path / "part"
@@ -108,6 +115,7 @@ def test_a_killed_command_goes_on_behind_its_last_response(run, tmp_path):
     experiment = json.loads((part / "experiment.json").read_text())
     (part / "experiment.json").write_text(json.dumps(experiment | {"out": str(part)}))
     run(out=part)
+    assert starts == [0, 7]
     assert (part / "round-1" / "samples.jsonl").read_bytes() == b"".join(lines)
     models = [saved(folder / "round-1" / "sft")["model"] for folder in (whole, part)]
     assert all(torch.equal(a, b) for a, b in zip(*(m.values() for m in models), strict=True))

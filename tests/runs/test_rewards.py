@@ -71,6 +71,8 @@ def test_robust_rows_learn_without_a_kl_penalty_from_one_or_from_all_members(dem
         (0.0, 3, 96, 512)
     }
     assert [args.par for args in runs] == [0, 0, 0, 0, 4]
+    # The comparisons are a file to the members, and the world's prompts are none to PPO.
+    assert all(args.mix_data for _, args in calls)
     assert "mean-std" in capsys.readouterr().out
 
 

@@ -2,20 +2,23 @@
 
 import itertools
 import json
+import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 from conftest import few
 from helpers import contents, logged, same, saved
 
 import train_ppo
 import train_rm
+from minirlhf import evaluate
 from minirlhf.formats import jsonl
-from minirlhf.run import resume
-from minirlhf.run.config import round_seed
+from minirlhf.run import checkpoint, config, resume
+from minirlhf.run.config import rng, round_seed
 from minirlhf.run.folder import COMPARISONS
 from minirlhf.tools import rounds
-from minirlhf.world import writers
+from minirlhf.world import judge, writers
 
 RM = "--responses 3 --batch-size 4 --held-out 4 --norm-prompts 8 --warmup 1"
 PPO = "--batch-size 8 --held-out 4 --warmup 1 --minibatches 2 --eval-every 2"
@@ -36,6 +39,7 @@ SMALL += ["--rm", RM, "--ppo", PPO]
 
 
 def run(out, sft, *argv):
+    """Two updates a round."""
     rounds.main(["--out", str(out), "--sft", sft, *SMALL, *argv])
 
 
@@ -61,87 +65,114 @@ def test_one_round_is_todays_pipeline_to_the_bit(tmp_path, sft):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_each_round_learns_from_the_comparisons_of_all_rounds(tmp_path, sft):
-    """They are kept with their round, and no round asks about a prompt's samples of another."""
-    run(tmp_path, sft, "--rounds", "3")
-    files = [tmp_path / f"round-{n}" / "rm" / COMPARISONS for n in (1, 2, 3)]
-    first, second, third = (jsonl.read_collected(path) for path in files)
-    assert (len(first), len(second), len(third)) == (8, 16, 24)
-    assert second[:8] == first and third[:16] == second
-    lines = [json.loads(line) for line in (tmp_path / COMPARISONS).read_text().splitlines()]
-    assert [line["round"] for line in lines] == [1] * 8 + [2] * 8 + [3] * 8
-    assert [line["responses"] for line in lines] == [c.responses for c in third]
-    parts = [[c.prompt for c in third[i : i + 8]] for i in (0, 8, 16)]
-    assert not any(a == b for a, b in itertools.combinations(parts, 2))
-
-
-def test_each_round_samples_from_the_policy_of_the_round_before(tmp_path, sft):
-    """And every reward model and every policy starts as the SFT model."""
-    run(tmp_path, sft, "--rounds", "2")
-    first, second = (tmp_path / f"round-{n}" for n in (1, 2))
-    records = {
-        (n, stage): resume.read_record(x / stage)
-        for n, x in enumerate((first, second))
-        for stage in ("rm", "ppo")
-    }
-    policy = records[1, "rm"]["inputs"]["policy"]
-    assert "policy" not in records[0, "rm"]["inputs"]
-    assert policy == resume.fingerprint(rounds.checkpoint.load_gpt(first / "ppo")[0])
-    references = {item["inputs"]["sft"] for item in records.values()}
-    assert references == {resume.fingerprint(rounds.checkpoint.load_gpt(sft)[0])}
-
-
-def test_a_moving_reference_is_the_policy_of_the_round_before(tmp_path, sft):
-    """The reward model starts as the SFT model all the same."""
-    run(tmp_path, sft, "--rounds", "2", "--moving-reference")
-    before = resume.fingerprint(rounds.checkpoint.load_gpt(tmp_path / "round-1" / "ppo")[0])
-    second = tmp_path / "round-2"
-    assert resume.read_record(second / "ppo")["inputs"]["sft"] == before
-    assert resume.read_record(second / "rm")["inputs"]["sft"] != before
-
-
-def test_the_scores_of_all_rounds_are_normalised_on_the_same_responses(tmp_path, sft, monkeypatch):
-    """Those of the SFT model, so that kl_coef keeps its meaning."""
-    norms, normalise = [], train_rm.normalise
+@pytest.fixture(scope="module")
+def two_rounds(tmp_path_factory, world_run):
+    """(OUT of two rounds, the comparisons that each normalisation of scores was on). Not to be
+    written to."""
+    out, norms, normalise = tmp_path_factory.mktemp("rounds"), [], train_rm.normalise
 
     def spy(reward_model, tokenizer, norm):
         norms.append(norm)
         normalise(reward_model, tokenizer, norm)
 
-    monkeypatch.setattr(train_rm, "normalise", spy)
-    run(tmp_path, sft, "--rounds", "2")
-    assert norms[0] == norms[-1] and len(norms[0]) == 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writers, "contrasts", partial(few, writers.contrasts))
+        patch.setattr(train_rm, "normalise", spy)
+        run(out, str(world_run / "sft"), "--rounds", "2")
+    return out, norms
+
+
+def collected(out, n):
+    return jsonl.read_collected(out / f"round-{n}" / "rm" / COMPARISONS)
+
+
+def inputs(out, n, stage):
+    return resume.read_record(out / f"round-{n}" / stage)["inputs"]
+
+
+def weights(path):
+    return resume.fingerprint(checkpoint.load_gpt(path)[0])
+
+
+def test_each_round_learns_from_the_comparisons_of_all_rounds(two_rounds):
+    """They are kept with their round. Every round asks about other prompts, and none about those
+    that all rounds are measured on."""
+    out, _ = two_rounds
+    first, both = collected(out, 1), collected(out, 2)
+    assert (len(first), len(both)) == (8, 16) and both[:8] == first
+    lines = [json.loads(line) for line in (out / COMPARISONS).read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1] * 8 + [2] * 8
+    assert [line["responses"] for line in lines] == [c.responses for c in both]
+    assert {c.prompt for c in both[8:]} != {c.prompt for c in first}
+    held_out = writers.prompts(4, rng(1, config.HELD_OUT_PROMPTS), "validation")
+    assert not {c.prompt for c in both} & set(held_out)
+
+
+def test_each_round_samples_from_the_policy_of_the_round_before(two_rounds, sft):
+    """And every reward model and every policy starts as the SFT model."""
+    out, _ = two_rounds
+    assert "policy" not in inputs(out, 1, "rm")
+    assert inputs(out, 2, "rm")["policy"] == weights(out / "round-1" / "ppo")
+    stages = [inputs(out, n, stage)["sft"] for n in (1, 2) for stage in ("rm", "ppo")]
+    assert set(stages) == {weights(sft)}
+
+
+def test_the_scores_of_all_rounds_are_normalised_on_the_same_responses(two_rounds):
+    """Those of the SFT model, so that kl_coef keeps its meaning."""
+    out, norms = two_rounds
+    assert norms[0] == norms[-1] == collected(out, 1)
+
+
+def test_a_moving_reference_is_the_policy_of_the_round_before(tmp_path, two_rounds, sft):
+    """The reward model starts as the SFT model all the same."""
+    out, _ = two_rounds
+    shutil.copytree(out / "round-1", tmp_path / "round-1")  # it does not depend on the flag
+    run(tmp_path, sft, "--rounds", "2", "--moving-reference")
+    assert inputs(tmp_path, 2, "ppo")["sft"] == weights(out / "round-1" / "ppo")
+    assert inputs(tmp_path, 2, "rm")["sft"] == weights(sft)
+
+
+def test_the_numbers_of_a_round_are_those_of_its_policy(two_rounds, sft):
+    """Computed again for the last round: total, KL from the SFT model and agreement."""
+    out, _ = two_rounds
+    rows = record(out)["rounds"]
+    assert [row["comparisons"] for row in rows] == [8, 16]
+    (policy, tokenizer), (start, _) = (
+        checkpoint.load_gpt(x) for x in (out / "round-2" / "ppo", sft)
+    )
+    prompts = writers.prompts(4, rng(1, config.HELD_OUT_PROMPTS), "validation")
+    prompts = [prompt for prompt in prompts for _ in range(4)]
+    replies = evaluate.respond(policy, tokenizer, prompts, evaluate.noise(1, 16, 4))
+    totals = judge.total(prompts, evaluate.finished(replies))
+    assert rows[1]["total"] == pytest.approx(np.mean(totals))
+    expected = evaluate.kl(policy, start, replies).mean().item()
+    assert rows[1]["kl"] == pytest.approx(expected)
+    assert rows[1]["distinct"] == len({reply.text for reply in replies})
 
 
 @pytest.mark.parametrize(("stage", "step"), [("rm", 3), ("ppo", 1)])
-def test_rounds_go_on_inside_a_round_to_the_same_bits(tmp_path, sft, ctrl_c, stage, step):
+def test_rounds_go_on_inside_a_round_to_the_same_bits(
+    tmp_path, two_rounds, sft, ctrl_c, stage, step
+):
     """By the same command; a finished round is not touched."""
-    run(tmp_path / "whole", sft, "--rounds", "2")
-    out = tmp_path / "stopped"
-    run(out, sft, "--rounds", "1")
-    first = contents(out / "round-1")
+    whole, _ = two_rounds
+    shutil.copytree(whole / "round-1", tmp_path / "round-1")
+    rows = record(whole)["rounds"]
+    content = {"flags": record(whole)["flags"], "rounds": rows[:1]}
+    (tmp_path / rounds.RECORD).write_text(json.dumps(content))
+    first = contents(tmp_path / "round-1")
     ctrl_c(stage, step)
     with pytest.raises(KeyboardInterrupt):
-        run(out, sft, "--rounds", "2")
+        run(tmp_path, sft, "--rounds", "2")
     ctrl_c(None)
-    run(out, sft, "--rounds", "2")
-    assert contents(out / "round-1") == first
+    run(tmp_path, sft, "--rounds", "2")
+    assert contents(tmp_path / "round-1") == first
     for name in ("rm", "ppo"):
-        states = [saved(folder / "round-2" / name) for folder in (tmp_path / "whole", out)]
+        states = [saved(folder / "round-2" / name) for folder in (whole, tmp_path)]
         for state in states:
             del state["run"]
         assert same(*states)
-    assert record(out)["rounds"] == record(tmp_path / "whole")["rounds"]
-
-
-def test_the_numbers_of_a_round_are_those_of_its_policy(tmp_path, sft):
-    """Each lies where it must, and the comparisons add up."""
-    run(tmp_path, sft, "--rounds", "2", "--human-share", "0")
-    rows = record(tmp_path)["rounds"]
-    assert [row["comparisons"] for row in rows] == [8, 16]
-    for row in rows:
-        assert 0 <= row["total"] <= 3 and row["distinct"] <= 4 * rounds.SAMPLES
-        assert 0 <= row["same_text"] <= 1
+    assert record(tmp_path)["rounds"] == rows
 
 
 def test_the_policy_can_be_the_labeller_of_its_own_responses(tmp_path, sft):
@@ -158,7 +189,7 @@ def test_a_model_beside_the_sft_model_is_the_labeller(tmp_path, sft, world_run):
     run(tmp_path, sft, "--rounds", "1", "--labeller", "ai", "--human-share", "0.25")
     comparisons = jsonl.read_collected(tmp_path / "round-1" / "rm" / COMPARISONS)
     assert [hasattr(c, "likely") for c in comparisons] == [False] * 2 + [True] * 6
-    gpt, _ = rounds.checkpoint.load_gpt(world_run / "pretrain")
+    gpt, _ = checkpoint.load_gpt(world_run / "pretrain")
     inputs = resume.read_record(tmp_path / "round-1" / "rm")["inputs"]
     assert inputs["labeller"] == resume.fingerprint(gpt)
 
@@ -254,7 +285,7 @@ def test_rounds_draw_from_streams_of_their_own():
     """Round 0 is a run without rounds; no round shares a draw with another."""
     draws = {
         (seed, n, number): tuple(
-            rounds.rng(round_seed(seed, n), train_rm.config.Stream(number)).integers(2**62, size=2)
+            rng(round_seed(seed, n), config.Stream(number)).integers(2**62, size=2)
         )
         for seed, n, number in itertools.product((1, 2), range(4), range(9))
     }

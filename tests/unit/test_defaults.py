@@ -8,6 +8,7 @@ import train_ppo
 import train_rm
 import train_sft
 from minirlhf.run import checkpoint, defaults
+from minirlhf.run.config import InputError
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import dpo
 
@@ -69,3 +70,24 @@ def test_the_later_stages_look_at_the_sft_model_of_their_out(gpt2_folder, tmp_pa
     (tmp_path / "out" / "sft" / "config.json").write_text(json.dumps({"n_embd": 1024}))
     args = checkpoint.configure(train_rm.Config, "rm", ["--out", str(tmp_path / "out")])
     assert args.lr == PUBLISHED["rm"]
+
+
+@pytest.mark.parametrize("width", [128, 768])
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_bring_ten_times_the_learning_rate(stage, width, gpt2_folder, capsys):
+    """Of a small model's as of a large one's; one line says so. A flag that is given wins."""
+    model_flag = "--init" if stage == "sft" else "--sft"
+    argv = [model_flag, gpt2_folder(width), "--out", "nowhere", "--lora", "4"]
+    full = PUBLISHED[stage] if width == 768 else STAGES[stage].Config.lr
+    args = checkpoint.configure(STAGES[stage].Config, stage, argv)
+    assert args.lr == pytest.approx(10 * full) and args.lora == 4
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and f"adapters are trained: --lr is {10 * full:g}" in printed
+    args = checkpoint.configure(STAGES[stage].Config, stage, [*argv, "--lr", "0.5"])
+    assert args.lr == 0.5 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_alpha_without_adapters_is_refused_before_anything_else(stage):
+    with pytest.raises(InputError, match="--lora-alpha 8 needs --lora"):
+        checkpoint.configure(STAGES[stage].Config, stage, ["--lora-alpha", "8", "--out", "nowhere"])

@@ -240,9 +240,9 @@ READERS = {  # functions that read flags for a command
     "start_run(args": {"out", "resume", "overwrite", "track"},
     "label.QuestionFlags)": {field.name for field in dataclasses.fields(label.QuestionFlags)},
     "EnsembleFlags, ": {field.name for field in dataclasses.fields(EnsembleFlags)},
-    "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
     "PtxFlags)": {field.name for field in dataclasses.fields(PtxFlags)},
     "CreditFlags, ": {field.name for field in dataclasses.fields(CreditFlags)},
+    "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
 }
 
 

@@ -35,6 +35,7 @@ from minirlhf.generate import Samples, generate
 from minirlhf.model import logprobs, response_mask
 from minirlhf.ppo import ActorCritic, gae, kl_k3, token_rewards, whiten
 from minirlhf.reward import RewardModel
+from minirlhf.rewards import credit
 from minirlhf.run import checkpoint, config
 from minirlhf.run.metrics import read_metrics
 from minirlhf.tokenizer import get_tokenizer
@@ -902,3 +903,36 @@ def test_ppo_raises_the_judged_score_and_stays_near_the_reference(make_gpt, tmp_
     assert len(metrics) == 80
     assert np.mean(score[-5:]) > np.mean(score[:5]) + 0.2
     assert kl[0] == 0 and 0.2 < kl[-1] < 6 and max(kl) < 6
+
+
+def with_credit(added):
+    """`token_rewards` with rewards that are added to it, from scores, reference and mask."""
+
+    def rewards(scores, log_p, ref_log_p, mask, kl_coef):
+        plain = token_rewards(scores, log_p, ref_log_p, mask, kl_coef)
+        return plain + added(scores, ref_log_p, mask)
+
+    return rewards
+
+
+@pytest.mark.parametrize(("share", "nats"), [(0.5, 0.05), (1.0, 0.2)])
+def test_with_the_score_shared_out_evenly_ppo_settles_elsewhere(monkeypatch, share, nats):
+    """Every response is worth what it was, and so is every policy: the optimum is the same one. But
+    a later token learns from the share that is left of the score. Twice the updates change nothing:
+    .053 and .234 nats away."""
+
+    def evenly(scores, ref_log_p, mask):
+        return credit.redistribute(scores, torch.ones(mask.shape), mask, share)
+
+    monkeypatch.setattr(ppo, "token_rewards", with_credit(evenly))
+    assert nats < distance_after_ppo(1.0, updates=60) < 2 * nats
+
+
+def test_with_a_potential_of_prefixes_ppo_finds_the_optimum(monkeypatch):
+    """Whatever the potential: here the log-probability of the prefix under the reference."""
+
+    def potential(scores, ref_log_p, mask):
+        return credit.shaping(torch.where(mask, ref_log_p, 0.0).cumsum(1), mask)
+
+    monkeypatch.setattr(ppo, "token_rewards", with_credit(potential))
+    assert distance_after_ppo(1.0, updates=60) < 0.01

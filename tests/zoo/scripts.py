@@ -63,12 +63,12 @@ TRAIN_SFT = [
         "The held-out loss is the training loss.",
     ),
     (
-        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
-        "return float(distributed.total(sum(losses))) / len(examples)",
+        "return sum(losses) / response_tokens(examples)",
+        "return sum(losses) / len(examples)",
         "The held-out loss is in nats per record, not per token.",
     ),
     (
-        "return float(distributed.total(sum(losses))) / response_tokens(examples)",
+        "return sum(losses) / response_tokens(examples)",
         "return sum(losses) / sum(len(example.tokens) for example in examples)",
         "The tokens of the prompts count in the mean of the held-out loss.",
     ),
@@ -355,13 +355,13 @@ TRAIN_RM = [
         "The samples to normalise on have the noise of the ranked responses.",
     ),
     (
-        "            normalise(reward_model, tokenizer, norm)\n",
-        "            if done == steps:\n                normalise(reward_model, tokenizer, norm)\n",
+        "        normalise(reward_model, tokenizer, norm)\n",
+        "        if done == steps:\n            normalise(reward_model, tokenizer, norm)\n",
         "Every checkpoint but the last gives raw scores.",
     ),
     (
-        "            normalise(reward_model, tokenizer, norm)\n",
-        "            if done < steps:\n                normalise(reward_model, tokenizer, norm)\n",
+        "        normalise(reward_model, tokenizer, norm)\n",
+        "        if done < steps:\n            normalise(reward_model, tokenizer, norm)\n",
         "The last checkpoint is normalised for the weights of an earlier one.",
     ),
     (
@@ -699,8 +699,8 @@ TRAIN_PPO = [
         "A resumed run does not notice that the prompts have changed.",
     ),
     (
-        "return evaluate.gathered(samples, evaluate.unpack(samples, tokenizer))",
-        "return samples, evaluate.unpack(samples, tokenizer)[::-1]",
+        "gathered(samples, evaluate.unpack(samples, tokenizer))",
+        "gathered(samples, evaluate.unpack(samples, tokenizer)[::-1])",
         "The replies are in another order than the samples.",
     ),
     (
