@@ -34,8 +34,9 @@ class LoRA(nn.Module):
         self.register_buffer("scale", linear.weight.new_tensor(alpha / rank))
 
     def forward(self, x):  # (..., in) -> (..., out)
-        low_rank = F.linear(F.linear(x, self.A), self.B)  # (..., r) between the two
-        return F.linear(x, self.weight, self.bias) + self.scale * low_rank
+        low_rank = self.scale * F.linear(x, self.A)  # (..., r)
+        # In place: another tensor of this size would only be there to be added.
+        return F.linear(x, self.weight, self.bias).add_(F.linear(low_rank, self.B))
 
 
 def adapt(gpt, rank, alpha):

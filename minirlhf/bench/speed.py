@@ -71,6 +71,12 @@ class Config:
         "bf16 adds a side of ours that computes its trunk so",
         choices=("float32", "bf16"),
     )
+    peak: float = flag(
+        0.0,
+        "TFLOP/s that a datasheet promises (H100 SXM in bf16, dense: 989); adds a column MFU, the "
+        "share of it that we reach",
+        low=0,
+    )
     device: str = flag(
         "auto", "where to run; auto takes the GPU if there is one", choices=("auto", "cpu", "cuda")
     )
@@ -218,33 +224,45 @@ def times_ours(theirs, ours):
     return float(np.median(ratios))
 
 
-def lines(measurements, fractions):
-    """The table of one task. `fractions {side: of the ceiling}` are those of our sides."""
+def lines(measurements, shares):
+    """The table of one task. `shares {column: {side: number}}` are those of our sides, of what the
+    machine could do."""
     parts = [part for part in PARTS if part in next(iter(measurements.values()))["runs"][0]]
     seconds = [f"{part} s" for part in parts]
-    header = ["side", *seconds, "tokens/s", "MB", "times ours", "of ceiling"]
+    header = ["side", *seconds, "tokens/s", "MB", "times ours", *shares]
     ours = measurements.get("minirlhf")
     rows = []
     for name, side in measurements.items():
         runs = side["runs"]
         rate = np.median([run["tokens"] / run["whole"] for run in runs])
         ratio = f"{times_ours(runs, ours['runs']):.2f}" if ours else "-"
-        share = f"{fractions[name]:.2f}" if name in fractions else "-"
+        fractions = [f"{column[name]:.2f}" if name in column else "-" for column in shares.values()]
         seconds = [median_range([run[part] for run in runs]) for part in parts]
-        rows.append([name, *seconds, f"{rate:,.0f}", f"{side['memory']:.0f}", ratio, share])
+        rows.append([name, *seconds, f"{rate:,.0f}", f"{side['memory']:.0f}", ratio, *fractions])
     return table(header, rows)
 
 
-def ceiling_fractions(job, measurements, shape, ceilings):
-    """{side: the median rate of its operations / the ceiling}, of our sides with one network: a
-    critic of its own is more arithmetic than the task takes."""
-    fractions = {}
-    for name, precision in (("minirlhf", "float32"), ("minirlhf bf16", "bf16")):
+def rates(job, measurements, shape):
+    """{side: operations a second, the median}, of our sides with one network: a critic of its own
+    is more arithmetic than the task takes."""
+    medians = {}
+    for name in ("minirlhf", "minirlhf bf16"):
         if name in measurements:
             runs = measurements[name]["runs"]
-            rates = [flops(job, shape, run["tokens"]) / run["whole"] for run in runs]
-            fractions[name] = float(np.median(rates)) / ceilings[precision]
-    return fractions
+            medians[name] = float(
+                np.median([flops(job, shape, run["tokens"]) / run["whole"] for run in runs])
+            )
+    return medians
+
+
+def shares_of(args, rates, ceilings):
+    """{column: {side: the share of what the machine could do}}: of the matrix products measured
+    here, and with --peak of the datasheet (MFU)."""
+    names = {"minirlhf": "float32", "minirlhf bf16": "bf16"}
+    columns = {"of ceiling": {side: rate / ceilings[names[side]] for side, rate in rates.items()}}
+    if args.peak:
+        columns["MFU"] = {side: rate / (args.peak * 1e12) for side, rate in rates.items()}
+    return columns
 
 
 def bench(args, task, folder, shape, device, ceilings):
@@ -255,12 +273,14 @@ def bench(args, task, folder, shape, device, ceilings):
         measurements, missing = measure(job, functions, args.runs, bar)
     for name in ceilings:  # the best of before and after: another job may have been running
         ceilings[name] = max(ceilings[name], ceiling(shape, device, compute.PRECISIONS[name]))
-    fractions = ceiling_fractions(job, measurements, shape, ceilings)
+    speeds = rates(job, measurements, shape)
+    shares = shares_of(args, speeds, ceilings)
     print(f"\n{task}, workload {args.workload}")
-    print("\n".join(lines(measurements, fractions) if measurements else []))
+    print("\n".join(lines(measurements, shares) if measurements else []))
     for name, reason in missing.items():
         print(f"{name} is left out: {reason}", flush=True)
-    return {"sides": measurements, "missing": missing, "of_ceiling": fractions}
+    stored = {"of_ceiling": shares["of ceiling"], "flops_a_second": speeds}
+    return {"sides": measurements, "missing": missing, **stored}
 
 
 def check(args, tasks, device):

@@ -103,6 +103,7 @@ def quiz(gpt, tokenizer, prompts, responses):  # -> (N, 3, 2)
 
 
 OPINIONS = {"ai": giveaway, "constitution": constitution, "quiz": quiz}  # names of --labeller
+COMPETING = ("constitution",)  # its wordings are alternatives to one another
 
 
 def log_odds(opinions):  # (N, wordings, 2) -> (N, wordings)
@@ -140,8 +141,10 @@ class Labeller:
         return torch.stack([self.opinions[question] for question in asked])
 
     def mass(self):
-        """The mean probability that the model writes a verdict at all."""
-        return float(torch.stack(list(self.opinions.values())).exp().sum(2).mean())
+        """The mean probability that the model writes a verdict at all. The wordings of a
+        constitution compete for one place, those of a quiz have places of their own."""
+        by_wording = torch.stack(list(self.opinions.values())).exp().sum(2)  # (N, wordings)
+        return float((by_wording.sum(1) if self.name in COMPETING else by_wording.mean(1)).mean())
 
 
 # ---- the opinion as a reward

@@ -20,7 +20,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from minirlhf.data import microbatches
+from minirlhf.data import own_microbatches
+from minirlhf.run import distributed
 from minirlhf.run.compute import full_precision, pick_microbatch
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import listed
@@ -106,11 +107,11 @@ def by_rows(samples, function, width):
     the result (B, T-1) is about token t + 1."""
     tokens, lengths = samples.tokens, samples.lengths
     result = torch.zeros(tokens.shape, device=tokens.device)
-    for rows in microbatches(lengths.tolist(), width):
+    for rows in own_microbatches(lengths.tolist(), width):
         columns = int(lengths[rows].max())
         part = function(tokens[rows, :columns], lengths[rows].to(tokens.device))
         result[rows, :columns] = part.float()
-    return result[:, 1:]
+    return distributed.total(result)[:, 1:]
 
 
 # ---- the function of a flag

@@ -148,7 +148,7 @@ def processes():
     try:
         with contextlib.ExitStack() as silence:
             if rank():
-                nowhere = silence.enter_context(open(os.devnull, "w"))
+                nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 silence.enter_context(contextlib.redirect_stdout(nowhere))
                 silence.enter_context(contextlib.redirect_stderr(nowhere))
             yield

@@ -21,7 +21,7 @@ import numpy as np
 
 from minirlhf import evaluate
 from minirlhf.__main__ import COMMANDS
-from minirlhf.run import chain, config, resume
+from minirlhf.run import chain, checkpoint, config, resume
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS
@@ -43,6 +43,13 @@ class Method(NamedTuple):
 
 PPO = "ppo --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}"
 DPO = "dpo --out {run} --sft {base}/sft --seed {seed}"  # on {run}/rm/comparisons.jsonl: the base's
+DEMONSTRATIONS = "demonstrations --out {run} --sft {base}/sft --seed {seed} --demonstrations 4096"
+ROUNDS = "rounds --out {run} --sft {base}/sft --seed {seed} --updates 48"
+MEMBER = "rm --sft {base}/sft --data {base}/rm/comparisons.jsonl --mix-data"
+MEMBERS = tuple(  # the other reward models of an ensemble: other seeds, the same comparisons
+    f"{MEMBER} --out {{run}}/{n} --seed {n}00" for n in (2, 3, 4)
+)
+WITHOUT_PENALTY = "ppo --out {run} --sft {base}/sft --seed {seed} --kl-coef 0 --rm {base}/rm"
 RANKINGS = "16,384 rankings of 4"
 METHODS = {
     "ppo": Method("PPO", RANKINGS, (PPO,)),
@@ -55,6 +62,60 @@ METHODS = {
     "kto": Method("direct losses", RANKINGS, (f"{DPO} --loss kto --beta 3",), "dpo"),
     "simpo": Method("direct losses", RANKINGS, (f"{DPO} --loss simpo --beta 10 --gamma 3",), "dpo"),
     "orpo": Method("direct losses", RANKINGS, (f"{DPO} --loss orpo --lam 5",), "dpo"),
+    "rejection": Method(
+        "imitation",
+        RANKINGS,
+        ("rejection --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}",),
+        "round-1/sft",
+    ),
+    "afd": Method(
+        "imitation",
+        "4,096 demonstrations",
+        (f"{DEMONSTRATIONS} --method afd --updates 48",),
+        "afd/round-1/ppo",
+    ),
+    "gaf": Method(
+        "imitation",
+        "4,096 demonstrations",
+        (f"{DEMONSTRATIONS} --method gaf --updates 48",),
+        "gaf/round-4/ppo",
+        tuple(f"gaf/round-{n}/ppo" for n in (1, 2, 3, 4)),
+    ),
+    "spin": Method(
+        "imitation",
+        "4,096 demonstrations",
+        (f"{DEMONSTRATIONS} --method spin",),
+        "spin/round-3/dpo",
+    ),
+    "ai-labels": Method(
+        "other labels",
+        "4,096 rankings of 4 by a model",
+        (f"{ROUNDS} --rounds 1 --prompts 4096 --labeller ai",),
+        "round-1/ppo",
+    ),
+    "one-round": Method(
+        "other labels",
+        "4,096 rankings of 4",
+        (f"{ROUNDS} --rounds 1 --prompts 4096",),
+        "round-1/ppo",
+    ),
+    "four-rounds": Method(
+        "other labels",
+        "4 x 1,024 rankings of 4",
+        (f"{ROUNDS} --rounds 4 --prompts 1024",),
+        "round-4/ppo",
+    ),
+    "worst-of-4": Method(
+        "other rewards",
+        RANKINGS,
+        (*MEMBERS, f"{WITHOUT_PENALTY},{{run}}/2/rm,{{run}}/3/rm,{{run}}/4/rm --combine worst"),
+    ),
+    "par": Method("other rewards", RANKINGS, (f"{WITHOUT_PENALTY} --par 4",)),
+    "no-penalty": Method("other rewards", RANKINGS, (WITHOUT_PENALTY,)),
+    "prefix-credit": Method("PPO", RANKINGS, (f"{PPO} --credit prefix --credit-share 1",)),
+    "attention-credit": Method("PPO", RANKINGS, (f"{PPO} --credit attention",)),
+    "ptx": Method("PPO", RANKINGS, (f"{PPO} --ptx-coef 0.1",)),
+    "lora": Method("PPO", RANKINGS, (f"{PPO} --lora 16 --lr 4e-3",)),
 }
 BASE_RUNS = ("ppo", "dpo")  # methods whose run the base may hold
 BEST_OF = 16  # the n of best-of-n in the table
@@ -134,7 +195,13 @@ def folder_of(place):
 
 
 def made(run, policy):
-    return (run / policy / "checkpoint.pt").exists()
+    """Whether a run has its policy. One of PPO that still goes on has fewer updates than its
+    flags say."""
+    folder = run / policy
+    if not (folder / "checkpoint.pt").exists():
+        return False
+    updates = chain.stored_flags(folder).get("updates", 0) if folder.name == "ppo" else 0
+    return not updates or checkpoint.stored_step(folder, "ppo") >= updates
 
 
 def ended(run):
@@ -185,7 +252,7 @@ def execute(line, place):
         target = place.run / "rm" / COMPARISONS
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(place.base / "rm" / COMPARISONS, target)
-    if name in STAGES and resume.read_record(place.run / name):
+    if name in STAGES and resume.read_record(Path(flags[flags.index("--out") + 1]) / name):
         flags += ["--resume"]
     script(COMMANDS[name].module).main(flags)
 
@@ -203,7 +270,7 @@ def judged(args, places):
         if place.seed not in rows["sft"]:
             rows["sft"][place.seed] = frontier.measure(sft, sft, place.seed, *limits, sft_file)
         policy = folder_of(place) / place.method.policy
-        if (policy / "checkpoint.pt").exists():
+        if not missing(place) and (policy / "checkpoint.pt").exists():
             marks = frontier.measure(policy, sft, place.seed, *limits, file)
             rows.setdefault(place.name, {})[place.seed] = marks
     return rows

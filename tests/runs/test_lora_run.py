@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers import logged, same, saved
+from processes import together
 
 import train_ppo
 import train_rm
@@ -134,6 +135,18 @@ def test_two_and_two_updates_are_four(chain, colours, tmp_path, ctrl_c, critic):
         assert same(first[part], second[part]), part
     assert logged(runs[0] / "ppo") == logged(runs[1] / "ppo")
     assert ("critic" in first["adapters"]) == (critic == "separate")
+
+
+def test_two_processes_learn_the_adapters_of_one(chain, colours, tmp_path):
+    """Only their gradients are added up: the shared weights have none."""
+    flags = ["--sft", str(chain / "sft"), "--rm", str(chain / "rm"), *LORA, *PPO, "--updates", "2"]
+    flags += ["--data", str(colours / "prompts.jsonl")]
+    train_ppo.main(["--out", str(tmp_path / "one"), *flags])
+    together(tmp_path, 2, lambda: train_ppo.main(["--out", str(tmp_path / "two"), *flags]))
+    one, two = (saved(tmp_path / name / "ppo")["adapters"]["model"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, adapter in one.items():
+        torch.testing.assert_close(adapter, two[name], atol=1e-4, rtol=0)
 
 
 def test_a_checkpoint_without_the_adapters_of_its_flags_is_refused(chain, tmp_path):

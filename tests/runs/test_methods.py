@@ -121,6 +121,18 @@ def test_a_run_that_was_made_by_hand_is_taken_as_it_is(toy, tmp_path):
     assert rows(out)["ppo"]["total, of 3"] == rows(toy)["ppo"]["total, of 3"]
 
 
+def test_a_run_that_is_not_at_its_end_is_not_judged(toy, tmp_path):
+    """As PPO's two updates out of three: half a policy beside whole ones would mislead."""
+    out = shutil.copytree(toy, tmp_path / "out")
+    run = out / "methods" / "rloo" / "1"
+    (run / "commands.json").unlink()
+    config = json.loads((run / "ppo" / "config.json").read_text())
+    config["flags"]["updates"] = 3
+    (run / "ppo" / "config.json").write_text(json.dumps(config))
+    methods.main(["--out", str(out), "--only", "none", *JUDGED])
+    assert list(rows(out)) == ["sft", "ppo", "dpo", "best of 16"]
+
+
 def test_a_line_of_the_figure_begins_at_the_sft_model_and_ends_at_the_judged_policy(toy):
     """In between are the evaluations of its run. DPO has none: a straight line."""
     args = methods.Config(out=str(toy), prompts=20, max_new_tokens=4)

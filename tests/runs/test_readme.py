@@ -71,7 +71,9 @@ TOY = {  # what makes each command small; everything else stays as the page has 
 }
 # They ask a person, or for a file: a sentence that only names them has nothing to run.
 NAMED = {"label", "web", "chat", "taste", "convert", "evaluate-rm", "export", "import"}
-LONG = {"demo", "bench", "trl", "results"}  # have tests of their own: here their flags are read
+# These have tests of their own: here their flags are read.
+LONG = {"demo", "bench", "trl", "results", "methods", "overoptimisation", "memory", "rounds", "ai"}
+LONG |= {"rejection", "demonstrations", "meta", "rewards", "choice", "judgements"}
 FOREIGN = {
     "--logdir",
     "--stages",  # of tests/faults/faults.py

@@ -379,7 +379,7 @@ def test_scores_are_the_normalised_ones_read_at_the_end_token(colour_run):
     tokenizer.)"""
     gpt, tokenizer = load_gpt(colour_run / "sft")
     args = train_ppo.Config(out=str(colour_run), max_new_tokens=6)
-    loaded = train_ppo.load_reward(args, tokenizer, "cpu", torch.float32)
+    loaded = train_ppo.load_reward(args, tokenizer, gpt)
     score, missing_end_score, (model,) = loaded
     prompts = [colour_prompt(i) for i in range(12)]
     _, replies = train_ppo.sample(args, gpt, tokenizer, prompts, 0)

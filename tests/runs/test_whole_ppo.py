@@ -255,6 +255,7 @@ def test_the_update_has_the_old_logprobs_the_minibatches_and_the_optimiser_of_it
             "value_clip": 0.13,
             "vf_coef": 0.17,
             "max_grad_norm": 0.37,
+            "auxiliary_loss": None,
         }
     assert [call.args[1] for call in run.record["clip_grad_norm_"]] == [0.37] * 18
 

@@ -251,10 +251,20 @@ def test_the_table_of_made_up_runs():
         "minirlhf": {"runs": runs(1.0, 2.0, 4.0), "memory": 7.4},
         "trl": {"runs": runs(3.0, 6.0, 12.0), "memory": 90.0},
     }
-    header, _, first, second = speed.lines(measurements, {"minirlhf": 0.5})
+    header, _, first, second = speed.lines(measurements, {"of ceiling": {"minirlhf": 0.5}})
     assert header.split("  ")[0] == "side" and "whole s" in header and "rollout" not in header
     assert first.split() == ["minirlhf", "2.000", "(1.000-4.000)", "5", "7", "1.00", "0.50"]
     assert second.split() == ["trl", "6.000", "(3.000-12.000)", "2", "90", "3.00", "-"]
+
+
+def test_mfu_is_the_share_of_the_datasheets_rate():
+    """Of 4 TFLOP/s; the ceiling is that of the matrix products alone, in the side's precision."""
+    rates = {"minirlhf": 0.75e12, "minirlhf bf16": 1e12}
+    ceilings = {"float32": 1.5e12, "bf16": 4e12}
+    columns = speed.shares_of(speed.Config(peak=4.0), rates, ceilings)
+    assert columns["MFU"] == {"minirlhf": 0.1875, "minirlhf bf16": 0.25}
+    assert columns["of ceiling"] == {"minirlhf": 0.5, "minirlhf bf16": 0.25}
+    assert "MFU" not in speed.shares_of(speed.Config(), rates, ceilings)
 
 
 @pytest.mark.parametrize(

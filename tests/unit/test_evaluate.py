@@ -365,11 +365,13 @@ def test_best_of_n_goes_by_the_score_that_ppo_maximises(monkeypatch, raw, text):
 
 def test_nothing_but_ppo_itself_takes_scores_before_the_missing_end_rule():
     """`minirlhf evaluate` did: PPO looked worse than SFT (.23 -> .11) where training had seen -1.81
-    -> .37. Commands get their scores from `final_scores`; `iterate` needs both, for its metrics."""
+    -> .37. Commands get their scores from `final_scores`; `iterate` needs both, for its metrics. An
+    ensemble combines the scores of its members before the rule."""
     root = Path(evaluate.__file__).parents[1]
     paths = [*root.glob("minirlhf/**/*.py"), *root.glob("train_*.py")]
     names = {path.name for path in paths if "score_replies" in path.read_text(encoding="utf-8")}
-    assert names == {"evaluate.py", "train_ppo.py", "ours.py"}
+    benchmarks = {"ours.py", "peak.py"}
+    assert names == {"evaluate.py", "train_ppo.py", "ensemble.py"} | benchmarks
     assert "score_replies" not in Path(evaluate_command.__file__).read_text(encoding="utf-8")
 
 

@@ -1481,7 +1481,7 @@ LABELS_BY_A_MODEL = [
         name="the verdict is asked for without the line break before it",
         seen='open-instruct #62: "A" for " A", candidates with almost no mass',
         function="feedback.ai.constitution",
-        right='x + y + "\n"',
+        right='x + y + "\\n"',
         wrong="x + y",
         caught_by="test_the_opinion_is_the_last_line_of_a_document",
         why="What is left of the mass is divided by its sum, and looks confident.",
@@ -1494,6 +1494,26 @@ LABELS_BY_A_MODEL = [
         wrong="difference, likely = first - second, (likely > 0.5).to(first)",
         caught_by="test_the_soft_preference_loss_is_worked_by_hand",
         why="A pair of which the labeller is not sure pulls as much as a clear one.",
+    ),
+]
+
+SEVERAL_PROCESSES = [
+    Animal(
+        name="a loss is divided by the tokens of its own process",
+        seen="transformers #34242; speculators #942",
+        function="ppo.update",
+        right="sum(rollout.response_tokens(rows) for rows in minibatch)",
+        wrong="sum(rollout.response_tokens(rows) for rows in distributed.own(minibatch)) or 1",
+        caught_by="test_an_iteration_is_that_of_one_process",
+        why="The weight of a token depends on the process that it comes to.",
+    ),
+    Animal(
+        name="gradients are averaged over processes, of losses that are shares of the whole",
+        seen="what DistributedDataParallel does; transformers #34242 multiplies the loss again",
+        function="run.distributed.add_gradients",
+        right="    call(dist.all_reduce, flat)\n",
+        wrong="    call(dist.all_reduce, flat)\n    flat /= world()\n",
+        caught_by="test_every_process_has_the_gradient_and_the_numbers_of_the_whole_batch",
     ),
 ]
 
@@ -1543,8 +1563,8 @@ ADAPTERS = [
         name="adapters have dropout",
         seen="PEFT's usual lora_dropout of 0.05; TRL PR #3234",
         function="lora.LoRA.forward",
-        right="F.linear(F.linear(x, self.A), self.B)",
-        wrong="F.linear(F.linear(F.dropout(x, 0.05), self.A), self.B)",
+        right="F.linear(x, self.A)",
+        wrong="F.linear(F.dropout(x, 0.05), self.A)",
         caught_by="test_a_model_with_adapters_is_a_function",
         why="The policy that is updated is not the one that sampled: the first ratios are not 1.",
     ),
@@ -1596,4 +1616,5 @@ ZOO = [
     *OTHER_REWARDS,
     *LABELS_BY_A_MODEL,
     *ADAPTERS,
+    *SEVERAL_PROCESSES,
 ]
