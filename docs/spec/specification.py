@@ -37,6 +37,7 @@ GROUPS = {  # the topics of a group of the zoo; see topic_of_animal
     "OTHER_REWARDS": ["ROBUST", "CREDIT"],
     "LABELS_BY_A_MODEL": ["LABEL"],
     "ADAPTERS": ["UPDATE", "KL"],
+    "SEVERAL_PROCESSES": ["UPDATE"],
 }
 OTHER = "OTHER"  # the topic of a group that is not in this list, at the end of the document
 

@@ -92,7 +92,10 @@ def column(found, name, size, value="agreement_with_judge"):
 
 
 def mean(numbers):
-    return f"{np.mean(list(numbers.values())):.3f}" if numbers else "-"
+    if not numbers:
+        return "-"
+    digits = 0 if all(isinstance(x, int) for x in numbers.values()) else 3
+    return f"{np.mean(list(numbers.values())):.{digits}f}"
 
 
 def difference(found, name, baseline, size):

@@ -185,3 +185,4 @@ def test_a_difference_is_over_the_seeds_that_both_have():
         ["a", "3", "0.700", "0.250"],
         ["a", "+0.200", "+-", "1.271"],
     ]
+    assert measured.mean({1: 256, 2: 256}) == "256" and measured.mean({}) == "-"
