@@ -210,7 +210,8 @@ def draw(pyplot, curves, best, writers_total, path):
     draw_names(side, curves, colors)
     side.spines[["top", "right"]].set_visible(False)
     side.grid(alpha=0.25)
-    side.legend(frameon=False, fontsize=8, loc="lower right")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncol": 5}
+    side.legend(frameon=False, fontsize=8, **below)
     figure.savefig(path, dpi=120)
 
 
