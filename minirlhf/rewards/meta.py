@@ -13,7 +13,7 @@ J has no labels: it amplifies whatever order the model has already.
 
 As published eta is about as large as alpha, 5e-6. But Adam's step moves *every* weight by about
 alpha, and a plain gradient step of eta moves all of them together by eta |grad J|: it changes grad
-L by next to nothing (docs/methods/demonstrations.md has the sizes). The normalised step moves the
+L by next to nothing (docs/experiments.md has the sizes). The normalised step moves the
 weights by eta in total, whatever the length of grad J.
 """
 

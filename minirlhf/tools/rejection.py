@@ -1,8 +1,8 @@
 """Rejection-sampling fine-tuning (RAFT, Dong et al. 2023; Llama 2's rounds V1 to V4): sample n
 responses to each prompt, keep the one that the reward model likes best, imitate it.
 
-    minirlhf rejection                           the best of 16 of the demonstration's SFT model
-    minirlhf rejection --best-of 4 --rounds 4    four rounds, each from the policy of the last
+    minirlhf rejection               the best of 16 of the demonstration's SFT model
+    minirlhf rejection --rounds 2    two rounds, the second from the policy of the first
 
 The policy moves towards best-of-n, which needs n samples at every use: pi(y) P(score <= y's)^(n-1),
 at a KL of log n - (n-1)/n. There is no penalty: n, and the number of rounds, hold it. The loss is
