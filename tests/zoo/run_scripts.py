@@ -125,7 +125,8 @@ def load(folder):
 
 def forget(file):
     """Before a changed file of what was loaded is imported again."""
-    if file.startswith(("minirlhf/run/", "minirlhf/formats/", "minirlhf/rewards/")):
+    rooms = "minirlhf/run/", "minirlhf/formats/", "minirlhf/rewards/", "minirlhf/lora.py"
+    if file.startswith(rooms):
         for name in [name for name in sys.modules if name.split(".")[0] == "minirlhf"]:
             del sys.modules[name]
 
