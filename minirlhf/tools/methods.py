@@ -93,6 +93,18 @@ METHODS = {
         (f"{ROUNDS} --rounds 1 --prompts 4096 --labeller ai",),
         "round-1/ppo",
     ),
+    "ai-and-people": Method(
+        "other labels",
+        "the same, and 410 by people",
+        (f"{ROUNDS} --rounds 1 --prompts 4096 --labeller ai --human-share 0.1",),
+        "round-1/ppo",
+    ),
+    "self-feedback": Method(
+        "other labels",
+        "none: 3 x 1,024 by the policy",
+        (f"{ROUNDS} --rounds 3 --prompts 1024 --labeller self",),
+        "round-3/ppo",
+    ),
     "one-round": Method(
         "other labels",
         "4,096 rankings of 4",
@@ -114,7 +126,7 @@ METHODS = {
     "no-penalty": Method("other rewards", RANKINGS, (WITHOUT_PENALTY,)),
     "prefix-credit": Method("PPO", RANKINGS, (f"{PPO} --credit prefix --credit-share 1",)),
     "attention-credit": Method("PPO", RANKINGS, (f"{PPO} --credit attention",)),
-    "ptx": Method("PPO", RANKINGS, (f"{PPO} --ptx-coef 0.1",)),
+    "ptx": Method("PPO", RANKINGS, (f"{PPO} --ptx-coef 1",)),
     "lora": Method("PPO", RANKINGS, (f"{PPO} --lora 16 --lr 4e-3",)),
 }
 BASE_RUNS = ("ppo", "dpo")  # methods whose run the base may hold
