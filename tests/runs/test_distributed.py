@@ -81,6 +81,7 @@ def batches(gpt):
     """{stage: (its numbers, its gradient)}, of batches whose rows no number of processes divides,
     and of one with fewer rows than three processes are."""
     reference, results = copy.deepcopy(gpt).requires_grad_(False), {}
+    gpt = copy.deepcopy(gpt).requires_grad_()  # another test may have frozen it
     for name, batch in {"sft": EXAMPLES, "a last batch": EXAMPLES[:2]}.items():
         results[name] = train_sft.accumulate(gpt, batch, 40), gradient(gpt)
     results["held out"] = train_sft.mean_loss(gpt, EXAMPLES, 40), torch.zeros(1)

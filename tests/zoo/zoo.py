@@ -1424,8 +1424,8 @@ OTHER_REWARDS = [
         seen="attention-based-credit: where its text has another number of tokens, the weights are "
         "padded on the left",
         function="rewards.credit.by_rows",
-        right="result[:, 1:]",
-        wrong="result[:, :-1]",
+        right="distributed.total(result)[:, 1:]",
+        wrong="distributed.total(result)[:, :-1]",
         caught_by="test_credit_by_attention_goes_to_the_response_and_to_the_token_attended_to",
         why="Every token earns what the one before it deserved.",
     ),
