@@ -507,7 +507,7 @@ def test_the_commands_of_the_page_are_commands():
     """docs/distributed.md: torchrun knows its flags, and the scripts know theirs."""
     page = (ROOT / "docs" / "distributed.md").read_text()
     lines = [line.split() for line in page.splitlines() if line.startswith("torchrun ")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         arguments = get_args_parser().parse_args(line[1:])
         module, flags = arguments.training_script, arguments.training_script_args
