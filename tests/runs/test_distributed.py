@@ -363,6 +363,8 @@ def test_a_signal_to_one_process_stops_all_and_any_number_of_them_goes_on(
         patch.setattr(Metrics, "log", on_rank(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
         codes = wait(start(tmp_path / "two", 2, script(small)))
     assert sorted(codes) == [1, 128 + signal.SIGTERM]
+    said = (tmp_path / "two" / "0.err").read_text()
+    assert "holds 2 of 4 steps" in said and "error" not in said
     assert len(numbers(out / "ppo")) == saved(out / "ppo")["step"] == 2
     together(tmp_path / "three", 3, partial(train_ppo.main, [*small, "--resume"]))
     for pair in zip(numbers(out / "ppo"), numbers(whole / "ppo"), strict=True):
@@ -505,7 +507,7 @@ def test_the_commands_of_the_page_are_commands():
     """docs/distributed.md: torchrun knows its flags, and the scripts know theirs."""
     page = (ROOT / "docs" / "distributed.md").read_text()
     lines = [line.split() for line in page.splitlines() if line.startswith("torchrun ")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         arguments = get_args_parser().parse_args(line[1:])
         module, flags = arguments.training_script, arguments.training_script_args
