@@ -4,13 +4,15 @@
 PPO learns a value function, to know what a response was expected to earn. Here a prompt has a group
 of G responses, and the others say that. So there are no values, no GAE and no whitening: a token
 has the advantage of its response. `iterate` and `update` are those of train_ppo.py and ppo.py
-without the critic. The methods differ in three lines:
+without the critic. The methods differ in three things:
 
-              baseline             scale    weight of a token (B responses, n tokens in this one)
+              baseline             scale    weight of a token
     rloo      mean of the others   1        1 / B
     grpo      mean of the group    std      1 / (B n)
     dr-grpo   mean of the group    1        1 / (B max_new_tokens)
     dapo      mean of the group    std      1 / tokens of all B
+
+(B is the number of responses of a minibatch, n that of the tokens of this one.)
 
 The return of a response is its score - kl_coef * KL, as in PPO. Published GRPO has no KL there but
 k3 in the loss, the gradient of another divergence (docs/experiments.md). DAPO's other parts (new
@@ -119,7 +121,8 @@ def update(
     max_grad_norm=1.0,
 ):
     """`ppo.update` without a value loss. The loss of a minibatch is the sum over its tokens of
-    weight x clipped surrogate; a weight is positive, so the advantage may carry it."""
+    weight x clipped surrogate. The surrogate of c A is c times that of A for a positive c, so the
+    weight multiplies the advantage, and the sum is divided by nothing more (tokens=1)."""
     parts, token_counts, norms = [], [], []
     response_lengths = rollout.samples.lengths - rollout.samples.prompt_lengths  # (B,), on the CPU
     for minibatch in itertools.chain.from_iterable(plan):  # an optimiser step
