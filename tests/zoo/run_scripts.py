@@ -50,7 +50,7 @@ def killers(mutant):
 
 def copy_repository(folder):
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("minirlhf", "tests"):
+    for name in ("minirlhf", "tests", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for path in [*ROOT.glob("train_*.py"), ROOT / "pyproject.toml"]:
         shutil.copy(path, folder)
