@@ -8,7 +8,7 @@ import torch
 
 from minirlhf.evaluate import interval, kl, noise, respond, wins
 from minirlhf.run.metrics import EVALUATIONS, append, number, row, write_samples
-from minirlhf.tools import ptx
+from minirlhf.tools.script import script
 from minirlhf.world import measures
 from minirlhf.world.measures import AXES
 
@@ -54,7 +54,9 @@ class Monitor:
     def text_loss(self, gpt):
         """{"text_loss": nats per token}, {} without text."""
         limit = self.args.microbatch_tokens
-        return {"text_loss": ptx.mean_loss(gpt, self.text, limit)} if self.text else {}
+        return (
+            {"text_loss": script("train_sft").mean_loss(gpt, self.text, limit)} if self.text else {}
+        )
 
     def record(self, step, folder, replies, scores, kls):
         """Append what each held-out prompt has: its score and KL, and the judge's total beside that

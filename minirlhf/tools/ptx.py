@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from minirlhf import data, model
+from minirlhf import data
 from minirlhf.formats import text
 from minirlhf.model import GPT
 from minirlhf.run import config, distributed
 from minirlhf.run.config import InputError, flag, rng
+from minirlhf.tools.script import script
 from minirlhf.world import writers
 
 HELD_OUT = 256  # documents to measure the loss on, at most a tenth
@@ -60,33 +61,16 @@ class Loss:
 
 
 def backpropagate(gpt, batch, coef, microbatch_tokens):
-    """Add the gradient of coef x the mean loss per token of a batch. Returns the mean, in nats."""
-    total = token_count(batch)
+    """Add the gradient of coef x the mean loss per token of a batch. Returns the mean, in nats. The
+    loss of a document is that of pretraining."""
+    sft = script("train_sft")
+    total = sft.response_tokens(batch)
     loss = torch.zeros((), device=gpt.device)
     for rows in data.own_microbatches([len(e.tokens) for e in batch], microbatch_tokens):
-        part = summed_loss(gpt, [batch[row] for row in rows]) / total
+        part = sft.summed_loss(gpt, [batch[row] for row in rows]) / total
         (coef * part).backward()
         loss += part.detach()
     return distributed.total(loss)
-
-
-@torch.no_grad()
-def mean_loss(gpt, examples, microbatch_tokens):
-    """Nats per token."""
-    groups = data.own_microbatches([len(e.tokens) for e in examples], microbatch_tokens)
-    losses = (float(summed_loss(gpt, [examples[row] for row in rows])) for rows in groups)
-    return float(distributed.total(sum(losses))) / token_count(examples)
-
-
-def token_count(examples):
-    return sum(len(example.tokens) - example.prompt_length for example in examples)
-
-
-def summed_loss(gpt, examples):
-    """The negative log-probability of all tokens of documents, end tokens included, in nats."""
-    tokens, prompt_lengths, lengths = data.collate(examples)
-    mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))
-    return -model.logprobs(gpt, tokens, mask)[0].sum()
 
 
 def check_flags(args):

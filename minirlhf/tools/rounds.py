@@ -26,7 +26,7 @@ from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
 from minirlhf.run.folder import COMPARISONS
 from minirlhf.run.metrics import table
-from minirlhf.tools import labeller
+from minirlhf.tools import labeller, parts
 from minirlhf.tools.script import script
 from minirlhf.tools.taste import require_sft
 from minirlhf.world import measures, writers
@@ -100,16 +100,10 @@ def part(main, run, words):
 # ---- the flags of the stages
 
 
-def words_of(**flags):
-    """A command line, as a list of words."""
-    return [str(word) for name, x in flags.items() for word in ("--" + name.replace("_", "-"), x)]
-
-
 def shared(args, n):
     """The flags of both stages. The seed has the number of the round in it."""
-    flags = {name: getattr(args, name) for name in ("device", "precision", "threads")}
-    flags |= {"seed": config.round_seed(args.seed, n), "out": folder(args, n)}
-    return flags | {"max_new_tokens": args.max_new_tokens}
+    flags = parts.shared(args) | {"seed": config.round_seed(args.seed, n)}
+    return flags | {"out": folder(args, n), "max_new_tokens": args.max_new_tokens}
 
 
 def rm_flags(args, n):
@@ -127,7 +121,7 @@ def rm_flags(args, n):
         flags |= {"labeller": "ai", "labeller_model": policy_before(args, n)}
     elif args.labeller in labeller.NAMES:
         flags["labeller_model"] = args.labeller_model or Path(args.sft).with_name("pretrain")
-    return words_of(**flags) + shlex.split(args.rm)
+    return parts.words(flags) + shlex.split(args.rm)
 
 
 def ppo_flags(args, n):
@@ -135,7 +129,7 @@ def ppo_flags(args, n):
     from that."""
     reference = policy_before(args, n) if args.moving_reference else args.sft
     flags = shared(args, n) | {"sft": reference, "updates": args.updates, "kl_coef": args.kl_coef}
-    return words_of(**flags) + shlex.split(args.ppo)
+    return parts.words(flags) + shlex.split(args.ppo)
 
 
 def policy_before(args, n):

@@ -34,7 +34,7 @@ def test_the_loss_is_the_mean_over_all_tokens_whatever_the_microbatches(make_gpt
         loss = ptx.backpropagate(gpt, DOCUMENTS, 2.5, microbatch_tokens)
         assert float(loss) == pytest.approx(expected, rel=1e-5)
         torch.testing.assert_close(gradient(gpt), 2.5 * unscaled, rtol=1e-4, atol=1e-6)
-    assert ptx.mean_loss(gpt, DOCUMENTS, 5) == pytest.approx(expected, rel=1e-5)
+    assert train_sft.mean_loss(gpt, DOCUMENTS, 5) == pytest.approx(expected, rel=1e-5)
 
 
 class Recorder(torch.optim.SGD):
@@ -87,7 +87,9 @@ def test_an_optimiser_step_is_on_the_sum_of_both_gradients(make_gpt):
     (alone,), (both,) = (steps[name].gradients for name in ("ppo", "both"))
     torch.testing.assert_close(both, alone + of_text, rtol=1e-4, atol=1e-6)
     assert float(stats["grad_norm"]) == pytest.approx(float(both.norm()), rel=1e-4)
-    assert float(stats["ptx_loss"]) == pytest.approx(ptx.mean_loss(policy.gpt, DOCUMENTS, 10**6))
+    assert float(stats["ptx_loss"]) == pytest.approx(
+        train_sft.mean_loss(policy.gpt, DOCUMENTS, 10**6)
+    )
 
 
 def test_the_documents_of_a_step_are_the_next_of_a_permutation(monkeypatch):

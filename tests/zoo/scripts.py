@@ -2233,6 +2233,11 @@ KILLERS["minirlhf/run/compute.py", "microbatch_tokens"] = [RUNS["ppo"], "-k", "m
 KILLERS["minirlhf/run/compute.py", "precision"] = [RUNS["ppo"], "-k", "precision"]
 KILLERS["train_sft.py", "tokenizer"] = [RUNS["sft"], "-k", "tokenizer"]
 # Single mutants, by their text.
+KILLERS["        if args.resume:\n            inputs"] = [
+    "runs/test_resume.py",
+    "-k",
+    "another_sft",
+]
 KILLERS['kl_coef = state.get("kl_coef", args.kl_coef)'] = ["runs/test_train_ppo.py", "-k", "three"]
 KILLERS["        chain.refuse_mixed(args, args.policy, args.baseline)\n"] = [
     "runs/test_chain.py",

@@ -915,7 +915,7 @@ LOSSES_AND_THE_UPDATE = [
         seen="transformers #34191 (the same mistake in gradient accumulation)",
         function="tools.ptx.backpropagate",
         right="[batch[row] for row in rows]) / total",
-        wrong="[batch[row] for row in rows]) / token_count([batch[row] for row in rows])",
+        wrong="[batch[row] for row in rows]) / sft.response_tokens([batch[row] for row in rows])",
         caught_by="test_the_loss_is_the_mean_over_all_tokens_whatever_the_microbatches",
         why="The weight of the text grows with the number of microbatches.",
     ),
