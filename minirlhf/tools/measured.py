@@ -11,6 +11,7 @@ from minirlhf import evaluate
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json
 from minirlhf.run.metrics import table
+from minirlhf.tools import parts
 
 # Flags that change no number, or that a file's name says.
 ELSEWHERE = ("out", "device", "threads", "sft", "seed")
@@ -28,13 +29,7 @@ def part(args, name, make, leave_out=()):
     if not path.exists():
         write_json(path, {"flags": flags, "rows": make()})
     stored = read(path)
-    changed = [name for name in flags if stored["flags"].get(name) != flags[name]]
-    if changed:
-        name = "--" + changed[0].replace("_", "-")
-        raise InputError(
-            f"{path} was made with {name} {stored['flags'].get(changed[0])}, not "
-            f"{flags[changed[0]]}; choose another --out, or remove the file"
-        )
+    parts.require_same(path, stored["flags"], flags)
     return stored["rows"]
 
 

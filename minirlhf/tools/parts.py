@@ -10,28 +10,36 @@ from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json
 
 EXPERIMENT, FINISHED = "experiment.json", "finished.json"
-FREE = ("threads", "device")  # flags that may change from one call to the next
+FREE = ("out", "threads", "device")  # flags that may change from one call to the next
 
 
-def begin(folder, args, **inputs):
-    """The folder of an experiment, whose flags and inputs (see `resume.fingerprint`) are written
-    there. InputError if it holds something else."""
+def begin(folder, args, free=FREE, **inputs):
+    """The folder of an experiment, whose flags, but for those that may change from one call to the
+    next, and inputs (see `resume.fingerprint`) are written there. InputError if it holds something
+    else."""
     folder = Path(folder)
-    content = {k: v for k, v in dataclasses.asdict(args).items() if k not in FREE}
+    content = {k: v for k, v in dataclasses.asdict(args).items() if k not in free}
     content |= resume.fingerprints(**inputs)
     path = folder / EXPERIMENT
     if path.exists():
-        before = read(path)
-        for name in sorted({*before, *content}):
-            if before.get(name) != content.get(name):
-                problem = f"{folder} was begun with {name.replace('_', ' ')} {before.get(name)}"
-                remedy = "give the same as before, or another --out"
-                raise InputError(f"{problem}, and this is {content.get(name)}; {remedy}")
+        require_same(folder, read(path), content)
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is no experiment of this command; choose another --out")
     else:
         write_json(path, content)
     return folder
+
+
+def require_same(path, before, now):
+    """InputError, with both values, for a flag that is not the one that PATH was made with."""
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            option = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{path} was made with {option} {resume.shown(old)}, and this is with "
+                f"{resume.shown(new)}; give the same {option}, or another --out"
+            )
 
 
 def run(main, folder, stage, argv):

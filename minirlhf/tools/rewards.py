@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from minirlhf import reward
 from minirlhf.run import checkpoint, config
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.folder import COMPARISONS
 from minirlhf.run.metrics import read_metrics, table
-from minirlhf.tools import figures
+from minirlhf.tools import figures, parts
 from minirlhf.tools.script import script
 
 ROWS = {  # the flags of train_ppo.py; a row with --combine learns from all members
@@ -37,6 +38,7 @@ ROWS = {  # the flags of train_ppo.py; a row with --combine learns from all memb
     },
 }
 KL_COEF = {"robust": 0.0, "credit": 0.1}
+FREE = (*parts.FREE, "compare", "only", "total")  # the runs do not depend on them
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,15 @@ def main(argv=None):
     for stage in ("sft", "rm"):
         if not (Path(args.out) / stage / "checkpoint.pt").exists():
             raise InputError(f"{args.out}/{stage} holds no checkpoint; minirlhf demo makes one")
-    ensemble = [f"{args.out}/rm"]
-    if any("--combine" in ROWS[args.compare][name] for name in names):
-        ensemble += [train_member(args, n) for n in range(2, args.members + 1)]
+    combined = any("--combine" in ROWS[args.compare][name] for name in names)
+    comparisons = Path(args.out) / "rm" / COMPARISONS
+    if combined and not comparisons.exists():
+        raise InputError(f"{comparisons} is missing: an ensemble learns from the same comparisons")
+    models = {"sft": checkpoint.load_gpt(f"{args.out}/sft")[0]}
+    models["rm"] = reward.load_reward_model(f"{args.out}/rm")[0]
+    parts.begin(Path(args.out) / "rewards", args, FREE, **models)
+    others = range(2, args.members + 1) if combined else ()
+    ensemble = [f"{args.out}/rm", *(train_member(args, n, comparisons) for n in others)]
     for name in names:
         train_row(args, name, ensemble)
     runs = {name: read_metrics(f"{args.out}/rewards/{name}/ppo") for name in names}
@@ -88,13 +96,10 @@ def rows(args):
 # ---- the runs
 
 
-def train_member(args, n):
+def train_member(args, n, comparisons):
     """The path of reward model n of the ensemble: the same comparisons in another order, another
     head to start from."""
     out = Path(args.out) / "rewards" / f"member-{n}"
-    comparisons = Path(args.out) / "rm" / COMPARISONS
-    if not comparisons.exists():
-        raise InputError(f"{comparisons} is missing: an ensemble learns from the same comparisons")
     words = ["--sft", f"{args.out}/sft", "--data", str(comparisons), "--mix-data"]
     words += ["--seed", str(1000 * n + args.seed), "--threads", str(args.threads)]
     if not any("held_out_accuracy" in record for record in read_metrics(out / "rm")):

@@ -21,7 +21,7 @@ import numpy as np
 from minirlhf import evaluate, reward
 from minirlhf.feedback.agreement import judge_agreement
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config, resume
+from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
 from minirlhf.run.folder import COMPARISONS
@@ -150,14 +150,8 @@ def load_rows(args):
         flags, rows = dict(record["flags"]), list(record["rounds"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged; choose another --out") from error
-    for name, value in dataclasses.asdict(args).items():
-        before = flags.get(name, value)
-        if name not in CHANGEABLE and before != value:
-            option = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{option} is {resume.shown(before)} in {path}, and {resume.shown(value)} now: all "
-                f"rounds have the same; leave {option} out, or choose another --out"
-            )
+    now = dataclasses.asdict(args)
+    parts.require_same(path, flags, now | {name: flags.get(name) for name in CHANGEABLE})
     return rows
 
 

@@ -215,7 +215,9 @@ def test_a_folder_of_something_else_is_left_alone(refused, world_run, tmp_path):
     assert "is no experiment" in refused(command.main, argv, tmp_path)
     (tmp_path / "afd" / "letter.txt").unlink()
     (tmp_path / "afd" / "experiment.json").write_text("{}")
-    assert "was begun with batch size None" in refused(command.main, argv, tmp_path)
+    assert "was made with --batch-size not set, and this is with" in refused(
+        command.main, argv, tmp_path
+    )
     (tmp_path / "afd" / "experiment.json").write_text("[")
     assert "is damaged" in refused(command.main, argv, tmp_path)
 

@@ -58,7 +58,7 @@ def test_what_is_finished_is_not_made_again(flags, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(choice, "load_setting", None)  # nothing is left to do with it
         choice.main([*flags, "--ways", "random"])
-        with pytest.raises(InputError, match="made with --lr 0.01, not 0.02; choose another"):
+        with pytest.raises(InputError, match="made with --lr 0.01, and this is with 0.02; give"):
             choice.main([*flags, "--ways", "random", "--lr", "0.02"])
     part = tmp_path / "parts" / "1" / "random.json"
     part.write_text(part.read_text()[:20])

@@ -95,7 +95,8 @@ def test_a_response_that_was_cut_off_is_no_demonstration():
 
 
 def test_a_killed_command_goes_on_behind_its_last_response(run, tmp_path, monkeypatch):
-    """To the same policy, to the bit. The seven prompts that have a line are not asked again."""
+    """To the same policy, to the bit, in a folder that was moved. The seven prompts that have a
+    line are not asked again."""
     starts, records = [], rejection.records
 
     def counted(*args, done=0):
@@ -112,8 +113,6 @@ def test_a_killed_command_goes_on_behind_its_last_response(run, tmp_path, monkey
     settings = "samples.jsonl.config.json"
     text = (whole / "round-1" / settings).read_text()
     (part / "round-1" / settings).write_text(text)
-    experiment = json.loads((part / "experiment.json").read_text())
-    (part / "experiment.json").write_text(json.dumps(experiment | {"out": str(part)}))
     run(out=part)
     assert starts == [0, 7]
     assert (part / "round-1" / "samples.jsonl").read_bytes() == b"".join(lines)

@@ -93,6 +93,15 @@ def test_what_is_finished_is_not_made_again_and_what_was_interrupted_goes_on(dem
     assert compare(demo, "--only", "worst", "--members", "2") == []
 
 
+def test_runs_with_other_flags_are_another_experiment(demo, refused):
+    """Else its table would have rows of two seeds. What a run does not depend on may change."""
+    compare(demo, "--only", "par", "--held-out", "9")
+    assert len(compare(demo, "--compare", "credit", "--held-out", "9", "--total", "1")) == 4
+    argv = ["--out", str(demo.out), "--only", "par", "--held-out", "9", "--seed", "4"]
+    message = refused(rewards.main, argv, demo.out)
+    assert "rewards was made with --seed 3, and this is with 4; give the same --seed" in message
+
+
 def test_the_table_is_worked_by_hand():
     """The second row ends at 1 nat; there the first one, on its way from .5 to 1.5, has 1.5."""
     known = [{"step": 0, "disagreement": 0.25}]

@@ -212,7 +212,9 @@ def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
     """Half of the rounds would have another KL coefficient."""
     run(tmp_path, sft, "--rounds", "1")
     argv = ["--out", str(tmp_path), "--sft", sft, *SMALL, "--kl-coef", "0"]
-    assert "--kl-coef is 0.1 in" in refused(rounds.main, argv, tmp_path)
+    assert "was made with --kl-coef 0.1, and this is with 0.0" in refused(
+        rounds.main, argv, tmp_path
+    )
     (tmp_path / rounds.RECORD).write_text("{")
     assert "is damaged" in refused(rounds.main, argv, tmp_path)
 
