@@ -369,6 +369,7 @@ def test_members_with_different_vocabularies_are_one_line(
     [
         ("--combine worst", "--combine worst needs several reward models: --rm A,B,C"),
         ("--rm ,", "--rm , names no reward model"),
+        ("--rm A,B,./A", "--rm A,B,./A names a reward model twice"),
         ("--rm A,B --critic separate", "--critic separate starts as the reward model, and --rm"),
         ("--rm A,B --credit attention", "--credit attention reads one reward model, and this run "),
         ("--par -1", "--par must be at least 0"),
