@@ -49,6 +49,7 @@ MEMBER = "rm --sft {base}/sft --data {base}/rm/comparisons.jsonl --mix-data"
 MEMBERS = tuple(  # the other reward models of an ensemble: other seeds, the same comparisons
     f"{MEMBER} --out {{run}}/{n} --seed {n}00" for n in (2, 3, 4)
 )
+OTHERS = ",".join(f"{{run}}/{n}/rm" for n in (2, 3, 4))
 WITHOUT_PENALTY = "ppo --out {run} --sft {base}/sft --seed {seed} --kl-coef 0 --rm {base}/rm"
 RANKINGS = "16,384 rankings of 4"
 METHODS = {
@@ -65,8 +66,8 @@ METHODS = {
     "rejection": Method(
         "imitation",
         RANKINGS,
-        ("rejection --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}",),
-        "round-1/sft",
+        ("rejection --out {run}/rejection --sft {base}/sft --rm {base}/rm --seed {seed}",),
+        "rejection/round-1/sft",
     ),
     "afd": Method(
         "imitation",
@@ -120,7 +121,7 @@ METHODS = {
     "worst-of-4": Method(
         "other rewards",
         RANKINGS,
-        (*MEMBERS, f"{WITHOUT_PENALTY},{{run}}/2/rm,{{run}}/3/rm,{{run}}/4/rm --combine worst"),
+        (*MEMBERS, f"{WITHOUT_PENALTY},{OTHERS} --combine worst --mix-data"),
     ),
     "par": Method("other rewards", RANKINGS, (f"{WITHOUT_PENALTY} --par 4",)),
     "no-penalty": Method("other rewards", RANKINGS, (WITHOUT_PENALTY,)),

@@ -1,10 +1,13 @@
 """`minirlhf methods`: missing runs are made, all are judged alike, a table and a figure."""
 
 import json
+import shlex
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
+from conftest import few
 
 from minirlhf import evaluate
 from minirlhf.run.checkpoint import load_gpt
@@ -145,6 +148,42 @@ def test_a_line_of_the_figure_begins_at_the_sft_model_and_ends_at_the_judged_pol
     assert tuple(ppo.points[1]) == pytest.approx((record["eval_kl"], record["eval_total"]))
     end = marks["ppo"][1].kl, marks["ppo"][1].totals.mean()
     assert tuple(ppo.points[2]) == pytest.approx(end) and ppo.ends == [pytest.approx(end)]
+
+
+# What makes the commands of a method small; everything else stays as METHODS has it.
+SMALL_PPO = "--batch-size 8 --minibatches 2 --held-out 4 --warmup 1 --microscope 0"
+SMALL_RM = "--responses 3 --batch-size 4 --held-out 4 --norm-prompts 8 --warmup 1"
+SMALL = {
+    "ppo": f"--updates 2 --max-new-tokens 4 {SMALL_PPO}",
+    "rm": "--batch-size 4 --held-out 4 --norm-prompts 8 --max-new-tokens 4 --warmup 1",
+    "dpo": "--batch-size 8 --warmup 1",
+    "rejection": "--prompts 6 --best-of 8 --max-new-tokens 8 --held-out 4",
+    "demonstrations": "--demonstrations 24 --prompts 4 --max-new-tokens 4",
+    "rounds": "--prompts 8 --updates 2 --held-out 4 --max-new-tokens 4 "
+    f"--rm '{SMALL_RM}' --ppo '{SMALL_PPO}'",
+}
+READ = {"afd": "--batch-size 8 --updates 2", "gaf": "--batch-size 8 --updates 4", "spin": ""}
+
+
+def small(command):
+    """A command of METHODS, for toy models."""
+    name, words = command.split()[0], shlex.split(command)
+    method = words[words.index("--method") + 1] if "--method" in words else None
+    return " ".join([command, SMALL[name], READ.get(method, "")])
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_the_commands_of_each_method_make_its_policy(name, world_run, tmp_path, monkeypatch):
+    """In the folder that the command has prepared for it."""
+    monkeypatch.setattr(writers, "contrasts", partial(few, writers.contrasts))
+    method = methods.METHODS[name]
+    toy = method._replace(commands=tuple(map(small, method.commands)))
+    place = methods.Place(name, toy, 1, world_run, tmp_path / name / "1")
+    assert methods.missing(place) == list(toy.commands)
+    methods.make([place])
+    assert methods.missing(place) == [] and methods.made(place.run, method.policy)
+    runs = [place.run / folder for folder in method.curve or (method.policy,)]
+    assert all((run / "metrics.jsonl").exists() for run in runs)
 
 
 def test_names_are_pushed_apart_as_little_as_need_be():
