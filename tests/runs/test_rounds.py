@@ -184,11 +184,13 @@ def test_the_policy_can_be_the_labeller_of_its_own_responses(tmp_path, sft):
     assert all(record["flags"]["labeller"] == "ai" for record in records)
 
 
-def test_a_model_beside_the_sft_model_is_the_labeller(tmp_path, sft, world_run):
-    """Its labels are probabilities, and people rank the share that is theirs."""
+def test_a_model_beside_the_sft_model_is_the_labeller(tmp_path, sft, world_run, capsys):
+    """Its labels are probabilities, and people rank the share that is theirs. A line says what it
+    was sure of."""
     run(tmp_path, sft, "--rounds", "1", "--labeller", "ai", "--human-share", "0.25")
     comparisons = jsonl.read_collected(tmp_path / "round-1" / "rm" / COMPARISONS)
     assert [hasattr(c, "likely") for c in comparisons] == [False] * 2 + [True] * 6
+    assert "labels of ai: 18 pairs, " in capsys.readouterr().out
     gpt, _ = checkpoint.load_gpt(world_run / "pretrain")
     inputs = resume.read_record(tmp_path / "round-1" / "rm")["inputs"]
     assert inputs["labeller"] == resume.fingerprint(gpt)
