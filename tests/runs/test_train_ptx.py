@@ -11,6 +11,7 @@ import train_sft
 from minirlhf import data, ppo
 from minirlhf.data import Example
 from minirlhf.run import config
+from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import InputError
 from minirlhf.run.metrics import read_metrics
 from minirlhf.tokenizer import get_tokenizer
@@ -148,13 +149,25 @@ def test_the_text_is_a_file_of_yours_or_other_documents_than_those_of_pretrainin
     assert {len(example.tokens) for example in learned[:-1]} == {16}
 
 
-def test_own_prompts_take_own_text(out, colours, tmp_path):
-    """The run knows its text by its content."""
-    path = tmp_path / "text.txt"
+def test_own_prompts_take_own_text(out, colours, tmp_path, monkeypatch):
+    """So many documents of it a step, with this coefficient. The run knows them by their
+    content."""
+    path, steps, backpropagate = tmp_path / "text.txt", [], ptx.backpropagate
     path.write_text("r g b r b " * 40)
+
+    def spy(gpt, batch, coef, microbatch_tokens):
+        steps.append((batch, coef, microbatch_tokens))
+        return backpropagate(gpt, batch, coef, microbatch_tokens)
+
+    monkeypatch.setattr(ptx, "backpropagate", spy)
     flags = ["--out", str(out), "--data", str(colours / "prompts.jsonl"), *PPO]
-    flags += ["--updates", "1", "--ptx-coef", "1", "--ptx-batch", "2", "--text", str(path)]
-    train_ppo.main(flags)
+    flags += ["--updates", "1", "--ptx-coef", "2.5", "--ptx-batch", "2", "--text", str(path)]
+    train_ppo.main([*flags, "--microbatch-tokens", "300"])
+    gpt, tokenizer = load_gpt(out / "ppo")
+    learned, _ = ptx.load_text(str(path), 1, tokenizer, gpt.config.context)
+    assert len(steps) == 3  # minibatches
+    for batch, *rest in steps:
+        assert len(batch) == 2 and rest == [2.5, 300] and all(x in learned for x in batch)
     assert "text" in json.loads((out / "ppo" / "config.json").read_text())["inputs"]
 
 
