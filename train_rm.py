@@ -130,10 +130,11 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
     for rows in data.own_microbatches(sizes, microbatch_tokens):
         groups, group_ranks = [encoded[row] for row in rows], [batch[row].ranks for row in rows]
         scores, ranks = scores_and_ranks(reward_model, groups, group_ranks)
-        # The mean over the *batch*, however it is split.
+        # The mean over the prompts of the *batch* that have a pair, however it is split.
         members = [batch[row] for row in rows]
         wanted = rating_margins(members, ranks, margin)
-        part = mean_loss(members, scores, ranks, wanted) * len(rows) / len(batch)
+        share = sum(map(has_pair, members)) / max(sum(map(has_pair, batch)), 1)
+        part = mean_loss(members, scores, ranks, wanted) * share
         part.backward()
         margins = reward.margins(scores.detach(), ranks)
         loss += part.detach()
@@ -142,6 +143,12 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
     distributed.add_gradients(reward_model)
     loss, correct, pairs = distributed.total(torch.tensor([loss, correct, pairs]))
     return float(loss), float(correct / pairs)
+
+
+def has_pair(comparison):
+    """Whether the ranking loss has something to compare in it."""
+    likely = getattr(comparison, "likely", ())
+    return len(set(comparison.ranks)) > 1 or any(map(any, likely))
 
 
 def mean_loss(comparisons, scores, ranks, wanted):  # N Comparisons, (N, K) x 2 -> scalar
@@ -203,7 +210,7 @@ def normalise(reward_model, tokenizer, norm):
 
 def main(argv=None):
     args = checkpoint.configure(Config, "rm", argv)
-    labeller.refuse_idle_flags(args, Config)
+    labeller.refuse_idle_flags(args)
     device = compute.pick_device(args.device)
     args = compute.resolve_microbatch(compute.resolve(args, device), device)
     precision = compute.PRECISIONS[args.precision]

@@ -6,6 +6,7 @@ such lines, after a prompt and a response, tell good responses from bad ones. Ba
 (Constitutional AI, arXiv:2212.08073), Lee et al. 2023 (RLAIF and d-RLAIF, 2309.00267).
 """
 
+import math
 import os
 from functools import cache
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from minirlhf import data
 from minirlhf.run import checkpoint
 from minirlhf.run.compute import pick_microbatch
+from minirlhf.run.config import InputError
 from minirlhf.world.sentences import WORLD
 
 CAREFUL, CARELESS = WORLD["giveaway"]["careful"], WORLD["giveaway"]["careless"]
@@ -141,8 +143,11 @@ class Labeller:
         return torch.stack([self.opinions[question] for question in asked])
 
     def mass(self):
-        """The mean probability that the model writes a verdict at all. The wordings of a
-        constitution compete for one place, those of a quiz have places of their own."""
+        """The mean probability that the model writes a verdict at all, NaN before it was asked. The
+        wordings of a constitution compete for one place, those of a quiz have places of their
+        own."""
+        if not self.opinions:
+            return math.nan
         by_wording = torch.stack(list(self.opinions.values())).exp().sum(2)  # (N, wordings)
         return float((by_wording.sum(1) if self.name in COMPETING else by_wording.mean(1)).mean())
 
@@ -152,9 +157,11 @@ class Labeller:
 
 def careful(prompts, responses):  # N texts each -> (N,) in [-1, 1]
     """d-RLAIF with two grades, for `--reward minirlhf.feedback.ai:careful`: no reward model. The
-    environment variable MINIRLHF_LABELLER names the checkpoint; without it, the demonstration's
-    pretrained model."""
-    gpt, tokenizer = load(os.environ.get(MODEL, "out/demo/pretrain"))
+    environment variable MINIRLHF_LABELLER names the checkpoint. InputError without it: no run
+    records it, and a resumed one would go on with another labeller."""
+    if not os.environ.get(MODEL):
+        raise InputError(f"{MODEL} is not set; name the labeller: {MODEL}=out/demo/pretrain")
+    gpt, tokenizer = load(os.environ[MODEL])
     opinions = giveaway(gpt, tokenizer, prompts, responses)
     return rating(opinions[:, 0].flip(1))
 

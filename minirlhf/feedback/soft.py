@@ -20,7 +20,7 @@ def both_orders(first, swapped):  # (N,), (N,) -> (N,)
 def label(prefer, comparisons):
     """(SoftComparisons, numbers): every two different responses to a prompt are compared by
     `prefer(prompts, first, second) -> (N,)` in both orders. The ranks follow the sum of a
-    response's probabilities.
+    response's probabilities; with equal sums they are equal.
 
     The numbers: pairs; the share of pairs with the same text, about which nobody is asked; flips,
     the share of pairs in which the verdict depends on the order; first_wins, the mean probability
@@ -52,8 +52,8 @@ def differ(responses, i, j):
 
 
 def soft(comparison, table):  # (K, K) -> SoftComparison
-    order = np.argsort(-table.sum(1), kind="stable")
-    ranks = np.argsort(order).tolist()
+    sums = table.sum(1).round(5)
+    ranks = [int((sums > own).sum()) for own in sums]
     return SoftComparison(comparison.prompt, comparison.responses, ranks, None, table.tolist())
 
 

@@ -88,7 +88,7 @@ def comparison(judged, template):
     ranks = judged.ranks or ranked(judged.ratings)
     if len(set(judged.responses)) == 1:
         raise Unusable("all responses are the same text")
-    if len(set(ranks)) == 1:
+    if len(set(ranks)) == 1 and not judged.likely:
         raise Unusable("all ranks are equal: from a tie nothing can be learned")
     texts = texts_of(judged, template)
     return ranked_record(judged._replace(ranks=ranks), prompt(judged, template), texts)

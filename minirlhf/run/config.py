@@ -141,6 +141,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help explains every flag)\n")
 
 
+def refuse_idle(args, reasons):
+    """InputError for a flag that is not at its default, of those that this call does not read:
+    {name: why}."""
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    for name, reason in reasons.items():
+        if name in defaults and getattr(args, name) != defaults[name]:
+            raise InputError(f"--{name.replace('_', '-')}: {reason}; leave it out")
+
+
 def parse(config_class, argv=None, defaults=None, prog=None):
     """Fill `config_class` from the command line. `defaults` replaces the class's own: a resumed run
     continues with its flags.

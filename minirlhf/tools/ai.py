@@ -24,6 +24,7 @@ from minirlhf.world.judge import judge
 
 GATE = 0.6  # the AUC below which a labeller sees too little of a kind
 ALL = "all"
+RECORDS = 1024  # of the world's comparisons, unless --records says otherwise
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class Config(ModelFlags):
     data: str = flag(
         "", "your own comparisons instead, whose ranks do not count; the world has no part in it"
     )
-    records: int = flag(1024, "how many of them; 0: all", low=0)
+    records: int = flag(0, "how many of them; 0: 1,024 of the world's, all of --data", low=0)
     contrasts: int = flag(1200, "pairs of responses that differ in one thing only", low=12)
     to: str = flag("", "file for the comparisons with the model's labels, as JSON Lines")
 
 
 def main(argv=None):
     args = config.parse(Config, argv)
+    refuse_idle_flags(args)
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
     if args.to:
@@ -64,13 +66,22 @@ def main(argv=None):
         print(f"\nthe labels are in {args.to}; next: python train_rm.py --data {args.to}")
 
 
+def refuse_idle_flags(args):
+    """InputError for a flag that this call does not read."""
+    idle = {}
+    if args.data:
+        idle |= {"comparisons": "the comparisons are those of --data"}
+        idle |= {"contrasts": "they are the world's, and --data is your own"}
+    if args.labeller not in labeller.NAMES:
+        idle["labeller_model"] = "names the model of --labeller " + ", ".join(labeller.NAMES)
+    config.refuse_idle(args, idle)
+
+
 def load_records(args):
     """Comparisons. InputError if there is none."""
     if args.data:
-        records = jsonl.read_comparisons(args.data)
-    else:
-        records = jsonl.read_collected(args.comparisons)
-    return records[: args.records or None]
+        return jsonl.read_comparisons(args.data)[: args.records or None]
+    return jsonl.read_collected(args.comparisons)[: args.records or RECORDS]
 
 
 # ---- does it see anything?

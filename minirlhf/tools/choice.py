@@ -29,7 +29,7 @@ from minirlhf.rewards import axes
 from minirlhf.rewards.axes import Choice
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
-from minirlhf.tools import label, measured, taste
+from minirlhf.tools import label, measured, parts, taste
 from minirlhf.tools.script import script
 from minirlhf.tools.taste import BATCH, FEWEST_STEPS
 from minirlhf.world import writers
@@ -75,7 +75,7 @@ class Setting(NamedTuple):
 
 def main(argv=None):
     args = config.parse(Config, argv)
-    ways = chosen_ways(args.ways)
+    ways = parts.chosen("--ways", args.ways, WAYS)
     args = compute.resolve(args, compute.pick_device(args.device))
     missing = [way for way in ways if not measured.path_of(args, way).exists()]
     setting = load_setting(args) if missing else None
@@ -84,17 +84,6 @@ def main(argv=None):
             measured.part(args, way, lambda way=way: measure(args, way, setting, bar), ("ways",))
     found = measured.all_rows(args.out, WAYS)
     print("\n".join(measured.tables(found, "labels", sizes(args), "random", "tied")))
-
-
-def chosen_ways(text):
-    """The names in --ways."""
-    ways = [name.strip() for name in text.split(",") if name.strip()]
-    for name in ways:
-        if name not in WAYS:
-            raise InputError(f"--ways {name}: choose among {', '.join(WAYS)}")
-    if not ways:
-        raise InputError(f"--ways names none; choose among {', '.join(WAYS)}")
-    return ways
 
 
 def sizes(args):

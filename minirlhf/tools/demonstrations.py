@@ -10,7 +10,7 @@ has learned from already. The same command goes on where it stopped. What the th
 is in minirlhf/rewards/demonstrations.py.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,10 @@ import numpy as np
 from minirlhf import data, evaluate, reward
 from minirlhf.formats import jsonl
 from minirlhf.rewards.demonstrations import compare
-from minirlhf.run import chain, checkpoint, compute, config
+from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import ComputeFlags, InputError, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.tools import dpo, parts
-from minirlhf.tools import evaluate as evaluation
 from minirlhf.tools.script import script
 from minirlhf.world import judge, writers
 
@@ -32,6 +31,7 @@ READS = {  # a method: the flags that it reads, of those that not all of them do
     "gaf": ("rounds", "updates", "kl_coef", "batch_size"),
     "spin": ("rounds", "beta"),
 }
+PROMPTS = "prompts.jsonl"  # of your own demonstrations, for PPO
 SEEDS = 1000  # between the seeds of two rounds of PPO: other prompts, other noise
 
 
@@ -76,6 +76,9 @@ def main(argv=None):
     demonstrations = load_demonstrations(args, sft, tokenizer)
     inputs = {"demonstrations": demonstrations, "policy": sft}
     folder = parts.begin(Path(args.out) / args.method, args, **inputs)
+    if args.data:
+        demonstrations = parts.hold_out(demonstrations, args.prompts, args.seed, folder)
+        parts.write_prompts(folder / PROMPTS, demonstrations)
     policy, comparisons = args.sft, []
     rounds = args.rounds or ROUNDS[args.method]
     for n in range(1, rounds + 1):
@@ -85,7 +88,7 @@ def main(argv=None):
         learned = ",".join(comparisons[-2:])  # and those of the round before, as in SPIN
         step = spin if args.method == "spin" else adversarial
         policy = step(args, place, policy, n, learned)
-    compare_with_sft(args, folder, policy)
+    parts.compare_with_sft(args, folder, policy, reward_model="none", prompts=args.prompts)
 
 
 def refuse_idle_flags(args):
@@ -153,7 +156,8 @@ def sample(args, path, demonstrations, step, caption):
 
 def adversarial(args, folder, policy, n, learned):
     """A discriminator, as a reward model, and PPO against it from the policy of the comparisons,
-    which is also the reference: z is about the distance from that policy, and no other."""
+    which is also the reference: z is about the distance from that policy; from the second round on
+    from the mean of that policy and of the one before it, whose responses are rejected too."""
     flags = parts.shared(args) | {"sft": policy, "max_new_tokens": args.max_new_tokens}
     flags |= {"mix_data": True}
     flags["data"] = learned
@@ -164,7 +168,8 @@ def adversarial(args, folder, policy, n, learned):
     flags |= {"seed": args.seed + SEEDS * (n - 1), "rm": discriminator, "updates": updates}
     flags |= {"warmup": updates // 6, "batch_size": args.batch_size, "eval_every": updates}
     # PPO's scores are raw ones divided by their standard deviation within a prompt.
-    flags |= {"kl_coef": args.kl_coef / std, "data": args.data} | reading(args)
+    flags |= {"kl_coef": args.kl_coef / std}
+    flags["data"] = folder.parent / PROMPTS if args.data else ""
     return parts.run(script("train_ppo").main, folder, "ppo", flags)
 
 
@@ -172,22 +177,6 @@ def spin(args, folder, policy, n, learned):
     """DPO from the policy of the comparisons, which is the reference: of oneself against people."""
     flags = parts.shared(args) | {"sft": policy, "data": learned, "beta": args.beta}
     return parts.run(dpo.main, folder, "dpo", flags | {"mix_data": True, "drop_long": True})
-
-
-def reading(args):
-    """The flags of how --data is read that are not at their defaults."""
-    defaults = {field.name: field.default for field in fields(args)}
-    names = [name for name in chain.DATA if name != "data"] if args.data else []
-    return {x: getattr(args, x) for x in names if getattr(args, x) != defaults[x]}
-
-
-def compare_with_sft(args, folder, policy):
-    """The policy against the SFT model, on held-out prompts."""
-    flags = parts.shared(args) | {"policy": policy, "baseline": args.sft, "reward_model": "none"}
-    flags |= {"data": args.data, "prompts": args.prompts, "max_new_tokens": args.max_new_tokens}
-    flags |= {"mix_data": True, "to": folder / "evaluation.json"} | reading(args)
-    evaluation.main(parts.words(flags))
-    print(f"the policy is in {policy}")
 
 
 if __name__ == "__main__":

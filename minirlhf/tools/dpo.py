@@ -193,12 +193,17 @@ def main(argv=None):
 
 def load_comparisons(args, fits):
     """Your own comparisons, KTO: and labelled responses; or what the reward model's run has
-    collected."""
+    collected. A model that labels may find all responses equally good: that teaches DPO nothing."""
     if args.data and args.loss == "kto":
-        return jsonl.read_labelled(args.data, fits, **jsonl.flags(args))
-    if args.data:
-        return jsonl.read_comparisons(args.data, fits, **jsonl.flags(args))
-    return jsonl.read_collected(f"{args.out}/rm/{COMPARISONS}", fits)
+        records = jsonl.read_labelled(args.data, fits, **jsonl.flags(args))
+    elif args.data:
+        records = jsonl.read_comparisons(args.data, fits, **jsonl.flags(args))
+    else:
+        records = jsonl.read_collected(f"{args.out}/rm/{COMPARISONS}", fits)
+    kept = [x for x in records if not is_comparison(x) or len(set(x.ranks)) > 1]
+    if not kept:
+        raise InputError("no comparison says which response is better: DPO has nothing to learn")
+    return kept
 
 
 if __name__ == "__main__":

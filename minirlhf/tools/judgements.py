@@ -26,11 +26,12 @@ from minirlhf.rewards.axes import Choice, Flags, Rating
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.folder import start_run
-from minirlhf.tools import choice, label, measured, people
+from minirlhf.tools import choice, label, measured, parts, people
 from minirlhf.tools.choice import PoolFlags, by_rank, load_setting, sizes, teach
 from minirlhf.world import writers
 
 KINDS = ("choices", "ratings", "ratings-pooled", "flags", "choices+flags", "ratings+flags")
+EXPERIMENT = ("kinds", "labellers", "bias", "miss", "false_alarm", "labels", "pool", "held_out")
 MISSING_END = -3.0  # stored with the reward model, as train_rm.py's default
 
 
@@ -63,14 +64,14 @@ class RunFlags(Config):
 
 def main(argv=None):
     args = config.parse(Config, argv)
+    if args.data:
+        reason = "is of the experiment, and --data has people's answers"
+        config.refuse_idle(args, dict.fromkeys(EXPERIMENT, reason))
     args = compute.resolve(args, compute.pick_device(args.device))
     if args.data:
         learn_from(args)
         return
-    kinds = [name.strip() for name in args.kinds.split(",")]
-    for name in kinds:
-        if name not in KINDS:
-            raise InputError(f"--kinds {name}: choose among {', '.join(KINDS)}")
+    kinds = parts.chosen("--kinds", args.kinds, KINDS)
     missing = [kind for kind in kinds if not measured.path_of(args, kind).exists()]
     setting = judged(load_setting(args)) if missing else None
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:

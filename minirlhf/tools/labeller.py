@@ -9,7 +9,7 @@ from minirlhf.feedback import ai
 from minirlhf.formats import jsonl
 from minirlhf.model import GPT
 from minirlhf.rewards import function
-from minirlhf.run import checkpoint, compute
+from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError
 
 HUMAN = "human"
@@ -46,7 +46,7 @@ def described(name, numbers, prefer):
     if "flips" in numbers:
         words += f"; {numbers['flips']:.3f} of the verdicts turn with the order, the first wins "
         words += f"{numbers['first_wins']:.3f}, the mean certainty is {numbers['sure']:.3f}"
-    if isinstance(prefer, ai.Labeller):
+    if isinstance(prefer, ai.Labeller) and prefer.opinions:
         words += f"; the mass of its verdicts is {prefer.mass():.3f}"
     return f"labels of {name}: {words}"
 
@@ -78,23 +78,18 @@ def load_source(args, sft, tokenizer, model_path, policy_path, more):
     return Source(policy, earlier, prefer, inputs)
 
 
-def refuse_idle_flags(args, config_class):
-    """InputError for a flag that a run like this does not read."""
-    model = args.labeller != HUMAN
-    idle = {
-        "labeller": args.data,
-        "policy": args.data or not args.more,
-        "more": args.data,
-        "labeller_model": args.data or args.labeller not in NAMES,
-        "human_share": args.data or not model,
-    }
-    why = {
-        "labeller_model": "names the model of --labeller " + ", ".join(NAMES),
-        "human_share": "is beside a --labeller that is a model",
-        "policy": "needs --more: the scores are normalised on the SFT model's responses, which "
-        "are the first of it",
-    }
-    for name, useless in idle.items():
-        if useless and getattr(args, name) != getattr(config_class, name):
-            problem = "the comparisons are those of --data" if args.data else why[name]
-            raise InputError(f"--{name.replace('_', '-')}: {problem}; leave it out")
+def refuse_idle_flags(args):
+    """InputError for a flag of a command that it does not read beside the others."""
+    if getattr(args, "data", ""):
+        names = ("labeller", "policy", "more", "labeller_model", "human_share")
+        config.refuse_idle(args, dict.fromkeys(names, "the comparisons are those of --data"))
+        return
+    idle = {}
+    if args.labeller not in NAMES:
+        idle["labeller_model"] = "names the model of --labeller " + ", ".join(NAMES)
+    if args.labeller == HUMAN:
+        idle["human_share"] = "is beside a --labeller that is a model"
+    if not getattr(args, "more", ""):
+        idle["policy"] = "needs --more: the scores are normalised on the SFT model's responses, "
+        idle["policy"] += "which are the first of it"
+    config.refuse_idle(args, idle)

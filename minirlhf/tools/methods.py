@@ -9,37 +9,18 @@ there are judged, and RUNS/methods.md and RUNS/frontier.png compare them. A meth
 METHODS.
 """
 
-import json
-import shlex
-import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from minirlhf import evaluate
-from minirlhf.__main__ import COMMANDS
-from minirlhf.run import chain, checkpoint, config, resume
+from minirlhf.run import chain, config
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_text
-from minirlhf.run.folder import COMPARISONS
-from minirlhf.tools import figures, frontier, gao, results
-from minirlhf.tools.demo import minutes
+from minirlhf.tools import figures, frontier, gao, results, runs
 from minirlhf.tools.frontier import Curve, Marks
-from minirlhf.tools.script import script
-
-
-class Method(NamedTuple):
-    """How its run is made, and where its policy is then."""
-
-    family: str  # methods of one colour in the figure
-    labels: str  # what people were asked
-    commands: tuple  # of minirlhf; {run}, {base} and {seed} are filled in
-    policy: str = "ppo"  # the folder of the policy in the run
-    curve: tuple = ()  # folders whose evaluations are the curve of training [policy]
-
+from minirlhf.tools.runs import Method, Place
 
 PPO = "ppo --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}"
 DPO = "dpo --out {run} --sft {base}/sft --seed {seed}"  # on {run}/rm/comparisons.jsonl: the base's
@@ -66,8 +47,8 @@ METHODS = {
     "rejection": Method(
         "imitation",
         RANKINGS,
-        ("rejection --out {run}/rejection --sft {base}/sft --rm {base}/rm --seed {seed}",),
-        "rejection/round-1/sft",
+        ("rejection --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}",),
+        "round-1/sft",
     ),
     "afd": Method(
         "imitation",
@@ -130,10 +111,8 @@ METHODS = {
     "ptx": Method("PPO", RANKINGS, (f"{PPO} --ptx-coef 1",)),
     "lora": Method("PPO", RANKINGS, (f"{PPO} --lora 16 --lr 4e-3",)),
 }
-BASE_RUNS = ("ppo", "dpo")  # methods whose run the base may hold
 BEST_OF = 16  # the n of best-of-n in the table
 BEST_OF_PROMPTS = 512  # of the prompts, the first that best-of-n is measured on
-STAGES = ("sft", "rm", "ppo", "dpo")  # commands that write the folder of their name, and resume
 
 
 @dataclass(frozen=True)
@@ -147,16 +126,6 @@ class Config:
     seeds: str = flag("", "seeds, as in 1,2,3 [that of OUT/sft, or the first three in OUT]")
     prompts: int = flag(2048, "validation prompts that every policy answers", low=2)
     max_new_tokens: int = flag(32, "the most tokens a judged response may have", low=1)
-
-
-class Place(NamedTuple):
-    """A method on a seed."""
-
-    name: str
-    method: Method
-    seed: int
-    base: Path  # with sft and rm
-    run: Path
 
 
 # ---- what there is
@@ -199,77 +168,6 @@ def chosen(args):
     return [name for name in METHODS if name in names]
 
 
-def folder_of(place):
-    """The folder of a method's run: the base's own for PPO and DPO, where it has one."""
-    policy = place.method.policy
-    if place.name in BASE_RUNS and made(place.base, policy) and not made(place.run, policy):
-        return place.base
-    return place.run
-
-
-def made(run, policy):
-    """Whether a run has its policy. One of PPO that still goes on has fewer updates than its
-    flags say."""
-    folder = run / policy
-    if not (folder / "checkpoint.pt").exists():
-        return False
-    updates = chain.stored_flags(folder).get("updates", 0) if folder.name == "ppo" else 0
-    return not updates or checkpoint.stored_step(folder, "ppo") >= updates
-
-
-def ended(run):
-    """{command: processor seconds} of the commands of a run that have ended; None for a run that
-    was made by other means."""
-    try:
-        content = json.loads((run / "commands.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def missing(place):
-    """The commands of a method that have not ended yet."""
-    run = folder_of(place)
-    seconds = ended(run)
-    if made(run, place.method.policy) and seconds is None:
-        return []
-    return [command for command in place.method.commands if command not in (seconds or {})]
-
-
-# ---- making runs
-
-
-def make(places):
-    """Run every command that is missing, each with a heading that says which it is."""
-    tasks = [(place, command) for place in places for command in missing(place)]
-    start = time.perf_counter()
-    for step, (place, command) in enumerate(tasks, start=1):
-        quoted = {"run": shlex.quote(str(place.run)), "base": shlex.quote(str(place.base))}
-        line = command.format(**quoted, seed=place.seed)
-        so_far = minutes(time.perf_counter() - start)
-        heading = f"--- step {step} of {len(tasks)}, {so_far} so far: {place.name}"
-        print(f"\n{heading}, seed {place.seed}\nminirlhf {line}", flush=True)
-        seconds = dict(ended(place.run) or {})
-        place.run.mkdir(parents=True, exist_ok=True)
-        write_text(place.run / "commands.json", json.dumps(seconds, indent=2) + "\n")
-        clock = time.process_time()
-        execute(line, place)
-        seconds[command] = round(time.process_time() - clock, 1)
-        write_text(place.run / "commands.json", json.dumps(seconds, indent=2) + "\n")
-
-
-def execute(line, place):
-    """One command, in this process. A stage that was interrupted is resumed."""
-    name, *flags = shlex.split(line)
-    if name == "dpo":  # it learns from the comparisons beside it
-        target = place.run / "rm" / COMPARISONS
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(place.base / "rm" / COMPARISONS, target)
-    if name in STAGES and resume.read_record(Path(flags[flags.index("--out") + 1]) / name):
-        flags += ["--resume"]
-    script(COMMANDS[name].module).main(flags)
-
-
 # ---- the table
 
 
@@ -282,8 +180,8 @@ def judged(args, places):
         sft = place.base / "sft"
         if place.seed not in rows["sft"]:
             rows["sft"][place.seed] = frontier.measure(sft, sft, place.seed, *limits, sft_file)
-        policy = folder_of(place) / place.method.policy
-        if not missing(place) and (policy / "checkpoint.pt").exists():
+        policy = runs.folder_of(place) / place.method.policy
+        if not runs.missing(place) and (policy / "checkpoint.pt").exists():
             marks = frontier.measure(policy, sft, place.seed, *limits, file)
             rows.setdefault(place.name, {})[place.seed] = marks
     return rows
@@ -335,16 +233,6 @@ def table(args, rows, seconds):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def processor_seconds(places):
-    """{method: seconds of the processor, mean over its seeds}, as text, where they are known."""
-    totals = {}
-    for place in places:
-        seconds = ended(folder_of(place))
-        if seconds:
-            totals.setdefault(place.name, []).append(sum(seconds.values()))
-    return {name: f"{np.mean(values):.0f}" for name, values in totals.items()}
-
-
 # ---- the figure
 
 
@@ -354,11 +242,13 @@ def curves(places, rows):
     lines = []
     for name in (name for name in rows if name in METHODS):
         method, row = METHODS[name], rows[name]
-        runs = [folder_of(place) for place in places if place.name == name and place.seed in row]
+        folders = [
+            runs.folder_of(place) for place in places if place.name == name and place.seed in row
+        ]
         ends = [(marks.kl, marks.totals.mean()) for marks in row.values()]
         points = [start]
         for folder in method.curve or (method.policy,):
-            points += frontier.path_along([run / folder for run in runs])
+            points += frontier.path_along([x / folder for x in folders])
         lines.append(Curve(name, method.family, [*points, np.mean(ends, axis=0)], ends))
     return lines
 
@@ -371,25 +261,26 @@ def best_curve(best):  # {seed: (P, n)} -> (n, 2)
 
 def main(argv=None):
     args = config.parse(Config, argv)
-    runs, names, seeds = Path(args.runs or f"{args.out}/methods"), chosen(args), bases(args)
+    folder, names, seeds = Path(args.runs or f"{args.out}/methods"), chosen(args), bases(args)
     places = [
-        Place(name, method, seed, base, runs / name / str(seed))
+        Place(name, method, seed, base, folder / name / str(seed))
         for seed, base in seeds.items()
         for name, method in METHODS.items()
     ]
-    make([place for place in places if place.name in names])
+    runs.require_base(places)
+    runs.make([place for place in places if place.name in names])
     rows, best = judged(args, places), best_of_n(args, places)
     listed = rows | {f"best of {BEST_OF}": best_marks(best)}
-    text = table(args, listed, processor_seconds(places))
+    text = table(args, listed, runs.processor_seconds(places))
     print("\n" + text)
-    write_text(runs / "methods.md", text)
+    write_text(folder / "methods.md", text)
     pyplot = figures.load_pyplot()
     if pyplot is None:
         raise InputError("the figure needs matplotlib: pip install -e '.[plot]'")
     level = np.mean([frontier.writers_total(args.prompts, seed) for seed in seeds])
     lines = curves(places, rows)
-    frontier.draw(pyplot, lines, best_curve(best), level, runs / "frontier.png")
-    print(f"the table is in {runs / 'methods.md'}, the figure in {runs / 'frontier.png'}")
+    frontier.draw(pyplot, lines, best_curve(best), level, folder / "frontier.png")
+    print(f"the table is in {folder / 'methods.md'}, the figure in {folder / 'frontier.png'}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from minirlhf.run import chain, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.files import write_text
 from minirlhf.run.metrics import EVALUATIONS, read_records
-from minirlhf.tools import figures, frontier, gao, methods
-from minirlhf.tools.methods import Method, Place
+from minirlhf.tools import figures, frontier, gao, methods, runs
+from minirlhf.tools.runs import Method, Place
 from minirlhf.world import measures
 
 NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -192,7 +192,7 @@ def main(argv=None):
     base, needed = Path(args.out), places(args)
     if not (base / "sft").exists() or not (base / "rm").exists():
         raise InputError(f"{base} holds no SFT and reward model; make demo trains both")
-    methods.make(needed)
+    runs.make(needed)
     *others, ppo = needed
     reward_models = {place.name: place.run / "rm" for place in others}
     prompts = chain.stored_flags(base / "rm").get("prompts", "all")

@@ -5,11 +5,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+from minirlhf import data
 from minirlhf.run import resume
 from minirlhf.run.config import InputError
-from minirlhf.run.files import write_json
+from minirlhf.run.files import write_json, write_text
+from minirlhf.tools import evaluate
 
-EXPERIMENT, FINISHED = "experiment.json", "finished.json"
+EXPERIMENT, FINISHED, HELD_OUT = "experiment.json", "finished.json", "held-out.jsonl"
 FREE = ("out", "threads", "device")  # flags that may change from one call to the next
 
 
@@ -28,6 +30,18 @@ def begin(folder, args, free=FREE, **inputs):
     else:
         write_json(path, content)
     return folder
+
+
+def chosen(option, text, known):
+    """The names in the value of an option, with commas between them. InputError without any, or for
+    one that is not known."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise InputError(f"{option} {name}: choose among {', '.join(known)}")
+    if not names:
+        raise InputError(f"{option} names none; choose among {', '.join(known)}")
+    return names
 
 
 def require_same(path, before, now):
@@ -52,6 +66,29 @@ def run(main, folder, stage, argv):
         main(words({"out": folder} | ({"resume": True} if started else argv)))
         write_json(mark, {"flags": words(argv)})
     return str(out)
+
+
+def hold_out(records, count, seed, folder):
+    """The records of --data to learn from. The prompts of the others, `count` at most, go to a file
+    that `compare_with_sft` reads."""
+    learned, held_out = data.hold_out(records, count, seed)
+    write_prompts(folder / HELD_OUT, held_out or learned[:1])
+    return learned
+
+
+def write_prompts(path, records):
+    """A file of the prompts of records, as JSON Lines."""
+    prompts = [str(getattr(record, "prompt", record)) for record in records]
+    write_text(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+
+
+def compare_with_sft(args, folder, policy, **flags):
+    """The policy against the SFT model, on prompts that it has not learned from."""
+    flags |= shared(args) | {"policy": policy, "baseline": args.sft, "mix_data": True}
+    flags |= {"data": folder / HELD_OUT if args.data else ""}
+    flags |= {"max_new_tokens": args.max_new_tokens, "to": folder / "evaluation.json"}
+    evaluate.main(words(flags))
+    print(f"the policy is in {policy}")
 
 
 def words(flags):

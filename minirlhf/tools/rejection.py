@@ -18,7 +18,6 @@ from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import ComputeFlags, InputError, flag, rng
 from minirlhf.run.files import write_text
-from minirlhf.tools import evaluate as evaluation
 from minirlhf.tools import output, parts
 from minirlhf.tools.sample import Settings, records
 from minirlhf.tools.script import script
@@ -57,18 +56,20 @@ def main(argv=None):
         gpt, other = checkpoint.load_gpt(path, device=device, precision=precision)
         checkpoint.same_vocabulary(path, other, args.rm, tokenizer)
         context = min(gpt.config.context, model.gpt.config.context)
-        prompts = load_prompts(args, tokenizer, context, n)
+        prompts = load_prompts(args, folder, tokenizer, context, n)
         chosen = best(args, place, gpt, tokenizer, score, prompts, n)
         flags = parts.shared(args) | {"init": path, "data": chosen, "epochs": args.epochs}
         flags |= {"lr": args.lr, "max_new_tokens": args.max_new_tokens}
         policy = parts.run(script("train_sft").main, place, "sft", flags | {"drop_long": True})
-    compare_with_sft(args, folder, policy)
+    flags = {"reward_model": args.rm, "prompts": args.held_out, "best_of": 1}
+    parts.compare_with_sft(args, folder, policy, **flags)
 
 
-def load_prompts(args, tokenizer, context, n):
+def load_prompts(args, folder, tokenizer, context, n):
     """The prompts of round n, which leave room for a response."""
     if args.data:
         prompts = jsonl.read_prompts(args.data, **jsonl.flags(args))
+        prompts = parts.hold_out(prompts, args.held_out, args.seed, folder)
     else:
         stream = rng(args.seed + SEEDS * (n - 1), config.PPO_PROMPTS)
         prompts = writers.prompts(args.prompts, stream)
@@ -97,15 +98,6 @@ def finished(rows):
     if not kept:
         raise InputError("no response came to its end; raise --max-new-tokens")
     return kept
-
-
-def compare_with_sft(args, folder, policy):
-    """The policy against the SFT model, on held-out prompts."""
-    flags = parts.shared(args) | {"policy": policy, "baseline": args.sft, "reward_model": args.rm}
-    flags |= {"data": args.data, "prompts": args.held_out, "best_of": 1, "mix_data": True}
-    flags |= {"max_new_tokens": args.max_new_tokens, "to": folder / "evaluation.json"}
-    evaluation.main(parts.words(flags))
-    print(f"the policy is in {policy}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Config:
 
 def main(argv=None):
     args = config.parse(Config, argv)
-    names = rows(args)
+    names = parts.chosen("--only", args.only or ",".join(ROWS[args.compare]), ROWS[args.compare])
     for stage in ("sft", "rm"):
         if not (Path(args.out) / stage / "checkpoint.pt").exists():
             raise InputError(f"{args.out}/{stage} holds no checkpoint; minirlhf demo makes one")
@@ -81,16 +81,6 @@ def main(argv=None):
     runs = {name: read_metrics(f"{args.out}/rewards/{name}/ppo") for name in names}
     print("\n".join(["", *table(*comparison(runs, args.total))]))
     print("\nat equal KL: the total where a row first came to the least of the rows' last KLs")
-
-
-def rows(args):
-    """The names of the rows to make."""
-    known = ROWS[args.compare]
-    names = [name.strip() for name in args.only.split(",") if name.strip()] or list(known)
-    for name in names:
-        if name not in known:
-            raise InputError(f"--only {name} is no row; there are {', '.join(known)}")
-    return names
 
 
 # ---- the runs

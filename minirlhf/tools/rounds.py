@@ -75,7 +75,10 @@ CHANGEABLE = ("out", "rounds", "device", "threads")  # where the same command go
 def main(argv=None):
     args = config.parse(Config, argv)
     require_sft(args.sft)
+    for name in ("rm", "ppo"):
+        split(name, getattr(args, name))
     args = compute.resolve(args, compute.pick_device(args.device))
+    labeller.refuse_idle_flags(args)
     rows = load_rows(args)
     for n in range(len(rows), args.rounds):
         print(f"\n--- round {n + 1} of {args.rounds}", flush=True)
@@ -121,7 +124,7 @@ def rm_flags(args, n):
         flags |= {"labeller": "ai", "labeller_model": policy_before(args, n)}
     elif args.labeller in labeller.NAMES:
         flags["labeller_model"] = args.labeller_model or Path(args.sft).with_name("pretrain")
-    return parts.words(flags) + shlex.split(args.rm)
+    return parts.words(flags) + split("rm", args.rm)
 
 
 def ppo_flags(args, n):
@@ -129,7 +132,15 @@ def ppo_flags(args, n):
     from that."""
     reference = policy_before(args, n) if args.moving_reference else args.sft
     flags = shared(args, n) | {"sft": reference, "updates": args.updates, "kl_coef": args.kl_coef}
-    return parts.words(flags) + shlex.split(args.ppo)
+    return parts.words(flags) + split("ppo", args.ppo)
+
+
+def split(name, text):
+    """The words of --rm or --ppo."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--{name} {text}: {str(error).lower()}; close the quotes") from error
 
 
 def policy_before(args, n):
@@ -227,7 +238,7 @@ def show(args, rows):
     cells = [[row[name] for name in COLUMNS] for row in rows[: args.rounds]]
     heading = [name.replace("_", " ") for name in COLUMNS]
     print("\n".join(["", *table(heading, cells)]))
-    best = int(np.argmax([row["total"] for row in rows]))
+    best = int(np.argmax([row["total"] for row in rows[: args.rounds]]))
     print(f"\nthe judge likes round {best + 1} best; all is in {args.out}, the numbers in {RECORD}")
 
 

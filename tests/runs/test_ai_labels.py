@@ -61,7 +61,8 @@ def test_your_own_responses_are_labelled_for_the_reward_model(out, colours, my_r
     """train_rm.py learns from the probabilities, which are in the file."""
     data, path = colours / "comparisons.jsonl", tmp_path / "soft.jsonl"
     ai.main(["--data", str(data), "--labeller", my_rewards(SHORT), "--to", str(path)])
-    assert all(c.likely for c in jsonl.read_comparisons(path))
+    labelled = jsonl.read_comparisons(path)
+    assert len(labelled) == len(jsonl.read_comparisons(data)) and all(c.likely for c in labelled)
     common = ["--out", str(out), "--overwrite", "--max-new-tokens", "6", "--norm-prompts", "8"]
     train_rm.main([*common, "--data", str(path), "--epochs", "1", "--warmup", "1"])
     assert logged(out / "rm", "loss")[0] > 0.6  # nearly the entropy of the labels, which are 1/2
@@ -79,14 +80,16 @@ def test_the_opinion_of_a_model_is_a_reward_of_ppo(world_run, world_out, monkeyp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--labeller", "human"], "people were asked already"),
+        (["--labeller", "human"], "--labeller human: people were asked already"),
         (["--labeller", "nobody"], "is none of human, ai, constitution, quiz and no module"),
         (["--labeller-model", "nowhere/pretrain"], "nowhere/pretrain"),
+        (["--labeller", "my:judge", "--labeller-model", "x"], "--labeller-model: names the model"),
+        (["--data", "x.jsonl", "--contrasts", "99"], "--contrasts: they are the world's"),
+        (["--data", "x.jsonl", "--comparisons", "y"], "--comparisons: the comparisons are those"),
         (["--contrasts", "2"], "--contrasts must be at least 12"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
-def test_bad_flags_of_ai_are_one_line(world_run, tmp_path, refused, flags, message):
+def test_bad_flags_of_ai_are_one_line(tmp_path, refused, flags, message):
     """What is missing, and what there is."""
-    argv = ["--labeller-model", str(world_run / "pretrain"), *flags]
-    assert message in refused(ai.main, argv, tmp_path)
+    assert message in refused(ai.main, flags, tmp_path)

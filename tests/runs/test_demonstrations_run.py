@@ -141,15 +141,24 @@ def test_it_ends_with_a_comparison_of_the_last_policy(run, world_run):
 
 
 def test_your_own_demonstrations_are_taken_with_their_prompts(colour_run, colours, tmp_path):
-    """Reward model, PPO and evaluation all stay with them."""
+    """Reward model, PPO and evaluation all stay with them; none learns from a prompt that the
+    evaluation is on."""
     path = str(colours / "demonstrations.jsonl")
     argv = ["--sft", str(colour_run / "sft"), "--data", path, "--out", str(tmp_path), *OWN]
     command.main(argv)
     place = tmp_path / "afd" / "round-1"
     known = {record.prompt for record in jsonl.read_demonstrations(path)}
-    assert {c.prompt for c in jsonl.read_collected(place / "comparisons.jsonl")} <= known
-    assert flags_of(place / "ppo")["data"] == path
-    assert json.loads((tmp_path / "afd" / "evaluation.json").read_text())["data"] == path
+    held_out, learned = (
+        {str(prompt) for prompt in jsonl.read_prompts(tmp_path / "afd" / name)}
+        for name in ("held-out.jsonl", "prompts.jsonl")
+    )
+    expected = data.split_by_prompt(jsonl.read_demonstrations(path), 1)
+    assert learned == {record.prompt for record in expected[0]} and len(held_out) == 4
+    assert held_out <= {record.prompt for record in expected[1]} <= known
+    assert {c.prompt for c in jsonl.read_collected(place / "comparisons.jsonl")} <= learned
+    assert flags_of(place / "ppo")["data"] == str(tmp_path / "afd" / "prompts.jsonl")
+    evaluation = json.loads((tmp_path / "afd" / "evaluation.json").read_text())
+    assert evaluation["data"] == str(tmp_path / "afd" / "held-out.jsonl")
 
 
 # ---- going on

@@ -206,10 +206,10 @@ def test_gradients_are_clipped_and_their_norm_before_that_is_logged(out, colours
 
 
 def test_three_steps_a_stop_and_three_more_are_six_steps_to_the_bit(
-    six_steps, source, tmp_path, ctrl_c, capsys
+    six_steps, source, tmp_path, ctrl_c, capsys, monkeypatch
 ):
-    """Weights, optimiser, metrics. direct-preference-optimization saves the optimiser and loads the
-    policy alone (train.py:96)."""
+    """Weights, optimiser, metrics. No step is made twice. direct-preference-optimization saves the
+    optimiser and loads the policy alone (train.py:96)."""
     ctrl_c("dpo", 2)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, *source, *SMALL)
@@ -217,7 +217,10 @@ def test_three_steps_a_stop_and_three_more_are_six_steps_to_the_bit(
     message = capsys.readouterr().err
     assert f"{tmp_path / 'dpo' / 'checkpoint.pt'} holds 3 of 6 steps" in message
     assert "--resume" in message
+    steps, accumulate = [], dpo_command.accumulate
+    monkeypatch.setattr(dpo_command, "accumulate", lambda *x: steps.append(x) or accumulate(*x))
     run(tmp_path, "--resume")
+    assert len(steps) == 3
     assert logged(tmp_path / "dpo") == logged(six_steps / "dpo")
     assert same(saved(tmp_path / "dpo"), saved(six_steps / "dpo"))
 

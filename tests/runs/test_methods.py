@@ -10,9 +10,11 @@ import pytest
 from conftest import few
 
 from minirlhf import evaluate
+from minirlhf.__main__ import COMMANDS
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import DEMONSTRATIONS, HELD_OUT_PROMPTS, InputError, rng
-from minirlhf.tools import figures, frontier, methods
+from minirlhf.tools import figures, frontier, methods, runs
+from minirlhf.tools.runs import Method, Place
 from minirlhf.world import measures, writers
 from minirlhf.world.judge import judge
 
@@ -20,11 +22,9 @@ TOY = "--updates 2 --batch-size 8 --minibatches 2 --held-out 6 --eval-every 1 --
 TOY += " --max-new-tokens 4 --warmup 1"
 JUDGED = ["--prompts", "20", "--max-new-tokens", "4"]
 METHODS = {
-    "ppo": methods.Method("PPO", "9 rankings", (f"{methods.PPO} {TOY}",)),
-    "rloo": methods.Method("others", "9 rankings", (f"{methods.PPO} {TOY} --algorithm rloo",)),
-    "dpo": methods.Method(
-        "others", "9 pairs", (f"{methods.DPO} --batch-size 8 --warmup 1",), "dpo"
-    ),
+    "ppo": Method("PPO", "9 rankings", (f"{methods.PPO} {TOY}",)),
+    "rloo": Method("others", "9 rankings", (f"{methods.PPO} {TOY} --algorithm rloo",)),
+    "dpo": Method("others", "9 pairs", (f"{methods.DPO} --batch-size 8 --warmup 1",), "dpo"),
 }
 
 
@@ -82,7 +82,7 @@ def test_every_policy_is_judged_on_the_same_prompts_under_the_same_noise(toy):
 
 def test_what_is_there_is_neither_made_nor_judged_again(toy, monkeypatch, capsys):
     """The second call draws and writes, nothing else. Damaged numbers are measured again."""
-    for owner, name in ((methods, "execute"), (evaluate, "respond")):
+    for owner, name in ((runs, "execute"), (evaluate, "respond")):
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("was done before"))
     before = (toy / "methods" / "methods.md").read_bytes()
     methods.main(["--out", str(toy), *JUDGED])
@@ -97,26 +97,28 @@ def test_what_is_there_is_neither_made_nor_judged_again(toy, monkeypatch, capsys
 
 
 def test_an_interrupted_run_goes_on(toy, tmp_path, capsys):
-    """commands.json names what has ended. A stage that had begun is resumed: its end is the same
-    weights. The heading counts the steps of this call."""
+    """A file beside its folder names what has ended. A stage that had begun is resumed: its end is
+    the same weights. The heading counts the steps of this call."""
     out = shutil.copytree(toy, tmp_path / "out")
     run = out / "methods" / "rloo" / "1"
     before = load_gpt(run / "ppo")[0].state_dict()
-    (run / "commands.json").write_text("{}\n")
+    record = out / "methods" / "rloo" / "1.json"
+    assert json.loads(record.read_text())["seconds"].keys() == set(METHODS["rloo"].commands)
+    record.write_text('{"seconds": {}}')
     capsys.readouterr()
     methods.main(["--out", str(out), "--only", "rloo", *JUDGED])
     text = capsys.readouterr().out
     assert "--- step 1 of 1, 0:00 so far: rloo, seed 1\nminirlhf ppo --out " in text
-    assert list(json.loads((run / "commands.json").read_text())) == list(METHODS["rloo"].commands)
+    assert list(json.loads(record.read_text())["seconds"]) == list(METHODS["rloo"].commands)
     after = load_gpt(run / "ppo")[0].state_dict()
     assert all(after[name].equal(before[name]) for name in before)
 
 
 def test_a_run_that_was_made_by_hand_is_taken_as_it_is(toy, tmp_path):
-    """It has no commands.json, so that its seconds are not known. The base's own PPO run serves as
+    """It has no record, so that its seconds are not known. The base's own PPO run serves as
     PPO's."""
     out = shutil.copytree(toy, tmp_path / "out")
-    (out / "methods" / "rloo" / "1" / "commands.json").unlink()
+    (out / "methods" / "rloo" / "1.json").unlink()
     shutil.move(out / "methods" / "ppo" / "1" / "ppo", out / "ppo")
     shutil.rmtree(out / "methods" / "ppo")
     methods.main(["--out", str(out), *JUDGED])
@@ -124,11 +126,39 @@ def test_a_run_that_was_made_by_hand_is_taken_as_it_is(toy, tmp_path):
     assert rows(out)["ppo"]["total, of 3"] == rows(toy)["ppo"]["total, of 3"]
 
 
+@pytest.mark.parametrize(
+    ("name", "flag", "value"), [("ppo", "kl_coef", 0.0), ("dpo", "loss", "ipo")]
+)
+def test_a_run_of_the_base_with_other_flags_is_another_method(toy, tmp_path, name, flag, value):
+    """PPO without a penalty is not the row `ppo`, and IPO in OUT/dpo is not `dpo`. Another seed and
+    another folder do not matter."""
+    out = shutil.copytree(toy / "methods" / name / "1", tmp_path / "out")
+    place = Place(name, METHODS[name], 1, out, tmp_path / "runs" / name / "1")
+    record = json.loads((out / name / "config.json").read_text())
+    for flags, folder in (({"seed": 7}, out), ({flag: value}, place.run)):
+        text = json.dumps(record | {"flags": record["flags"] | flags})
+        (out / name / "config.json").write_text(text)
+        assert runs.folder_of(place) == folder
+
+
+def test_runs_from_models_that_are_no_longer_there_are_refused(toy, tmp_path):
+    """Else old policies would be judged beside new ones, with the KL from another SFT model."""
+    out = shutil.copytree(toy, tmp_path / "out")
+    record = out / "methods" / "rloo" / "1.json"
+    content = json.loads(record.read_text())
+    content["base"]["sft"] = "weights of yesterday"
+    record.write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match="rloo/1 was made from other models than those of .*remove"
+    ):
+        methods.main(["--out", str(out), *JUDGED])
+
+
 def test_a_run_that_is_not_at_its_end_is_not_judged(toy, tmp_path):
     """As PPO's two updates out of three: half a policy beside whole ones would mislead."""
     out = shutil.copytree(toy, tmp_path / "out")
     run = out / "methods" / "rloo" / "1"
-    (run / "commands.json").unlink()
+    run.with_name("1.json").unlink()
     config = json.loads((run / "ppo" / "config.json").read_text())
     config["flags"]["updates"] = 3
     (run / "ppo" / "config.json").write_text(json.dumps(config))
@@ -139,7 +169,7 @@ def test_a_run_that_is_not_at_its_end_is_not_judged(toy, tmp_path):
 def test_a_line_of_the_figure_begins_at_the_sft_model_and_ends_at_the_judged_policy(toy):
     """In between are the evaluations of its run. DPO has none: a straight line."""
     args = methods.Config(out=str(toy), prompts=20, max_new_tokens=4)
-    places = [methods.Place(n, METHODS[n], 1, toy, toy / "methods" / n / "1") for n in METHODS]
+    places = [Place(n, METHODS[n], 1, toy, toy / "methods" / n / "1") for n in METHODS]
     marks = methods.judged(args, places)
     ppo, _, dpo = methods.curves(places, marks)
     (record, _) = figures.evaluations(toy / "methods" / "ppo" / "1" / "ppo")
@@ -178,12 +208,12 @@ def test_the_commands_of_each_method_make_its_policy(name, world_run, tmp_path, 
     monkeypatch.setattr(writers, "contrasts", partial(few, writers.contrasts))
     method = methods.METHODS[name]
     toy = method._replace(commands=tuple(map(small, method.commands)))
-    place = methods.Place(name, toy, 1, world_run, tmp_path / name / "1")
-    assert methods.missing(place) == list(toy.commands)
-    methods.make([place])
-    assert methods.missing(place) == [] and methods.made(place.run, method.policy)
-    runs = [place.run / folder for folder in method.curve or (method.policy,)]
-    assert all((run / "metrics.jsonl").exists() for run in runs)
+    place = Place(name, toy, 1, world_run, tmp_path / name / "1")
+    assert runs.missing(place) == list(toy.commands)
+    runs.make([place])
+    assert runs.missing(place) == [] and runs.made(place.run, method.policy)
+    folders = [place.run / folder for folder in method.curve or (method.policy,)]
+    assert all((folder / "metrics.jsonl").exists() for folder in folders)
 
 
 def test_names_are_pushed_apart_as_little_as_need_be():
@@ -245,7 +275,7 @@ def test_every_method_has_commands_that_its_run_is_made_by():
         assert method.commands and method.labels and method.family, name
         for command in method.commands:
             line = command.format(run="RUN", base="BASE", seed=1)
-            assert line.split()[0] in methods.COMMANDS and "RUN" in line and "BASE/sft" in line
+            assert line.split()[0] in COMMANDS and "RUN" in line and "BASE/sft" in line
 
 
 def test_the_writers_are_the_level_where_imitation_ends():

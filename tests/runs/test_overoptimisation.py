@@ -10,7 +10,7 @@ from minirlhf import evaluate, reward
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import CANDIDATE_NOISE, HELD_OUT_PROMPTS, InputError, rng
 from minirlhf.run.metrics import read_metrics
-from minirlhf.tools import figures, frontier, gao, methods, overoptimisation
+from minirlhf.tools import figures, frontier, gao, methods, overoptimisation, runs
 from minirlhf.world import measures, writers
 
 FLAGS = ["--rankings", "8", "--prompts", "10", "--held-out", "12", "--updates", "3"]
@@ -25,13 +25,13 @@ def fitted(world_run, tmp_path_factory):
         patch.setattr(overoptimisation, "NS", (1, 2, 3, 4))
         # The toys: a small batch, a few held-out comparisons.
         patch.setattr(methods, "PPO", methods.PPO + " --batch-size 8 --minibatches 2 --lr 0.01")
-        execute = methods.execute
+        execute = runs.execute
 
         def smaller(line, place):
             toy = " --held-out 4 --norm-prompts 4" if line.startswith("rm ") else ""
             execute(line + toy, place)
 
-        patch.setattr(methods, "execute", smaller)
+        patch.setattr(runs, "execute", smaller)
         out = shutil.copytree(world_run, tmp_path_factory.mktemp("fits") / "out")
         overoptimisation.main(["--out", str(out), *FLAGS])
     return out

@@ -158,7 +158,11 @@ def write_labels(path, n=60):
 
 def test_a_person_with_choices_ratings_and_flags_gets_a_reward_model(flags, tmp_path, capsys):
     write_labels(tmp_path / "labels.jsonl")
-    command = [*flags, "--data", str(tmp_path / "labels.jsonl"), *SLOWER]
+    answers = ["--data", str(tmp_path / "labels.jsonl")]
+    with pytest.raises(InputError, match="--labels: is of the experiment, and --data has people"):
+        judgements.main([*flags, *answers])
+    own = flags[: flags.index("--labels")]
+    command = [*own, *answers, "--max-new-tokens", "3", "--threads", "1", *SLOWER]
     judgements.main(command)
     output = capsys.readouterr().out
     assert "60 choices, 120 ratings and 120 responses looked at for flags (40 rude, 0 un" in output

@@ -9,7 +9,7 @@ from conftest import colour_prompt
 from helpers import contents, saved
 
 from minirlhf import evaluate, reward
-from minirlhf.data import Demonstration
+from minirlhf.data import Demonstration, split_by_prompt
 from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import load_gpt
@@ -35,15 +35,22 @@ def run(colour_run, colours, tmp_path):
 
 
 def test_the_response_with_the_highest_score_is_the_demonstration(run, colour_run):
-    """Of four to each prompt, under the reward model; all prompts have one."""
-    path = run() / "round-1" / "demonstrations.jsonl"
-    chosen = {record.prompt: record.response for record in jsonl.read_demonstrations(path)}
+    """Of four to each prompt, under the reward model; all prompts have one, but for those that the
+    policy is evaluated on."""
+    folder = run()
+    records = jsonl.read_demonstrations(folder / "round-1" / "demonstrations.jsonl")
+    chosen = {record.prompt: record.response for record in records}
+    held_out = list(map(str, jsonl.read_prompts(folder / "held-out.jsonl")))
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["data"] == str(folder / "held-out.jsonl") and len(held_out) == 4
+    learned, unseen = split_by_prompt(list(map(colour_prompt, range(40))), 1)
+    assert set(chosen) <= set(learned) and set(held_out) <= set(unseen)
     policy, tokenizer = load_gpt(colour_run / "sft")
     model, _, missing_end_score = reward.load_reward_model(colour_run / "rm")
     score = evaluate.model_scores(model, missing_end_score)
     distinct = 0
-    for number in range(40):
-        prompts = [colour_prompt(number)] * 4
+    for number, prompt in enumerate(learned):
+        prompts = [prompt] * 4
         draws = noise(Settings(1, 4, 1.0, 1, 6), number)
         replies = evaluate.respond(policy, tokenizer, prompts, draws)
         scores = score(prompts, replies)

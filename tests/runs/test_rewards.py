@@ -119,7 +119,7 @@ def test_the_table_is_worked_by_hand():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--only", "best"], "--only best is no row; there are one, mean, worst, mean-std, par"),
+        (["--only", "best"], "--only best: choose among one, mean, worst, mean-std, par"),
         (["--members", "1"], "--members must be at least 2"),
         (["--out", "nowhere"], "nowhere/sft holds no checkpoint; minirlhf demo makes one"),
     ],

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 import shutil
 from functools import partial
 
@@ -210,6 +211,13 @@ def test_your_own_function_is_a_labeller(tmp_path, sft, my_rewards):
                 assert longer > 0 and c.ranks[i] < c.ranks[j]
 
 
+def test_the_best_of_the_rounds_that_are_shown_is_named(capsys):
+    """Not one of those that the table leaves out."""
+    rows = [{name: 1.0 for name in rounds.COLUMNS} | {"total": total} for total in (1, 2, 3)]
+    rounds.show(rounds.Config(rounds=2), rows)
+    assert "the judge likes round 2 best" in capsys.readouterr().out
+
+
 def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
     """Half of the rounds would have another KL coefficient."""
     run(tmp_path, sft, "--rounds", "1")
@@ -226,6 +234,10 @@ def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
     [
         ("--rounds 0", "--rounds must be at least 1"),
         ("--human-share 2", "--human-share must be at most 1"),
+        ("--human-share 0.5", "--human-share: is beside a --labeller that is a model"),
+        ("--labeller-model x", "--labeller-model: names the model of --labeller ai"),
+        ("--labeller self --labeller-model x", "--labeller-model: names the model of --labeller"),
+        ('--ppo "--lr \'1"', "--ppo --lr '1: no closing quotation; close the quotes"),
         ("--labeller nobody", "--labeller nobody is none of human, ai, constitution, quiz and no"),
         ("--labeller no_module:f", "--labeller no_module:f"),
         ("--labeller ai --labeller-model nowhere/pretrain", "nowhere/pretrain"),
@@ -234,7 +246,7 @@ def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
 )
 def test_bad_flags_of_rounds_are_one_line(tmp_path, sft, refused, flags, message):
     """Before anything is written."""
-    argv = ["--out", str(tmp_path / "o"), "--sft", sft, "--rounds", "1", *flags.split()]
+    argv = ["--out", str(tmp_path / "o"), "--sft", sft, "--rounds", "1", *shlex.split(flags)]
     assert message in refused(rounds.main, argv, tmp_path)
 
 
@@ -257,8 +269,9 @@ def test_a_labeller_that_returns_nonsense_is_one_line(
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_round_in_which_all_responses_are_equal_is_one_line(tmp_path, sft, monkeypatch):
-    """Nothing can be compared."""
+@pytest.mark.parametrize("labeller", ["human", "ai"])
+def test_a_round_in_which_all_responses_are_equal_is_one_line(tmp_path, sft, monkeypatch, labeller):
+    """Nothing can be compared, and a model is not asked."""
     sample = train_rm.sample
 
     def equal(*args):
@@ -266,7 +279,7 @@ def test_a_round_in_which_all_responses_are_equal_is_one_line(tmp_path, sft, mon
 
     monkeypatch.setattr(train_rm, "sample", equal)
     with pytest.raises(rounds.InputError, match="no prompt has two different responses"):
-        run(tmp_path / "o", sft, "--rounds", "1")
+        run(tmp_path / "o", sft, "--rounds", "1", "--labeller", labeller)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from helpers import generators, gradient, logged, same, saved
 
 import train_rm
 from minirlhf import data, evaluate
-from minirlhf.data import Comparison
+from minirlhf.data import Comparison, SoftComparison
 from minirlhf.feedback import simulated
 from minirlhf.formats import jsonl
 from minirlhf.reward import RewardModel, load_reward_model, score
@@ -94,6 +94,23 @@ def test_the_gradient_does_not_depend_on_the_microbatches(reward_model, microbat
     numbers = train_rm.accumulate(reward_model, tokenizer, BATCH, microbatch_tokens)
     assert numbers == pytest.approx(expected, rel=1e-6)
     assert torch.allclose(gradient(reward_model), expected_gradient, rtol=0, atol=1e-6)
+
+
+def test_a_prompt_without_a_pair_does_not_count_whatever_the_microbatches(reward_model):
+    """A labeller that is a model may see the same text twice, and nobody is asked about that."""
+    likely = [[0.0, 0.7], [0.3, 0.0]]
+    batch = [
+        SoftComparison("name one", ["blue", "I would rather not"], [0, 1], None, likely),
+        SoftComparison("and?", ["red", "red"], [0, 0], None, [[0.0, 0.0], [0.0, 0.0]]),
+        Comparison("", ["yes", "no", "perhaps"], [0, 1, 1]),
+    ]
+    numbers, gradients = [], []
+    for chosen, tokens in ((batch, 1), (batch, 1000), (batch[::2], 1000)):
+        numbers.append(train_rm.accumulate(reward_model, get_tokenizer(), chosen, tokens))
+        gradients.append(gradient(reward_model))
+    for other in (1, 2):
+        assert numbers[other] == pytest.approx(numbers[0], rel=1e-6)
+        assert torch.allclose(gradients[other], gradients[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("microbatch_tokens", [1, 1000])

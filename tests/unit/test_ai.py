@@ -151,9 +151,10 @@ def test_the_opinion_is_a_reward_between_minus_one_and_one(gpt, monkeypatch):
     rewards = ai.careful(PROMPTS, RESPONSES)
     odds = ai.log_odds(ai.giveaway(gpt, TOKENIZER, PROMPTS, RESPONSES))[:, 0]
     torch.testing.assert_close(rewards, 2 * torch.sigmoid(odds) - 1)
+    assert asked == ["somewhere"]
     monkeypatch.delenv(ai.MODEL)
-    ai.careful(PROMPTS, RESPONSES)
-    assert asked == ["somewhere", "out/demo/pretrain"]
+    with pytest.raises(InputError, match="MINIRLHF_LABELLER is not set; name the labeller"):
+        ai.careful(PROMPTS, RESPONSES)
 
 
 # ---- soft labels
@@ -177,10 +178,11 @@ def test_labels_are_the_mean_of_both_orders():
 
 
 def test_a_labeller_who_likes_the_first_teaches_nothing():
-    """Its labels are 1/2, and the numbers tell."""
-    comparisons = [Comparison("p", ["a", "b"], [0, 0]), Comparison("q", ["c", "dd"], [0, 0])]
+    """Its labels are 1/2, all ranks are equal, and the numbers tell."""
+    comparisons = [Comparison("p", ["a", "b"], [0, 1]), Comparison("q", ["c", "dd"], [1, 0])]
     labels, numbers = soft.label(lambda p, a, b: [0.9] * len(p), comparisons)
     assert [label.likely[0][1] for label in labels] == [0.5, 0.5]
+    assert [label.ranks for label in labels] == [[0, 0], [0, 0]]
     assert numbers == {"pairs": 2, "same_text": 0, "flips": 1, "first_wins": 0.9, "sure": 0}
 
 
@@ -196,7 +198,8 @@ def test_nobody_is_asked_about_equal_texts():
 def test_soft_labels_go_through_a_file(tmp_path):
     """As collected comparisons, and as a user's data."""
     labels, _ = soft.label(longer_first, [Comparison("p\n", ["a", "ccc", "bb"], [0] * 3)])
-    records = [*labels, Comparison("q", ["a", "b"], [0, 1])]
+    undecided, _ = soft.label(lambda p, a, b: [0.5] * len(p), labels)
+    records = [*labels, *undecided, Comparison("q", ["a", "b"], [0, 1])]
     path = tmp_path / "labels.jsonl"
     path.write_text(jsonl.write_records(records))
     assert jsonl.read_collected(path) == records
