@@ -27,7 +27,7 @@ MISS, FALSE_ALARM = 0.1, 0.05  # of a flag
 
 def rate(totals, rng, bias=0.0):
     """A labeller's ratings, 1 to 5, of responses with these totals. The noise is logistic, as it is
-    between the two responses of a pair, so that `reward.ordinal_loss` is the right likelihood.
+    between the two responses of a pair, so that `axes.ordinal_loss` is the right likelihood.
     `bias`, in units of the total, is how much higher than others this labeller rates everything."""
     seen = np.asarray(totals) + bias + rng.logistic(scale=LABEL_NOISE, size=len(totals))
     return (1 + np.searchsorted(CUTS, seen)).tolist()
