@@ -50,7 +50,7 @@ class Config(RunFlags):
     eta: float = flag(5e-6, "size of the ascent; 0: none, which is train_rm.py's training", low=0)
     comparisons: int = flag(4096, "how many comparisons; 0: all", low=0)
     fresh: int = flag(
-        0, "labelled pairs of its own responses, in place of as many pairs of the comparisons", low=0
+        0, "labelled pairs of its responses, in place of as many pairs of the comparisons", low=0
     )
     meta_prompts: int = flag(1024, "prompts that the policy responds to, without labels", low=1)
     meta_responses: int = flag(5, "k, its responses to each", low=2)
