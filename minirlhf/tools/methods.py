@@ -25,7 +25,7 @@ from minirlhf.run import chain, checkpoint, config, resume
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import COMPARISONS
-from minirlhf.tools import figures, frontier, gao, results
+from minirlhf.tools import figures, frontier, gao, parts, results
 from minirlhf.tools.demo import minutes
 from minirlhf.tools.frontier import Curve, Marks
 from minirlhf.tools.script import script
@@ -220,7 +220,7 @@ def ended(run):
     """{command: processor seconds} of the commands of a run that have ended; None for a run that
     was made by other means."""
     try:
-        content = json.loads((run / "commands.json").read_text(encoding="utf-8"))
+        content = json.loads((run / parts.COMMANDS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -250,11 +250,11 @@ def make(places):
         print(f"\n{heading}, seed {place.seed}\nminirlhf {line}", flush=True)
         seconds = dict(ended(place.run) or {})
         place.run.mkdir(parents=True, exist_ok=True)
-        write_text(place.run / "commands.json", json.dumps(seconds, indent=2) + "\n")
+        write_text(place.run / parts.COMMANDS, json.dumps(seconds, indent=2) + "\n")
         clock = time.process_time()
         execute(line, place)
         seconds[command] = round(time.process_time() - clock, 1)
-        write_text(place.run / "commands.json", json.dumps(seconds, indent=2) + "\n")
+        write_text(place.run / parts.COMMANDS, json.dumps(seconds, indent=2) + "\n")
 
 
 def execute(line, place):
