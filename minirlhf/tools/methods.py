@@ -235,11 +235,19 @@ def missing(place):
     return [command for command in place.method.commands if command not in (seconds or {})]
 
 
+def require_same_models(places):
+    """`parts.require_models` of every run: of one in the base, of the policy alone."""
+    for place in places:
+        own = place.method.policy if folder_of(place) == place.base else ""
+        parts.require_models(folder_of(place) / own, place.base, place.method.commands)
+
+
 # ---- making runs
 
 
 def make(places):
     """Run every command that is missing, each with a heading that says which it is."""
+    require_same_models(places)
     tasks = [(place, command) for place in places for command in missing(place)]
     start = time.perf_counter()
     for step, (place, command) in enumerate(tasks, start=1):
@@ -274,6 +282,7 @@ def execute(line, place):
 
 def judged(args, places):
     """{method: {seed: Marks}} of the runs that are there, SFT first."""
+    require_same_models(places)
     limits, rows = (args.prompts, args.max_new_tokens), {"sft": {}}
     for place in places:
         file = place.run / "judged.json"
@@ -338,8 +347,7 @@ def processor_seconds(places):
     """{method: seconds of the processor, mean over its seeds}, as text, where they are known."""
     totals = {}
     for place in places:
-        seconds = ended(folder_of(place))
-        if seconds:
+        if seconds := ended(folder_of(place)):
             totals.setdefault(place.name, []).append(sum(seconds.values()))
     return {name: f"{np.mean(values):.0f}" for name, values in totals.items()}
 
@@ -386,8 +394,7 @@ def main(argv=None):
     if pyplot is None:
         raise InputError("the figure needs matplotlib: pip install -e '.[plot]'")
     level = np.mean([frontier.writers_total(args.prompts, seed) for seed in seeds])
-    lines = curves(places, rows)
-    frontier.draw(pyplot, lines, best_curve(best), level, runs / "frontier.png")
+    frontier.draw(pyplot, curves(places, rows), best_curve(best), level, runs / "frontier.png")
     print(f"the table is in {runs / 'methods.md'}, the figure in {runs / 'frontier.png'}")
 
 

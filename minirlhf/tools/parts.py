@@ -6,7 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from minirlhf.run import resume
+from minirlhf import reward
+from minirlhf.run import chain, checkpoint, resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json
 from minirlhf.run.lock import LOCK, lock
@@ -51,6 +52,34 @@ def require_same(path, before, now):
                 f"{path} was made with {option} {resume.shown(old)}, and this is with "
                 f"{resume.shown(new)}; give the same {option}, or another --out"
             )
+
+
+def require_models(run, base, commands):
+    """InputError for a run, whole or begun, none of whose stages began with the SFT model in `base`
+    as it is now, or with the reward model, where the commands that make the run name that."""
+    found = origins(run)
+    for stage, model in models_of(base).items() if found else ():
+        asked = stage == "sft" or any("--rm {base}/rm " in f"{line} " for line in commands)
+        if asked and model not in found:
+            problem = f"{run} was made from another model than {base / stage} is now"
+            raise InputError(f"{problem}; move it away, and it is made again")
+
+
+def models_of(base):
+    """{stage: fingerprint} of the models that runs begin with. A reward model with adapters has
+    another one in a run that it shares its trunk with."""
+    models = {"sft": checkpoint.load_gpt(base / "sft")[0]}
+    if (base / "rm").exists() and not chain.stored_flags(base / "rm").get("lora"):
+        models["rm"] = reward.load_reward_model(base / "rm")[0]
+    return resume.fingerprints(**models)
+
+
+def origins(run):
+    """The fingerprints of everything that the stages in a folder began with."""
+    records = [resume.read_record(path.parent) or {} for path in run.rglob("config.json")]
+    known = [record.get("inputs", {}) for record in records]
+    known += [read(path) for path in run.rglob(EXPERIMENT)]
+    return {value for record in known for value in record.values() if isinstance(value, str)}
 
 
 def run(main, folder, stage, argv):

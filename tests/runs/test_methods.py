@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from minirlhf import evaluate
+from minirlhf.run import damage
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import DEMONSTRATIONS, HELD_OUT_PROMPTS, InputError, rng
-from minirlhf.tools import figures, frontier, methods
+from minirlhf.tools import figures, frontier, methods, parts, rejection
 from minirlhf.world import measures, writers
 from minirlhf.world.judge import judge
 
@@ -119,6 +120,32 @@ def test_a_run_that_was_made_by_hand_is_taken_as_it_is(toy, tmp_path):
     methods.main(["--out", str(out), *JUDGED])
     assert rows(out)["rloo"]["seconds"] == rows(out)["ppo"]["seconds"] == "-"
     assert rows(out)["ppo"]["total, of 3"] == rows(toy)["ppo"]["total, of 3"]
+
+
+@pytest.mark.parametrize(("stage", "weight"), [("sft", "norm.bias"), ("rm", "head.bias")])
+def test_a_run_of_another_model_is_neither_judged_nor_gone_on_with(toy, tmp_path, stage, weight):
+    """The base was trained again since: the row would compare two SFT models."""
+    out = shutil.copytree(toy, tmp_path / "out")
+    path = out / stage / "checkpoint.pt"
+    state = damage.load(path)
+    state["model"][weight] += 1
+    with open(path, "wb") as file:
+        damage.save(state, file)
+    for only in ("none", "rloo"):
+        with pytest.raises(InputError, match=f"from another model than {out}/{stage} is now; move"):
+            methods.main(["--out", str(out), "--only", only, *JUDGED])
+    shutil.rmtree(out / "methods")
+    methods.main(["--out", str(out), "--only", "rloo", *JUDGED])
+
+
+def test_rejection_says_which_models_it_is_of(colour_run, colours, tmp_path):
+    """Its reward model stands in the record of the experiment, not of a stage."""
+    models = ["--sft", f"{colour_run}/sft", "--rm", f"{colour_run}/rm"]
+    small = "--best-of 2 --max-new-tokens 6 --held-out 4".split()
+    data = ["--data", str(colours / "prompts.jsonl")]
+    rejection.main([*models, *data, "--out", str(tmp_path / "run"), *small])
+    models = set(parts.models_of(colour_run).values())
+    assert len(models) == 2 and models <= parts.origins(tmp_path / "run")
 
 
 def test_a_run_that_is_not_at_its_end_is_not_judged(toy, tmp_path):
