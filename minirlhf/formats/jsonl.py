@@ -69,11 +69,16 @@ def read_collected(path, fits=None):
     numbered = []
     for place, row in containers.read_rows(path):
         try:
-            judged = rows.ranking(raised(row))
+            row = raised(row)
+            if not {"prompt", "responses"} <= row.keys():
+                raise ValueError("is no line of a run's comparisons.jsonl; only --data has others")
+            judged = rows.ranking(row)
         except ValueError as error:
             raise refusal(place, error) from error
         record = rows.ranked_record(judged, judged.prompt, judged.responses)
         numbered.append((place, record))
+    if not numbered:
+        raise InputError(f"{path} is empty; give the comparisons.jsonl of a run")
     return fitting(path, numbered, fits, Options())
 
 

@@ -145,7 +145,8 @@ def check_flags(args):
     members = [] if args.reward else listed(args.rm or f"{args.out}/rm")
     if not members and not args.reward:
         raise InputError(f"--rm {args.rm} names no reward model; give one, or several: A,B,C")
-    if len({Path(path).resolve() for path in members}) < len(members):
+    files = {Path(x).resolve() / ("checkpoint.pt" if Path(x).is_dir() else "") for x in members}
+    if len(files) < len(members):
         raise InputError(f"--rm {args.rm} names a reward model twice; give each of them once")
     if len(members) < 2 and args.combine != EnsembleFlags.combine:
         raise InputError(f"--combine {args.combine} needs several reward models: --rm A,B,C")

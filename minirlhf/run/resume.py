@@ -34,6 +34,10 @@ NAMES = {  # of inputs, in messages
     "missing_end_score": "the missing-end score of the reward model",
     "vocabulary": "the tokenizer's vocabulary",
 }
+OF_CODE = {  # inputs that may be functions, and what has come of an older one
+    "reward": "the updates so far had the reward",
+    "labeller": "the comparisons so far have the labels",
+}
 NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # what no file's name can hold
 ANOTHER_RUN = "start another run with another --out"
 
@@ -243,17 +247,15 @@ def moved(name, before, value, record):
 
 def refuse_changed_inputs(inputs, record, path):
     """InputError if an input differs from the one that is recorded in `path`. The code of a reward
-    function may change, since a run that failed in it goes on after the repair: that is said."""
+    function or a labeller may change, since a run that failed in it goes on after the repair: that
+    is said."""
     for name, before in record.get("inputs", {}).items():
         now = inputs.get(name, before)
         if before == now:
             continue
-        if name == "reward":
-            print(
-                "warning: the file of --reward is not what it was when the run began; the updates "
-                "so far had the reward of the old one",
-                file=sys.stderr,
-            )
+        if name in OF_CODE and not (before + now).count("weights"):
+            problem = f"the file of --{name} is not what it was when the run began"
+            print(f"warning: {problem}; {OF_CODE[name]} of the old one", file=sys.stderr)
             continue
         raise InputError(
             f"{NAMES.get(name, name)} changed: {before} in {path}, and {now} now; give what the "

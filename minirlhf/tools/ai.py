@@ -9,6 +9,7 @@ minirlhf ai --data my.jsonl --to soft.jsonl --labeller my:prefer
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,11 +17,12 @@ from minirlhf.feedback import ai, soft
 from minirlhf.feedback.agreement import judge_agreement
 from minirlhf.formats import jsonl
 from minirlhf.run import compute, config, files
-from minirlhf.run.config import ModelFlags, flag, rng
+from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.metrics import table
 from minirlhf.tools import labeller
 from minirlhf.world import measures, writers
 from minirlhf.world.judge import judge
+from minirlhf.world.sentences import parse_prompt
 
 GATE = 0.6  # the AUC below which a labeller sees too little of a kind
 ALL = "all"
@@ -50,10 +52,11 @@ def main(argv=None):
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
     if args.to:
+        refuse_lost_file(args)
         files.writable("--to", args.to)
     prefer, _ = labeller.load(args.labeller, args.labeller_model, device)
     if prefer is None:
-        raise config.InputError("--labeller human: people were asked already; name a model")
+        raise InputError("--labeller human: people were asked already; name a model")
     records = load_records(args)
     if not args.data:
         show_gate(args, prefer)
@@ -77,11 +80,29 @@ def refuse_idle_flags(args):
     config.refuse_idle(args, idle)
 
 
+def refuse_lost_file(args):
+    """InputError if --to is a file whose labels are read: people's would be lost."""
+    read = {Path(path).resolve() for path in files.listed(args.data or args.comparisons)}
+    if Path(args.to).resolve() in read:
+        raise InputError(f"--to {args.to} is the file that is labelled; name another one")
+
+
 def load_records(args):
-    """Comparisons. InputError if there is none."""
+    """Comparisons. InputError if there is none, or if the judge cannot know its prompt."""
     if args.data:
         return jsonl.read_comparisons(args.data)[: args.records or None]
-    return jsonl.read_collected(args.comparisons)[: args.records or RECORDS]
+    records = jsonl.read_collected(args.comparisons)
+    if foreign := [c.prompt for c in records if not of_world(c.prompt)]:
+        problem = f"{foreign[0]!r:.60} is no prompt of the embedded world"
+        raise InputError(f"--comparisons {args.comparisons}: {problem}; use --data for it")
+    return records[: args.records or RECORDS]
+
+
+def of_world(prompt):
+    try:
+        return bool(parse_prompt(prompt))
+    except ValueError:
+        return False
 
 
 # ---- does it see anything?

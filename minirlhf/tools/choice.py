@@ -17,6 +17,7 @@ goes on where it stopped.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -79,10 +80,13 @@ def main(argv=None):
     args = compute.resolve(args, compute.pick_device(args.device))
     missing = [way for way in ways if not measured.path_of(args, way).exists()]
     setting = load_setting(args) if missing else None
+    sft = setting and setting.sft
+    measured.all_rows(args, WAYS, ("ways",), sft)  # before anything is made
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
-        for way in ways:
-            measured.part(args, way, lambda way=way: measure(args, way, setting, bar), ("ways",))
-    found = measured.all_rows(args.out, WAYS)
+        for way in missing:
+            rows = partial(measure, args, way, setting, bar)
+            measured.make(args, way, rows, ("ways",), sft)
+    found = measured.all_rows(args, WAYS, ("ways",))
     print("\n".join(measured.tables(found, "labels", sizes(args), "random", "tied")))
 
 

@@ -75,20 +75,20 @@ def main(argv=None):
     sft, tokenizer = checkpoint.load_gpt(args.sft)
     demonstrations = load_demonstrations(args, sft, tokenizer)
     inputs = {"demonstrations": demonstrations, "policy": sft}
-    folder = parts.begin(Path(args.out) / args.method, args, **inputs)
-    if args.data:
-        demonstrations = parts.hold_out(demonstrations, args.prompts, args.seed, folder)
-        parts.write_prompts(folder / PROMPTS, demonstrations)
     policy, comparisons = args.sft, []
     rounds = args.rounds or ROUNDS[args.method]
-    for n in range(1, rounds + 1):
-        print(f"\n--- {args.method}, round {n} of {rounds}")
-        place = folder / f"round-{n}"
-        comparisons.append(collect(args, place, policy, n, demonstrations))
-        learned = ",".join(comparisons[-2:])  # and those of the round before, as in SPIN
-        step = spin if args.method == "spin" else adversarial
-        policy = step(args, place, policy, n, learned)
-    parts.compare_with_sft(args, folder, policy, reward_model="none", prompts=args.prompts)
+    with parts.begin(Path(args.out) / args.method, args, **inputs) as folder:
+        if args.data:
+            demonstrations = parts.hold_out(demonstrations, args.prompts, args.seed, folder)
+            parts.write_prompts(folder / PROMPTS, demonstrations)
+        for n in range(1, rounds + 1):
+            print(f"\n--- {args.method}, round {n} of {rounds}")
+            place = folder / f"round-{n}"
+            comparisons.append(collect(args, place, policy, n, demonstrations))
+            learned = ",".join(comparisons[-2:])  # and those of the round before, as in SPIN
+            step = spin if args.method == "spin" else adversarial
+            policy = step(args, place, policy, n, learned)
+        parts.compare_with_sft(args, folder, policy, reward_model="none", prompts=args.prompts)
 
 
 def refuse_idle_flags(args):

@@ -12,6 +12,7 @@ the answers in a file of labels, and writes it to OUT/rm, where train_ppo.py fin
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +75,13 @@ def main(argv=None):
     kinds = parts.chosen("--kinds", args.kinds, KINDS)
     missing = [kind for kind in kinds if not measured.path_of(args, kind).exists()]
     setting = judged(load_setting(args)) if missing else None
+    sft = setting and setting.sft
+    measured.all_rows(args, KINDS, ("kinds",), sft)  # before anything is made
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
-        for kind in kinds:
-            measured.part(
-                args, kind, lambda kind=kind: measure(args, kind, setting, bar), ("kinds",)
-            )
-    found = measured.all_rows(args.out, KINDS)
+        for kind in missing:
+            rows = partial(measure, args, kind, setting, bar)
+            measured.make(args, kind, rows, ("kinds",), sft)
+    found = measured.all_rows(args, KINDS, ("kinds",))
     print("\n".join(measured.tables(found, "judgements", sizes(args), "choices", "responses")))
 
 

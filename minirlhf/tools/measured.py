@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf import evaluate
+from minirlhf.run import resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json
 from minirlhf.run.metrics import table
 from minirlhf.tools import parts
 
-# Flags that change no number, or that a file's name says.
+# Flags that change no number, or that a file's name or its inputs say.
 ELSEWHERE = ("out", "device", "threads", "sft", "seed")
 
 
@@ -21,37 +22,45 @@ def path_of(args, name):
     return Path(args.out) / str(args.seed) / f"{name}.json"
 
 
-def part(args, name, make, leave_out=()):
-    """The rows of a part, dictionaries: read from OUT/SEED/NAME.json, or made by `make()` and
-    written there. InputError if the file is of other flags, or none of ours."""
-    path = path_of(args, name)
-    flags = {k: v for k, v in dataclasses.asdict(args).items() if k not in (*ELSEWHERE, *leave_out)}
+def make(args, name, rows, leave_out, sft):
+    """Write a part, OUT/SEED/NAME.json, by `rows()`, dictionaries, unless it is there. `sft` is the
+    model that its labels are about."""
+    path, flags = path_of(args, name), own_flags(args, leave_out)
     if not path.exists():
-        write_json(path, {"flags": flags, "rows": make()})
-    stored = read(path)
-    parts.require_same(path, stored["flags"], flags)
-    return stored["rows"]
+        content = {"flags": flags, "inputs": resume.fingerprints(sft=sft), "rows": rows()}
+        write_json(path, content)
+
+
+def own_flags(args, leave_out):
+    names = (*ELSEWHERE, *leave_out)
+    return {k: v for k, v in dataclasses.asdict(args).items() if k not in names}
 
 
 def read(path):
     """What a file of a part holds."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if isinstance(content["flags"], dict) and isinstance(content["rows"], list):
+        whole = isinstance(content["flags"], dict) and isinstance(content.get("inputs", {}), dict)
+        if whole and all("agreement_with_judge" in row.keys() for row in content["rows"]):
             return content
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise InputError(f"{path} is no part of an experiment; remove it, and it is made again")
 
 
-def all_rows(out, names):
-    """{name: {seed: rows}} of everything that OUT holds, seeds in order."""
+def all_rows(args, names, leave_out, sft=None):
+    """{name: {seed: rows}} of everything that OUT holds, seeds in order: a table compares all of
+    it. InputError if a part is of other flags, or one of this seed of another SFT model."""
     found = {}
     for name in names:
-        paths = [path for path in Path(out).glob(f"*/{name}.json") if path.parent.name.isdigit()]
-        paths.sort(key=lambda path: int(path.parent.name))
-        if paths:
-            found[name] = {int(path.parent.name): read(path)["rows"] for path in paths}
+        paths = Path(args.out).glob(f"*/{name}.json")
+        paths = [path for path in paths if path.parent.name.isdecimal()]
+        for path in sorted(paths, key=lambda path: int(path.parent.name)):
+            stored = read(path)
+            parts.require_same(path, stored["flags"], own_flags(args, leave_out))
+            if path == path_of(args, name):
+                resume.refuse_changed_inputs(resume.fingerprints(sft=sft), stored, path)
+            found.setdefault(name, {})[int(path.parent.name)] = stored["rows"]
     return found
 
 

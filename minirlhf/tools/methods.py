@@ -267,7 +267,7 @@ def main(argv=None):
         for seed, base in seeds.items()
         for name, method in METHODS.items()
     ]
-    runs.require_base(places)
+    runs.require_models(places)
     runs.make([place for place in places if place.name in names])
     rows, best = judged(args, places), best_of_n(args, places)
     listed = rows | {f"best of {BEST_OF}": best_marks(best)}
@@ -278,8 +278,7 @@ def main(argv=None):
     if pyplot is None:
         raise InputError("the figure needs matplotlib: pip install -e '.[plot]'")
     level = np.mean([frontier.writers_total(args.prompts, seed) for seed in seeds])
-    lines = curves(places, rows)
-    frontier.draw(pyplot, lines, best_curve(best), level, folder / "frontier.png")
+    frontier.draw(pyplot, curves(places, rows), best_curve(best), level, folder / "frontier.png")
     print(f"the table is in {folder / 'methods.md'}, the figure in {folder / 'frontier.png'}")
 
 

@@ -1,6 +1,7 @@
 """An experiment of several runs. The same command goes on where it stopped: a part that is finished
 is not made again, and a run that was interrupted is resumed."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -9,27 +10,36 @@ from minirlhf import data
 from minirlhf.run import resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json, write_text
+from minirlhf.run.lock import LOCK, lock
 from minirlhf.tools import evaluate
 
 EXPERIMENT, FINISHED, HELD_OUT = "experiment.json", "finished.json", "held-out.jsonl"
 FREE = ("out", "threads", "device")  # flags that may change from one call to the next
 
 
+@contextlib.contextmanager
 def begin(folder, args, free=FREE, **inputs):
-    """The folder of an experiment, whose flags, but for those that may change from one call to the
-    next, and inputs (see `resume.fingerprint`) are written there. InputError if it holds something
-    else."""
+    """While it is entered: the folder of an experiment, which nobody else can write. Its flags, but
+    for those that may change from one call to the next, and inputs (see `resume.fingerprint`) are
+    written there. InputError if it holds something else."""
     folder = Path(folder)
     content = {k: v for k, v in dataclasses.asdict(args).items() if k not in free}
     content |= resume.fingerprints(**inputs)
+    check(folder, content)  # before a file is made
+    with lock(folder):
+        check(folder, content)
+        if not (folder / EXPERIMENT).exists():
+            write_json(folder / EXPERIMENT, content)
+        yield folder
+
+
+def check(folder, content):
+    """InputError if a folder holds anything but an experiment with this content."""
     path = folder / EXPERIMENT
     if path.exists():
         require_same(folder, read(path), content)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and {x.name for x in folder.iterdir()} - {LOCK}:
         raise InputError(f"{folder} is no experiment of this command; choose another --out")
-    else:
-        write_json(path, content)
-    return folder
 
 
 def chosen(option, text, known):

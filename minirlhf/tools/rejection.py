@@ -49,20 +49,21 @@ def main(argv=None):
     precision = compute.PRECISIONS[compute.resolve(args, device).precision]
     model, tokenizer, missing_end_score = reward.load_reward_model(args.rm, device, precision)
     score, policy = evaluate.model_scores(model, missing_end_score), args.sft
-    folder = parts.begin(args.out, args, rm=model, sft=checkpoint.load_gpt(policy)[0])
-    for n in range(1, args.rounds + 1):
-        print(f"\n--- rejection, round {n} of {args.rounds}")
-        place, path = folder / f"round-{n}", policy
-        gpt, other = checkpoint.load_gpt(path, device=device, precision=precision)
-        checkpoint.same_vocabulary(path, other, args.rm, tokenizer)
-        context = min(gpt.config.context, model.gpt.config.context)
-        prompts = load_prompts(args, folder, tokenizer, context, n)
-        chosen = best(args, place, gpt, tokenizer, score, prompts, n)
-        flags = parts.shared(args) | {"init": path, "data": chosen, "epochs": args.epochs}
-        flags |= {"lr": args.lr, "max_new_tokens": args.max_new_tokens}
-        policy = parts.run(script("train_sft").main, place, "sft", flags | {"drop_long": True})
-    flags = {"reward_model": args.rm, "prompts": args.held_out, "best_of": 1}
-    parts.compare_with_sft(args, folder, policy, **flags)
+    inputs = {"rm": model, "sft": checkpoint.load_gpt(policy)[0]}
+    with parts.begin(args.out, args, **inputs) as folder:
+        for n in range(1, args.rounds + 1):
+            print(f"\n--- rejection, round {n} of {args.rounds}")
+            place, path = folder / f"round-{n}", policy
+            gpt, other = checkpoint.load_gpt(path, device=device, precision=precision)
+            checkpoint.same_vocabulary(path, other, args.rm, tokenizer)
+            context = min(gpt.config.context, model.gpt.config.context)
+            prompts = load_prompts(args, folder, tokenizer, context, n)
+            chosen = best(args, place, gpt, tokenizer, score, prompts, n)
+            flags = parts.shared(args) | {"init": path, "data": chosen, "epochs": args.epochs}
+            flags |= {"lr": args.lr, "max_new_tokens": args.max_new_tokens, "drop_long": True}
+            policy = parts.run(script("train_sft").main, place, "sft", flags)
+        flags = {"reward_model": args.rm, "prompts": args.held_out, "best_of": 1}
+        parts.compare_with_sft(args, folder, policy, **flags)
 
 
 def load_prompts(args, folder, tokenizer, context, n):
@@ -85,10 +86,26 @@ def best(args, folder, gpt, tokenizer, score, prompts, n):
     with output.lines(rows, settings._asdict(), inputs, go_on=True) as (done, write):
         for record in records(gpt, tokenizer, score, prompts, settings, done=done):
             write(record)
-    lines = rows.read_text(encoding="utf-8").splitlines()
-    demonstrations = finished([json.loads(line) for line in lines])
+    demonstrations = finished(read_rows(rows))
     write_text(folder / "demonstrations.jsonl", jsonl.write_records(demonstrations))
     return str(folder / "demonstrations.jsonl")
+
+
+def read_rows(path):
+    """The rows of samples.jsonl. InputError if one of them is none."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            whole = type(row["prompt"]) is type(row["response"]) is str
+            whole = whole and type(row["ended"]) is bool
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            problem = f"{path}, line {number}, is damaged"
+            raise InputError(f"{problem}; remove the file, and its responses are sampled again")
+        rows.append(row)
+    return rows
 
 
 def finished(rows):

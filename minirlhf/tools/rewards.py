@@ -73,11 +73,11 @@ def main(argv=None):
         raise InputError(f"{comparisons} is missing: an ensemble learns from the same comparisons")
     models = {"sft": checkpoint.load_gpt(f"{args.out}/sft")[0]}
     models["rm"] = reward.load_reward_model(f"{args.out}/rm")[0]
-    parts.begin(Path(args.out) / "rewards", args, FREE, **models)
-    others = range(2, args.members + 1) if combined else ()
-    ensemble = [f"{args.out}/rm", *(train_member(args, n, comparisons) for n in others)]
-    for name in names:
-        train_row(args, name, ensemble)
+    with parts.begin(Path(args.out) / "rewards", args, FREE, **models):
+        others = range(2, args.members + 1) if combined else ()
+        ensemble = [f"{args.out}/rm", *(train_member(args, n, comparisons) for n in others)]
+        for name in names:
+            train_row(args, name, ensemble)
     runs = {name: read_metrics(f"{args.out}/rewards/{name}/ppo") for name in names}
     print("\n".join(["", *table(*comparison(runs, args.total))]))
     print("\nat equal KL: the total where a row first came to the least of the rows' last KLs")

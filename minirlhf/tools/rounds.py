@@ -7,7 +7,8 @@ comparisons of all rounds, PPO; several times over.
     minirlhf rounds --moving-reference               the KL is from the policy of the round before
 
 The same command goes on where it stopped, between rounds and inside them; a larger --rounds adds
-some. Bai et al. 2022 (arXiv:2204.05862), Llama 2 (2307.09288), Dong et al. 2024 (2405.07863).
+some. rounds.json says what all of them go on from. Bai et al. 2022 (arXiv:2204.05862), Llama 2
+(2307.09288), Dong et al. 2024 (2405.07863).
 """
 
 import dataclasses
@@ -21,10 +22,12 @@ import numpy as np
 from minirlhf import evaluate, reward
 from minirlhf.feedback.agreement import judge_agreement
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint, compute, config
+from minirlhf.rewards import function
+from minirlhf.run import checkpoint, compute, config, resume
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
 from minirlhf.run.folder import COMPARISONS
+from minirlhf.run.lock import lock
 from minirlhf.run.metrics import table
 from minirlhf.tools import labeller, parts
 from minirlhf.tools.script import script
@@ -70,23 +73,33 @@ class Config(ModelFlags):
 
 
 CHANGEABLE = ("out", "rounds", "device", "threads")  # where the same command goes on
+SHARED = ("--out", "--sft", "--seed", "--device", "--precision", "--threads", "--max-new-tokens")
+SHARED += ("--resume", "--overwrite")
+GIVEN = {  # flags of the stages that a round gives
+    "--rm": (*SHARED, "--data", "--prompts", "--policy", "--more", "--labeller")
+    + ("--labeller-model", "--human-share"),
+    "--ppo": (*SHARED, "--updates", "--kl-coef"),
+}
 
 
 def main(argv=None):
     args = config.parse(Config, argv)
     require_sft(args.sft)
-    for name in ("rm", "ppo"):
-        split(name, getattr(args, name))
     args = compute.resolve(args, compute.pick_device(args.device))
     labeller.refuse_idle_flags(args)
-    rows = load_rows(args)
-    for n in range(len(rows), args.rounds):
-        print(f"\n--- round {n + 1} of {args.rounds}", flush=True)
-        part(script("train_rm").main, folder(args, n) / "rm", rm_flags(args, n))
-        part(script("train_ppo").main, folder(args, n) / "ppo", ppo_flags(args, n))
-        rows.append(measure(args, n))
-        write_text(Path(args.out) / COMPARISONS, numbered_comparisons(args, n))
-        write_json(Path(args.out) / RECORD, {"flags": dataclasses.asdict(args), "rounds": rows})
+    check_flags(args)
+    inputs = load_inputs(args)
+    load_rows(args, inputs)  # before a file is made
+    with lock(args.out):
+        rows = load_rows(args, inputs)
+        write_rows(args, inputs, rows)
+        for n in range(len(rows), args.rounds):
+            print(f"\n--- round {n + 1} of {args.rounds}", flush=True)
+            part(script("train_rm").main, folder(args, n) / "rm", rm_flags(args, n))
+            part(script("train_ppo").main, folder(args, n) / "ppo", ppo_flags(args, n))
+            rows.append(measure(args, n))
+            write_text(Path(args.out) / COMPARISONS, numbered_comparisons(args, n))
+            write_rows(args, inputs, rows)
     show(args, rows)
 
 
@@ -124,7 +137,7 @@ def rm_flags(args, n):
         flags |= {"labeller": "ai", "labeller_model": policy_before(args, n)}
     elif args.labeller in labeller.NAMES:
         flags["labeller_model"] = args.labeller_model or Path(args.sft).with_name("pretrain")
-    return parts.words(flags) + split("rm", args.rm)
+    return parts.words(flags) + split("--rm", args.rm)
 
 
 def ppo_flags(args, n):
@@ -132,15 +145,27 @@ def ppo_flags(args, n):
     from that."""
     reference = policy_before(args, n) if args.moving_reference else args.sft
     flags = shared(args, n) | {"sft": reference, "updates": args.updates, "kl_coef": args.kl_coef}
-    return parts.words(flags) + split("ppo", args.ppo)
+    return parts.words(flags) + split("--ppo", args.ppo)
 
 
-def split(name, text):
-    """The words of --rm or --ppo."""
+def split(option, text):
+    """The words of --rm or --ppo. InputError for a flag of a stage that its round gives."""
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
-        raise InputError(f"--{name} {text}: {str(error).lower()}; close the quotes") from error
+        raise InputError(f"{option} {text}: {error}; close the quotes in it") from error
+    for name in (word.partition("=")[0] for word in words):
+        if name in GIVEN[option]:
+            problem = f"{option}: a round gives {name} to its stages itself"
+            raise InputError(f"{problem}; give it outside the quotes, or leave it out")
+    return words
+
+
+def check_flags(args):
+    """Refuses flags of the stages that they would refuse, before the first of them begins."""
+    rm, ppo = script("train_rm"), script("train_ppo")
+    config.parse(rm.Config, rm_flags(args, 0))
+    ppo.check_flags(config.parse(ppo.Config, ppo_flags(args, 0)))
 
 
 def policy_before(args, n):
@@ -151,19 +176,40 @@ def policy_before(args, n):
 # ---- what is kept
 
 
-def load_rows(args):
-    """The measures of the rounds that are finished. InputError if they had other flags."""
-    path = Path(args.out) / RECORD
+def load_inputs(args):
+    """The fingerprints of what every round goes on from: the SFT model, and the labeller."""
+    name = labeller.HUMAN if args.labeller == SELF else args.labeller
+    _, model = labeller.load(name, args.labeller_model or Path(args.sft).with_name("pretrain"))
+    asked = model or function.source(name)
+    return resume.fingerprints(sft=checkpoint.load_gpt(args.sft)[0], labeller=asked)
+
+
+def load_rows(args, inputs):
+    """The measures of the rounds that are finished. InputError if these or one that was begun had
+    other flags, another SFT model or labeller, or if OUT holds something else."""
+    path, out = Path(args.out) / RECORD, Path(args.out)
     if not path.exists():
+        for file in (folder(args, 0), out / COMPARISONS):
+            if file.exists():
+                raise InputError(f"{file} is of no rounds of {path}; choose another --out")
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         flags, rows = dict(record["flags"]), list(record["rounds"])
+        [[row[name] for name in COLUMNS] for row in rows]
+        before = {"inputs": dict(record.get("inputs", {}))}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged; choose another --out") from error
-    now = dataclasses.asdict(args)
-    parts.require_same(path, flags, now | {name: flags.get(name) for name in CHANGEABLE})
+    if rows or any(out.glob("round-*/*/config.json")):  # else nothing was made with these
+        now = dataclasses.asdict(args)
+        parts.require_same(path, flags, now | {name: flags.get(name) for name in CHANGEABLE})
+        resume.refuse_changed_inputs(inputs, before, path)
     return rows
+
+
+def write_rows(args, inputs, rows):
+    content = {"flags": dataclasses.asdict(args), "inputs": inputs, "rounds": rows}
+    write_json(Path(args.out) / RECORD, content)
 
 
 def numbered_comparisons(args, n):

@@ -16,6 +16,7 @@ from minirlhf.run import chain, checkpoint, config, resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_json
 from minirlhf.run.folder import COMPARISONS
+from minirlhf.tools import parts
 from minirlhf.tools.demo import minutes
 from minirlhf.tools.script import script
 
@@ -85,7 +86,11 @@ def made(run, policy):
 def ended(run):
     """{command: processor seconds} of the commands of a run that have ended; None for a run that
     was made by other means."""
-    return record(run).get("seconds")
+    try:
+        content = json.loads(record_path(run).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def record_path(run):
@@ -93,31 +98,35 @@ def record_path(run):
     return run.with_name(f"{run.name}.json")
 
 
-def record(run):
-    """What `make` has written about a run: its base and its seconds."""
-    try:
-        content = json.loads(record_path(run).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def require_base(places):
-    """InputError for a run that was made from other models than its base holds now."""
-    models = {place.base: models_of(place.base) for place in places}
+def require_models(places):
+    """InputError for a run, whole or begun, none of whose stages began with the SFT model of the
+    base as it is now, or with the reward model, where the commands that make the run name that."""
+    models = {base: models_of(base) for base in {place.base for place in places}}
     for place in places:
-        before = record(place.run).get("base")
-        if before and before != models[place.base]:
-            problem = f"{place.run} was made from other models than those of {place.base}"
-            raise InputError(f"{problem}; remove it, and it is made again")
+        run, lines = folder_of(place), [f"{line} " for line in place.method.commands]
+        found = origins(run / place.method.policy if run == place.base else run)
+        for stage, model in models[place.base].items() if found else ():
+            asked = stage == "sft" or any("--rm {base}/rm " in line for line in lines)
+            if asked and model not in found:
+                problem = f"{run} was made from another model than {place.base / stage} is now"
+                raise InputError(f"{problem}; move it away, and it is made again")
 
 
 def models_of(base):
-    """The fingerprints of the SFT model and of the reward model, if there is one."""
+    """{stage: fingerprint} of the models that runs begin with. A reward model with adapters has
+    another one in a run that it shares its trunk with."""
     models = {"sft": checkpoint.load_gpt(base / "sft")[0]}
-    if (base / "rm" / "checkpoint.pt").exists():
+    if (base / "rm").exists() and not chain.stored_flags(base / "rm").get("lora"):
         models["rm"] = reward.load_reward_model(base / "rm")[0]
     return resume.fingerprints(**models)
+
+
+def origins(run):
+    """The fingerprints of everything that the stages in a folder began with."""
+    records = [resume.read_record(path.parent) or {} for path in run.rglob("config.json")]
+    known = [record.get("inputs", {}) for record in records]
+    known += [parts.read(path) for path in run.rglob(parts.EXPERIMENT)]
+    return {value for record in known for value in record.values() if isinstance(value, str)}
 
 
 def missing(place):
@@ -144,7 +153,7 @@ def processor_seconds(places):
 
 def make(places):
     """Run every command that is missing, each with a heading that says which it is."""
-    require_base(places)
+    require_models(places)
     tasks = [(place, command) for place in places for command in missing(place)]
     start = time.perf_counter()
     for step, (place, command) in enumerate(tasks, start=1):
@@ -153,12 +162,11 @@ def make(places):
         heading = f"--- step {step} of {len(tasks)}, {so_far} so far: {place.name}"
         print(f"\n{heading}, seed {place.seed}\nminirlhf {line}", flush=True)
         seconds = dict(ended(place.run) or {})
-        content = {"base": models_of(place.base), "seconds": seconds}
-        write_json(record_path(place.run), content)
+        write_json(record_path(place.run), seconds)
         clock = time.process_time()
         execute(line, place)
         seconds[command] = round(time.process_time() - clock, 1)
-        write_json(record_path(place.run), content)
+        write_json(record_path(place.run), seconds)
 
 
 def execute(line, place):

@@ -93,3 +93,27 @@ def test_the_opinion_of_a_model_is_a_reward_of_ppo(world_run, world_out, monkeyp
 def test_bad_flags_of_ai_are_one_line(tmp_path, refused, flags, message):
     """What is missing, and what there is."""
     assert message in refused(ai.main, flags, tmp_path)
+
+
+def test_labels_do_not_replace_the_labels_that_they_are_held_against(world_run, tmp_path, refused):
+    """Neither people's of a run, nor those of your own file, by whatever name."""
+    model = ["--labeller-model", str(world_run / "pretrain")]
+    path = tmp_path / "comparisons.jsonl"
+    path.write_text((world_run / "rm" / "comparisons.jsonl").read_text())
+    (tmp_path / "other").symlink_to(path)
+    for option in ("--data", "--comparisons"):
+        argv = [*model, option, str(path), "--to", str(tmp_path / "other")]
+        assert "is the file that is labelled; name another one" in refused(ai.main, argv, tmp_path)
+
+
+def test_comparisons_that_the_judge_cannot_know_are_one_line(world_run, tmp_path, refused):
+    """Of another world, of another form, and none."""
+    path = tmp_path / "comparisons.jsonl"
+    argv = ["--labeller-model", str(world_run / "pretrain"), "--comparisons", str(path)]
+    path.write_text('{"prompt": "Hello", "responses": ["a", "b"], "ranks": [0, 1]}\n')
+    message = refused(ai.main, argv, tmp_path)
+    assert "'Hello' is no prompt of the embedded world; use --data for it" in message
+    path.write_text('{"prompt": "Hello", "chosen": "a", "rejected": "b"}\n')
+    assert "comparisons.jsonl:1: is no line of a run's" in refused(ai.main, argv, tmp_path)
+    path.write_text("")
+    assert "comparisons.jsonl is empty; give the" in refused(ai.main, argv, tmp_path)

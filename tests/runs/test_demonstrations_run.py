@@ -165,13 +165,15 @@ def test_your_own_demonstrations_are_taken_with_their_prompts(colour_run, colour
 
 
 def test_the_same_command_makes_nothing_again(run):
-    """Not even the comparisons of a finished round: no file is written but the evaluation."""
+    """Not even the comparisons of a finished round: no file is written but the evaluation and
+    the lock."""
     folder = run("gaf", "--rounds", "2")
     before = {path: path.stat().st_mtime_ns for path in contents(folder)}
     run("gaf", "--rounds", "2")
     after = {path: path.stat().st_mtime_ns for path in contents(folder)}
     assert {path for path in after if after[path] != before.get(path)} <= {
-        folder / "evaluation.json"
+        folder / "evaluation.json",
+        folder / "lock",
     }
 
 

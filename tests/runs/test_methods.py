@@ -11,9 +11,10 @@ from conftest import few
 
 from minirlhf import evaluate
 from minirlhf.__main__ import COMMANDS
+from minirlhf.run import damage
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import DEMONSTRATIONS, HELD_OUT_PROMPTS, InputError, rng
-from minirlhf.tools import figures, frontier, methods, runs
+from minirlhf.tools import figures, frontier, methods, rejection, runs
 from minirlhf.tools.runs import Method, Place
 from minirlhf.world import measures, writers
 from minirlhf.world.judge import judge
@@ -103,13 +104,13 @@ def test_an_interrupted_run_goes_on(toy, tmp_path, capsys):
     run = out / "methods" / "rloo" / "1"
     before = load_gpt(run / "ppo")[0].state_dict()
     record = out / "methods" / "rloo" / "1.json"
-    assert json.loads(record.read_text())["seconds"].keys() == set(METHODS["rloo"].commands)
-    record.write_text('{"seconds": {}}')
+    assert json.loads(record.read_text()).keys() == set(METHODS["rloo"].commands)
+    record.write_text("{}")
     capsys.readouterr()
     methods.main(["--out", str(out), "--only", "rloo", *JUDGED])
     text = capsys.readouterr().out
     assert "--- step 1 of 1, 0:00 so far: rloo, seed 1\nminirlhf ppo --out " in text
-    assert list(json.loads(record.read_text())["seconds"]) == list(METHODS["rloo"].commands)
+    assert list(json.loads(record.read_text())) == list(METHODS["rloo"].commands)
     after = load_gpt(run / "ppo")[0].state_dict()
     assert all(after[name].equal(before[name]) for name in before)
 
@@ -141,17 +142,30 @@ def test_a_run_of_the_base_with_other_flags_is_another_method(toy, tmp_path, nam
         assert runs.folder_of(place) == folder
 
 
-def test_runs_from_models_that_are_no_longer_there_are_refused(toy, tmp_path):
-    """Else old policies would be judged beside new ones, with the KL from another SFT model."""
+@pytest.mark.parametrize(("stage", "weight"), [("sft", "norm.bias"), ("rm", "head.bias")])
+def test_a_run_of_another_model_is_neither_judged_nor_gone_on_with(toy, tmp_path, stage, weight):
+    """The base was trained again since: the row would compare two SFT models."""
     out = shutil.copytree(toy, tmp_path / "out")
-    record = out / "methods" / "rloo" / "1.json"
-    content = json.loads(record.read_text())
-    content["base"]["sft"] = "weights of yesterday"
-    record.write_text(json.dumps(content))
-    with pytest.raises(
-        InputError, match="rloo/1 was made from other models than those of .*remove"
-    ):
-        methods.main(["--out", str(out), *JUDGED])
+    path = out / stage / "checkpoint.pt"
+    state = damage.load(path)
+    state["model"][weight] += 1
+    with open(path, "wb") as file:
+        damage.save(state, file)
+    for only in ("none", "rloo"):
+        with pytest.raises(InputError, match=f"from another model than {out}/{stage} is now; move"):
+            methods.main(["--out", str(out), "--only", only, *JUDGED])
+    shutil.rmtree(out / "methods")
+    methods.main(["--out", str(out), "--only", "rloo", *JUDGED])
+
+
+def test_rejection_says_which_models_it_is_of(colour_run, colours, tmp_path):
+    """Its reward model stands in the record of the experiment, not of a stage."""
+    models = ["--sft", f"{colour_run}/sft", "--rm", f"{colour_run}/rm"]
+    small = "--best-of 2 --max-new-tokens 6 --held-out 4".split()
+    data = ["--data", str(colours / "prompts.jsonl")]
+    rejection.main([*models, *data, "--out", str(tmp_path / "run"), *small])
+    models = set(runs.models_of(colour_run).values())
+    assert len(models) == 2 and models <= runs.origins(tmp_path / "run")
 
 
 def test_a_run_that_is_not_at_its_end_is_not_judged(toy, tmp_path):

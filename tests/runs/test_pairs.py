@@ -66,6 +66,42 @@ def test_what_is_finished_is_not_made_again(flags, tmp_path, monkeypatch):
         choice.main([*flags, "--ways", "random"])
 
 
+def test_a_table_has_parts_of_the_same_flags_alone(flags, tmp_path):
+    """Those of the ways that are not asked for, and of other seeds, stand in it too. They are
+    looked at before anything is made."""
+    choice.main([*flags, "--ways", "once"])
+    for more in (["--ways", "random"], ["--seed", "2", "--ways", "once"]):
+        with pytest.raises(InputError, match="once.json was made with --lr 0.01, and this is"):
+            choice.main([*flags, *more, "--lr", "0.02"])
+    assert [path.name for path in (tmp_path / "parts").rglob("*.json")] == ["once.json"]
+
+
+@pytest.mark.parametrize(
+    "command", [(choice, "--ways", "random"), (judgements, "--kinds", "flags")]
+)
+def test_the_parts_of_a_seed_are_about_one_sft_model(flags, tmp_path, colour_run, command):
+    """Two parts of a seed ask about the same pairs. Another seed may have another model."""
+    module, option, name = command
+    module.main([*flags, option, name])
+    part = tmp_path / "parts" / "1" / f"{name}.json"
+    content = json.loads(part.read_text())
+    assert list(content["inputs"]) == ["sft"]
+    part.write_text(json.dumps(content | {"inputs": {"sft": "weights 0"}}))
+    with pytest.raises(InputError, match="the SFT model changed: weights 0 in"):
+        module.main([*flags, option, {"random": "half", "flags": "choices"}[name]])
+    assert len(list(part.parent.glob("*.json"))) == 1
+    module.main([*flags, option, name, "--seed", "2"])
+
+
+@pytest.mark.parametrize("rows", ["1", "[1]", "[[]]", "[{}]"])
+def test_a_part_with_other_rows_is_one_line(flags, tmp_path, rows):
+    part = tmp_path / "parts" / "1" / "random.json"
+    part.parent.mkdir(parents=True)
+    part.write_text(f'{{"flags": {{}}, "rows": {rows}}}')
+    with pytest.raises(InputError, match="random.json is no part of an experiment; remove it"):
+        choice.main([*flags, "--ways", "random"])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

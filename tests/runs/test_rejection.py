@@ -14,6 +14,7 @@ from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import InputError
+from minirlhf.run.lock import lock
 from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
 from minirlhf.tools import rejection
 from minirlhf.tools.sample import Settings, noise
@@ -183,3 +184,23 @@ def test_models_with_other_vocabularies_are_refused(
     models = ["--sft", str(tmp_path / "sft"), "--rm", f"{colour_run}/rm"]
     message = refused(rejection.main, [*models, "--out", str(tmp_path / "x")], tmp_path / "none")
     assert "they must be the same" in message
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", '{"prompt": "a", "response": 1, "ended": true}'])
+def test_a_damaged_line_of_samples_is_named_with_the_remedy(run, refused, line):
+    """It stands before the last one, which a killed command may have cut short."""
+    folder = run()
+    path = folder / "round-1" / "samples.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+    with pytest.raises(InputError, match=r"samples.jsonl, line 2, is damaged; remove the file"):
+        run()
+    path.unlink()
+    run()
+    assert path.read_text().splitlines() == lines
+
+
+def test_a_second_command_in_its_folder_is_refused(run, tmp_path):
+    """Both would write their samples behind one another's."""
+    with lock(tmp_path / "exp"), pytest.raises(InputError, match="is being written by process"):
+        run()

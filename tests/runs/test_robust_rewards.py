@@ -389,6 +389,13 @@ def test_flags_without_a_meaning_are_refused(refused, out, prompts, flags, messa
     assert message in refused(train_ppo.main, argv, out)
 
 
+def test_a_reward_model_is_one_by_its_folder_and_by_its_file(refused, out, prompts):
+    """A combination of it with itself is the model, whatever the flag says."""
+    paths = f"{out}/rm,{out}/rm/checkpoint.pt"
+    argv = ["--out", str(out), *prompts, *SMALL, "--rm", paths, "--combine", "worst"]
+    assert f"--rm {paths} names a reward model twice" in refused(train_ppo.main, argv, out)
+
+
 def test_a_finished_run_names_a_command_that_evaluates_it(out, prompts, members, capsys):
     """With the first of several reward models: an evaluation has one score."""
     run(out, *prompts, *SMALL, *several(members))

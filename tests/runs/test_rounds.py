@@ -18,6 +18,7 @@ from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, config, resume
 from minirlhf.run.config import rng, round_seed
 from minirlhf.run.folder import COMPARISONS
+from minirlhf.run.lock import lock
 from minirlhf.tools import rounds
 from minirlhf.world import judge, writers
 
@@ -128,6 +129,9 @@ def test_a_moving_reference_is_the_policy_of_the_round_before(tmp_path, two_roun
     """The reward model starts as the SFT model all the same."""
     out, _ = two_rounds
     shutil.copytree(out / "round-1", tmp_path / "round-1")  # it does not depend on the flag
+    content = record(out)
+    content["flags"]["moving_reference"], content["rounds"] = True, content["rounds"][:1]
+    (tmp_path / rounds.RECORD).write_text(json.dumps(content))
     run(tmp_path, sft, "--rounds", "2", "--moving-reference")
     assert inputs(tmp_path, 2, "ppo")["sft"] == weights(out / "round-1" / "ppo")
     assert inputs(tmp_path, 2, "rm")["sft"] == weights(sft)
@@ -159,7 +163,7 @@ def test_rounds_go_on_inside_a_round_to_the_same_bits(
     whole, _ = two_rounds
     shutil.copytree(whole / "round-1", tmp_path / "round-1")
     rows = record(whole)["rounds"]
-    content = {"flags": record(whole)["flags"], "rounds": rows[:1]}
+    content = record(whole) | {"rounds": rows[:1]}
     (tmp_path / rounds.RECORD).write_text(json.dumps(content))
     first = contents(tmp_path / "round-1")
     ctrl_c(stage, step)
@@ -229,6 +233,90 @@ def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
     assert "is damaged" in refused(rounds.main, argv, tmp_path)
 
 
+@pytest.mark.parametrize(("stage", "step"), [("rm", 0), ("ppo", 0)])
+def test_a_first_round_that_was_begun_keeps_its_flags(tmp_path, sft, refused, ctrl_c, stage, step):
+    """PPO would be at another KL coefficient than rounds.json says, and go on at another number of
+    updates than it began with. Where nothing was made yet the flags may change."""
+    out = tmp_path / "o"
+    out.mkdir()
+    first = {"flags": {"kl_coef": 7.0}, "inputs": {"sft": "weights 0"}, "rounds": []}
+    (out / rounds.RECORD).write_text(json.dumps(first))
+    ctrl_c(stage, step)
+    with pytest.raises(KeyboardInterrupt):
+        run(out, sft, "--rounds", "1")
+    ctrl_c(None)
+    for flags in (["--kl-coef", "0"], ["--updates", "3"], ["--seed", "2"], ["--prompts", "9"]):
+        argv = ["--out", str(out), "--sft", sft, *SMALL, *flags]
+        assert f"was made with {flags[0]} " in refused(rounds.main, argv, out)
+
+
+def test_another_sft_model_in_the_same_place_is_refused(tmp_path, sft, refused):
+    """The second round would start from another model than the first."""
+    copy = shutil.copytree(sft, tmp_path / "sft")
+    run(tmp_path / "o", str(copy), "--rounds", "1")
+    shutil.copy(f"{sft}/../pretrain/checkpoint.pt", copy)
+    argv = ["--out", str(tmp_path / "o"), "--sft", str(copy), *SMALL]
+    assert "the SFT model changed: weights " in refused(rounds.main, argv, tmp_path / "o")
+
+
+def test_a_labeller_that_is_repaired_goes_on_and_this_is_said(tmp_path, sft, my_rewards, capsys):
+    """Else a function that fails in a later round would cost the rounds before it."""
+    name, out = my_rewards(LONGER), tmp_path / "o"
+    run(out, sft, "--rounds", "1", "--labeller", name)
+    with open(tmp_path / f"{name.partition(':')[0]}.py", "a") as file:
+        file.write("# repaired\n")
+    run(out, sft, "--rounds", "1", "--labeller", name)
+    message = "warning: the file of --labeller is not what it was when the run began; the compari"
+    assert message in capsys.readouterr().err
+    run(out, sft, "--rounds", "1", "--labeller", name)
+    assert "warning: the file" not in capsys.readouterr().err  # once
+
+
+def test_what_is_there_without_a_record_is_not_written_over(tmp_path, sft, refused):
+    """Comparisons of somebody's own, and a round of unknown flags."""
+    argv = ["--out", str(tmp_path), "--sft", sft, *SMALL]
+    (tmp_path / COMPARISONS).write_text("mine")
+    assert f"{COMPARISONS} is of no rounds" in refused(rounds.main, argv, tmp_path)
+    (tmp_path / COMPARISONS).unlink()
+    (tmp_path / "round-1").mkdir()
+    assert "round-1 is of no rounds" in refused(rounds.main, argv, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"flags": {}, "rounds": [1]}', '{"flags": {}, "rounds": [{}]}']
+)
+def test_a_damaged_record_of_rounds_is_one_line(tmp_path, sft, refused, content):
+    (tmp_path / rounds.RECORD).write_text(content)
+    argv = ["--out", str(tmp_path), "--sft", sft, *SMALL]
+    assert f"{rounds.RECORD} is damaged" in refused(rounds.main, argv, tmp_path)
+
+
+def test_a_second_command_in_the_folder_of_rounds_is_refused(tmp_path, sft, refused):
+    with lock(tmp_path):
+        argv = ["--out", str(tmp_path), "--sft", sft, *SMALL]
+        assert "is being written by process" in refused(rounds.main, argv, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rm", "--epochs '2"], "--rm --epochs '2: No closing quotation; close the quotes"),
+        (["--rm", "--epochs 2 --out x"], "--rm: a round gives --out to its stages itself; give"),
+        (
+            ["--ppo", "--epochs 2 --seed=5"],
+            "--ppo: a round gives --seed to its stages itself; give it",
+        ),
+        (["--rm", "--no-such 1"], "unrecognized arguments: --no-such 1"),
+        (["--ppo", "--epochs 0"], "--epochs must be at least 1, got 0"),
+        (["--ppo", "--minibatches 300"], "--minibatches 300 must be at most --batch-size 256"),
+    ],
+)
+def test_bad_flags_of_a_stage_are_one_line(tmp_path, sft, refused, flags, message):
+    """Those of PPO too, before the reward model is trained."""
+    argv = ["--out", str(tmp_path / "o"), "--sft", sft, "--rounds", "1", *flags]
+    assert message in refused(rounds.main, argv, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -237,7 +325,7 @@ def test_rounds_with_other_flags_are_another_run(tmp_path, sft, refused):
         ("--human-share 0.5", "--human-share: is beside a --labeller that is a model"),
         ("--labeller-model x", "--labeller-model: names the model of --labeller ai"),
         ("--labeller self --labeller-model x", "--labeller-model: names the model of --labeller"),
-        ('--ppo "--lr \'1"', "--ppo --lr '1: no closing quotation; close the quotes"),
+        ('--ppo "--lr \'1"', "--ppo --lr '1: No closing quotation; close the quotes"),
         ("--labeller nobody", "--labeller nobody is none of human, ai, constitution, quiz and no"),
         ("--labeller no_module:f", "--labeller no_module:f"),
         ("--labeller ai --labeller-model nowhere/pretrain", "nowhere/pretrain"),

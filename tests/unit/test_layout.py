@@ -242,6 +242,7 @@ READERS = {  # functions that read flags for a command
     "EnsembleFlags, ": {field.name for field in dataclasses.fields(EnsembleFlags)},
     "PtxFlags)": {field.name for field in dataclasses.fields(PtxFlags)},
     "CreditFlags, ": {field.name for field in dataclasses.fields(CreditFlags)},
+    "measured.all_rows(args": {"out"},
     "import PoolFlags": {field.name for field in dataclasses.fields(choice.PoolFlags)},
 }
 
