@@ -22,9 +22,9 @@ held = set()  # numbers of open files
 
 
 @contextlib.contextmanager
-def lock(folder):
-    """While this lasts no other process enters it for the same folder. InputError, which names the
-    writer, if another one has.
+def lock(folder, path=None):
+    """While this lasts no other process enters it for the same folder, or for what the file `path`
+    stands for. InputError, which names the writer, if another one has.
 
     The system holds the lock, for the open file: it ends with its process, however that dies, and
     no stale one is ever in the way.
@@ -33,12 +33,12 @@ def lock(folder):
         warn(folder)
         yield
         return
-    path = Path(folder) / LOCK
+    path = Path(path or Path(folder) / LOCK)
     path.parent.mkdir(parents=True, exist_ok=True)
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     held.add(number)
     try:
-        acquire(number, folder)
+        acquire(number, folder, path)
         yield
     finally:
         if number in held:  # not in a child
@@ -46,7 +46,7 @@ def lock(folder):
             os.close(number)
 
 
-def acquire(number, folder):
+def acquire(number, folder, path):
     """Lock an open file and write into it who did. InputError if it is somebody's own."""
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,8 +64,8 @@ def acquire(number, folder):
     content = os.pread(number, 1000, 0)
     if content and not WRITER.fullmatch(content):
         raise InputError(
-            f"{Path(folder) / LOCK} was not written by a run, and a run locks its folder with a "
-            "file of this name; move it away, or choose another --out"
+            f"{path} was not written by a run, and a run locks its folder with a file of this "
+            "name; move it away, or choose another --out"
         )
     with contextlib.suppress(OSError):  # a full disk
         os.ftruncate(number, 0)

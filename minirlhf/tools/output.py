@@ -1,7 +1,8 @@
 """Records -> JSON Lines on the standard output or in a file, which a later command goes on with.
 
-Beside a file FILE stands FILE.config.json: what the records depend on. A command with --resume
-drops a last line that was cut short and goes on after the others, if all of that is the same.
+Beside a file FILE stand FILE.config.json, what the records depend on, and FILE.lock: one command
+writes at a time. A command with --resume drops a last line that was cut short and goes on after the
+others, if what they depend on is the same.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from minirlhf.run import resume
 from minirlhf.run.config import InputError
 from minirlhf.run.files import write_text
+from minirlhf.run.lock import lock
 from minirlhf.run.metrics import append
 
 
@@ -28,27 +30,38 @@ def lines(to, settings, inputs, go_on=False, overwrite=False):
         return
     path = Path(to).resolve()
     content = {"flags": settings, "inputs": resume.fingerprints(**inputs)}
-    done = prepare(path, content, go_on, overwrite)
-    yield done, lambda record: append(path, json.dumps(record) + "\n")
+    check(path, content, go_on, overwrite)  # before a file is made
+    with lock(path, f"{path}.lock"):
+        check(path, content, go_on, overwrite)
+        done = prepare(path, content, go_on)
+        yield done, lambda record: append(path, json.dumps(record) + "\n")
     print(f"the records are in {to}", file=sys.stderr)
 
 
-def prepare(path, content, go_on, overwrite):
-    """The number of records that are there already; afterwards the file is ready for the next one.
-    InputError if it must not be touched."""
-    settings = path.with_name(path.name + ".config.json")
+def settings_of(path):
+    return path.with_name(path.name + ".config.json")
+
+
+def check(path, content, go_on, overwrite):
+    """InputError if a file must not be touched."""
     if path.exists() and not path.is_file():
         problem = "is no plain file; without --to the records go to the standard output"
         raise InputError(f"--to {path} {problem}")
     if path.exists() and go_on:
-        refuse_changed(path, settings, content)
-        return cut_to_lines(path)
-    if path.exists() and not overwrite:
+        refuse_changed(path, settings_of(path), content)
+    elif path.exists() and not overwrite:
         raise InputError(
             f"{path} already exists; go on with it by --resume, replace it with --overwrite"
         )
+
+
+def prepare(path, content, go_on):
+    """The number of records that are there already; afterwards the file is ready for the next
+    one."""
+    if path.exists() and go_on:
+        return cut_to_lines(path)
     path.unlink(missing_ok=True)  # first: the old records must not stand beside new settings
-    write_text(settings, json.dumps(content, indent=2) + "\n")
+    write_text(settings_of(path), json.dumps(content, indent=2) + "\n")
     append(path, "")
     return 0
 

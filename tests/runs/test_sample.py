@@ -25,6 +25,7 @@ from recorder import (
 from minirlhf import evaluate
 from minirlhf.formats import jsonl
 from minirlhf.run import chain, config
+from minirlhf.run.lock import lock
 from minirlhf.tools import output, sample
 
 PROMPTS = [f"Say {i}, or not" for i in range(7)]
@@ -271,6 +272,15 @@ def test_an_existing_file_is_replaced_only_by_overwrite(models, tmp_path, refuse
     assert f"{path}.config.json, which says how it was begun, is missing" in message
     run_command(sample.main, models | FLAGS | {"to": path, "overwrite": True})
     assert len(path.read_text().splitlines()) == 7
+
+
+def test_a_second_command_that_writes_a_file_is_refused(models, scorer, tmp_path, refused):
+    """Their records would stand in one another's way, and both would go on."""
+    flags = models | FLAGS | scorer[0] | {"to": tmp_path / "file.jsonl"}
+    run_command(sample.main, flags)
+    with lock(tmp_path, tmp_path / "file.jsonl.lock"):
+        message = refused(sample.main, words(flags | {"resume": True}), tmp_path)
+    assert "file.jsonl is being written by process" in message
 
 
 @pytest.mark.parametrize(

@@ -466,7 +466,7 @@ TRAIN_RM = [
         "The ranks of a microbatch belong to other rows than its responses.",
     ),
     (
-        "part = mean_loss(members, scores, ranks, wanted) * len(rows) / len(batch)",
+        "part = mean_loss(members, scores, ranks, wanted) * share",
         "part = mean_loss(members, scores, ranks, wanted)",
         "The loss grows with the number of microbatches.",
     ),
