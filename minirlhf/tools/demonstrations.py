@@ -75,6 +75,9 @@ def main(argv=None):
     sft, tokenizer = checkpoint.load_gpt(args.sft)
     demonstrations = load_demonstrations(args, sft, tokenizer)
     inputs = {"demonstrations": demonstrations, "policy": sft}
+    for name in ("chosen", "rejected"):
+        if path := getattr(args, name):
+            inputs[name] = checkpoint.load_gpt(path)[0]
     policy, comparisons = args.sft, []
     rounds = args.rounds or ROUNDS[args.method]
     with parts.begin(Path(args.out) / args.method, args, **inputs) as folder:

@@ -216,6 +216,9 @@ def fresh_labels(args, policy, tokenizer):
     # Pairs of one text are no question: more prompts are asked than pairs are needed.
     asked = ask(args, policy, tokenizer, 4 * args.fresh, 2, streams)
     pairs = [pair for pair in asked if len(set(pair.responses)) == 2][: args.fresh]
+    if len(pairs) < args.fresh:
+        problem = f"{args.policy} gave two different responses to {len(pairs)} prompts"
+        raise InputError(f"{problem} of {len(asked)}, fewer than --fresh {args.fresh}; lower it")
     return [replace(pair, ranks=simulated.rank(totals(pair), labels)) for pair in pairs]
 
 

@@ -73,7 +73,7 @@ def refuse_changed(path, settings, content):
         old, new = ({**x["flags"], **x["inputs"]} for x in (before, content))
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{settings}, which says how it was begun, is missing or damaged"
-        raise InputError(f"{path}: {problem}; start again with --overwrite") from error
+        raise InputError(f"{path}: {problem}; remove it, and it is begun again") from error
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             change = f"was begun with {name.replace('_', ' ')} {old.get(name)}"

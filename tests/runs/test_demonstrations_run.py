@@ -2,6 +2,7 @@
 models."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,16 @@ def test_both_sides_may_be_samples(run, world_run, tmp_path):
     pairs = [(c.prompt, *c.responses) for c in comparisons]
     rows = zip(RECORDS, chosen, rejected, strict=True)
     assert pairs == [(r.prompt, first, second) for r, first, second in rows if first != second]
+
+
+def test_another_model_on_a_side_is_another_experiment(run, world_run, tmp_path):
+    """Its comparisons are known by the model, not by its path."""
+    path = shutil.copytree(world_run / "pretrain", tmp_path / "untuned")
+    run("afd", "--rejected", str(path))
+    shutil.rmtree(path)
+    shutil.copytree(world_run / "sft", path)
+    with pytest.raises(config.InputError, match="was made with --rejected weights .*, and this is"):
+        run("afd", "--rejected", str(path))
 
 
 # ---- the methods

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_fresh_labels_replace_as_many_choices(run, world_run, monkeypatch):
     assert all(len(set(c.responses)) == 2 and sorted(c.ranks) == [0, 1] for c in pairs)
     old = {(c.prompt, *c.responses) for c in collected[3:]}
     assert {(c.prompt, *c.responses) for c in batches if len(c.responses) > 2} == old
+
+
+def test_fewer_fresh_pairs_than_were_asked_for_are_one_line(run, monkeypatch):
+    """A policy that says the same twice to each prompt."""
+    ask = meta.ask
+
+    def equal(*args):
+        return [replace(c, responses=c.responses[:1] * len(c.responses)) for c in ask(*args)]
+
+    monkeypatch.setattr(meta, "ask", equal)
+    with pytest.raises(config.InputError, match="two different responses to 0 prompts of 20"):
+        run("--eta", "0", "--fresh", "5")
 
 
 def test_fresh_labels_are_a_labellers(run, monkeypatch, world_run):
