@@ -90,9 +90,11 @@ def test_the_opinion_of_a_model_is_a_reward_of_ppo(world_run, world_out, monkeyp
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
-def test_bad_flags_of_ai_are_one_line(tmp_path, refused, flags, message):
+def test_bad_flags_of_ai_are_one_line(world_run, tmp_path, refused, flags, message):
     """What is missing, and what there is."""
-    assert message in refused(ai.main, flags, tmp_path)
+    named = {"--labeller", "--labeller-model"} & set(flags)
+    model = [] if named else ["--labeller-model", str(world_run / "pretrain")]
+    assert message in refused(ai.main, [*model, *flags], tmp_path)
 
 
 def test_labels_do_not_replace_the_labels_that_they_are_held_against(world_run, tmp_path, refused):
