@@ -73,8 +73,8 @@ def token_weights(lengths, algorithm, max_new_tokens):  # (B,) -> (B,)
 
 
 def iterate(sample, args, models, optimizer, controller, prompts, step):
-    """One iteration, on prompts that each stand --group times in a row. Returns its metrics and its
-    rollout. `sample` is train_ppo.sample."""
+    """train_ppo.iterate without a critic, on prompts that each stand --group times in a row. Returns
+    its metrics and its rollout. `sample` is train_ppo.sample."""
     policy, clock = models.actor_critic, Clock()
     samples, replies = sample(args, policy.gpt, models.tokenizer, prompts, step)
     clock.lap("rollout_s")
@@ -94,6 +94,8 @@ def iterate(sample, args, models, optimizer, controller, prompts, step):
     returns = rewards.sum(1)  # (B,)
     advantages = group_advantages(returns.view(-1, args.group), args.algorithm).view(-1, 1)
     returns, advantages = (torch.where(mask, x, 0.0) for x in (returns[:, None], advantages))
+    # Nothing is whitened: the raw advantages are the advantages. The rows of a group may fall into
+    # different minibatches from here on.
     rollout = ppo.Rollout(
         samples, mask, logprobs, ref_logprobs, values, rewards, advantages, advantages, returns
     )
