@@ -73,8 +73,8 @@ def token_weights(lengths, algorithm, max_new_tokens):  # (B,) -> (B,)
 
 
 def iterate(sample, args, models, optimizer, controller, prompts, step):
-    """train_ppo.iterate without a critic, on prompts that each stand --group times in a row. Returns
-    its metrics and its rollout. `sample` is train_ppo.sample."""
+    """train_ppo.iterate without a critic, on prompts that each stand --group times in a row.
+    Returns its metrics and its rollout. `sample` is train_ppo.sample."""
     policy, clock = models.actor_critic, Clock()
     samples, replies = sample(args, policy.gpt, models.tokenizer, prompts, step)
     clock.lap("rollout_s")
