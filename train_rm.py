@@ -127,13 +127,14 @@ def accumulate(reward_model, tokenizer, batch, microbatch_tokens, margin=0.0):
     encoded = [[data.encode(tokenizer, c.prompt, text) for text in c.responses] for c in batch]
     sizes = [len(group) * max(len(example.tokens) for example in group) for group in encoded]
     loss, correct, pairs = 0.0, 0, 0
+    learnable = sum(map(has_pair, batch))
     for rows in data.own_microbatches(sizes, microbatch_tokens):
         groups, group_ranks = [encoded[row] for row in rows], [batch[row].ranks for row in rows]
         scores, ranks = scores_and_ranks(reward_model, groups, group_ranks)
         # The mean over the prompts of the *batch* that have a pair, however it is split.
         members = [batch[row] for row in rows]
         wanted = rating_margins(members, ranks, margin)
-        share = sum(map(has_pair, members)) / max(sum(map(has_pair, batch)), 1)
+        share = sum(map(has_pair, members)) / max(learnable, 1)
         part = mean_loss(members, scores, ranks, wanted) * share
         part.backward()
         margins = reward.margins(scores.detach(), ranks)

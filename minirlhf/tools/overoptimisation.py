@@ -192,6 +192,7 @@ def main(argv=None):
     base, needed = Path(args.out), places(args)
     if not (base / "sft").exists() or not (base / "rm").exists():
         raise InputError(f"{base} holds no SFT and reward model; make demo trains both")
+    runs.require_models(needed)
     runs.make(needed)
     *others, ppo = needed
     reward_models = {place.name: place.run / "rm" for place in others}

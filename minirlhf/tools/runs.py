@@ -153,7 +153,6 @@ def processor_seconds(places):
 
 def make(places):
     """Run every command that is missing, each with a heading that says which it is."""
-    require_models(places)
     tasks = [(place, command) for place in places for command in missing(place)]
     start = time.perf_counter()
     for step, (place, command) in enumerate(tasks, start=1):
