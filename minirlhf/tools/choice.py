@@ -80,7 +80,7 @@ def main(argv=None):
     args = compute.resolve(args, compute.pick_device(args.device))
     missing = [way for way in ways if not measured.path_of(args, way).exists()]
     setting = load_setting(args) if missing else None
-    sft = setting and setting.sft
+    sft = setting.sft if setting else load_sft(args)[0]
     measured.all_rows(args, WAYS, ("ways",), sft)  # before anything is made
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
         for way in missing:

@@ -75,7 +75,7 @@ def main(argv=None):
     kinds = parts.chosen("--kinds", args.kinds, KINDS)
     missing = [kind for kind in kinds if not measured.path_of(args, kind).exists()]
     setting = judged(load_setting(args)) if missing else None
-    sft = setting and setting.sft
+    sft = setting.sft if setting else choice.load_sft(args)[0]
     measured.all_rows(args, KINDS, ("kinds",), sft)  # before anything is made
     with tqdm(total=len(missing) * len(sizes(args)), desc=f"seed {args.seed}") as bar:
         for kind in missing:

@@ -51,7 +51,7 @@ def read(path):
 def all_rows(args, names, leave_out, sft=None):
     """{name: {seed: rows}} of everything that OUT holds, seeds in order: a table compares all of
     it. InputError if a part is of other flags, or one of this seed of another SFT model."""
-    found = {}
+    found, inputs = {}, resume.fingerprints(sft=sft)
     for name in names:
         paths = Path(args.out).glob(f"*/{name}.json")
         paths = [path for path in paths if path.parent.name.isdecimal()]
@@ -59,7 +59,7 @@ def all_rows(args, names, leave_out, sft=None):
             stored = read(path)
             parts.require_same(path, stored["flags"], own_flags(args, leave_out))
             if path == path_of(args, name):
-                resume.refuse_changed_inputs(resume.fingerprints(sft=sft), stored, path)
+                resume.refuse_changed_inputs(inputs, stored, path)
             found.setdefault(name, {})[int(path.parent.name)] = stored["rows"]
     return found
 

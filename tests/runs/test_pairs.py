@@ -3,6 +3,7 @@ colour: b is worth 3, r 1.5 and g nothing."""
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from minirlhf import reward
 from minirlhf.feedback import agreement
 from minirlhf.formats import labels
 from minirlhf.formats.labels import Label
-from minirlhf.run import compute, config
+from minirlhf.run import compute, config, damage
 from minirlhf.run.config import InputError
 from minirlhf.tools import choice, judgements, measured
 
@@ -64,6 +65,24 @@ def test_what_is_finished_is_not_made_again(flags, tmp_path, monkeypatch):
     part.write_text(part.read_text()[:20])
     with pytest.raises(InputError, match="random.json is no part of an experiment; remove it"):
         choice.main([*flags, "--ways", "random"])
+
+
+@pytest.mark.parametrize(
+    ("command", "part"), [(choice, ["--ways", "random"]), (judgements, ["--kinds", "flags"])]
+)
+def test_a_finished_part_is_not_shown_for_another_sft_model(
+    flags, tmp_path, colour_run, command, part
+):
+    """Nothing is left to make, and the model is looked at all the same."""
+    command.main([*flags, *part])
+    other = tmp_path / "other" / "sft"
+    shutil.copytree(colour_run / "sft", other)
+    state = damage.load(other / "checkpoint.pt")
+    state["model"]["norm.bias"] += 1
+    with open(other / "checkpoint.pt", "wb") as file:
+        damage.save(state, file)
+    with pytest.raises(InputError, match="the SFT model changed: weights"):
+        command.main([*flags, *part, "--sft", str(other)])
 
 
 def test_a_table_has_parts_of_the_same_flags_alone(flags, tmp_path):
