@@ -12,8 +12,9 @@ from conftest import colour_prompt
 from helpers import generators, gradient, logged, same, saved
 
 from minirlhf import data, dpo
-from minirlhf.data import Comparison
+from minirlhf.data import Comparison, SoftComparison
 from minirlhf.evaluate import sequence_logprobs
+from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.tokenizer import get_tokenizer
@@ -269,6 +270,31 @@ def test_a_seed_decides_everything_and_no_global_generator_is_touched(six_steps,
     assert same(saved(tmp_path / "same" / "dpo"), saved(six_steps / "dpo"))
     assert logged(tmp_path / "same" / "dpo") == logged(six_steps / "dpo")
     assert logged(tmp_path / "other" / "dpo") != logged(six_steps / "dpo")
+
+
+def test_comparisons_that_a_labeller_could_not_decide_are_left_out(
+    colour_run, colours, tmp_path, monkeypatch, refused
+):
+    """A model finds two responses equally good: that is no pair. Without any other one there is
+    nothing to learn, and a line says so before anything is written."""
+    seen, accumulate = [], dpo_command.accumulate
+
+    def spy(policy, reference, tokenizer, batch, *rest):
+        seen.extend(batch)
+        return accumulate(policy, reference, tokenizer, batch, *rest)
+
+    monkeypatch.setattr(dpo_command, "accumulate", spy)
+    records = jsonl.read_comparisons(colours / "comparisons.jsonl")
+    tie = [[0.0, 0.5], [0.5, 0.0]]
+    ties = [SoftComparison(c.prompt, c.responses[:2], [0, 0], None, tie) for c in records[:20]]
+    path = tmp_path / "soft.jsonl"
+    argv = ["--sft", str(colour_run / "sft"), "--data", str(path), *SMALL]
+    path.write_text(jsonl.write_records(ties + records[20:]))
+    run(tmp_path / "o", *argv)
+    assert seen and all(record in records[20:] for record in seen)
+    path.write_text(jsonl.write_records(ties))
+    message = refused(dpo_command.main, ["--out", str(tmp_path / "p"), *argv], tmp_path / "p")
+    assert "no comparison says which response is better: DPO has nothing to learn" in message
 
 
 def test_bad_input_is_one_line(refused, out, tmp_path, six_steps, source):
