@@ -28,18 +28,24 @@ STORES = []  # they live as long as the tests
 
 def start(folder, world, function, ranks=None):
     """Fork a process for each rank, which calls `function` in its environment. What it prints goes
-    to FOLDER/RANK.out and .err. Returns the process numbers."""
+    to FOLDER/RANK.out and .err. Returns the process numbers.
+
+    None begins before all are there: when one connects, a thread of the store looks up its address,
+    and a process that is forked at this moment inherits the lock of glibc's resolver, for ever."""
     STORES.append(
         torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     )
     port = STORES[-1].port
     folder.mkdir(parents=True, exist_ok=True)
+    gate, opening = os.pipe()
     pids = []
     for rank in range(world) if ranks is None else ranks:
         sys.stdout.flush()
         if pid := os.fork():
             pids.append(pid)
             continue
+        os.close(opening)
+        os.read(gate, 1)
         code = 70
         try:
             sys.stdout = open(folder / f"{rank}.out", "w")
@@ -55,6 +61,8 @@ def start(folder, world, function, ranks=None):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    os.close(opening)
+    os.close(gate)
     return pids
 
 

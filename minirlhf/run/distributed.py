@@ -144,8 +144,9 @@ def processes():
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
-    store = join()
+    store, number, size = rendezvous()
     try:
+        connect(store, number, size)
         with contextlib.ExitStack() as silence:
             if rank():
                 nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
@@ -167,28 +168,40 @@ def first(store):
         return True
 
 
-def join():
-    """Meet the others at the place that the environment names. Returns the store of keys and values
-    that all of them see."""
-    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+def rendezvous():
+    """Find the place that the environment names. Returns the store of keys and values that all
+    processes see, the number of this one, and how many there are."""
     try:
-        store, number, size = next(dist.rendezvous("env://", timeout=JOIN))
+        return next(dist.rendezvous("env://", timeout=JOIN))
     except (RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error):
-            host, _, port = place.rpartition(":")
+            host, _, port = place().rpartition(":")
             remedy = "torchrun --standalone takes a free one"
             raise Lost(f"port {port} of {host} is in use; {remedy}") from error
-        problem = f"nobody to meet at {place}: {str(error).splitlines()[0]}"
+        problem = f"nobody to meet at {place()}: {str(error).splitlines()[0]}"
         raise Lost(f"{problem}; start all processes, as torchrun does") from error
-    store.set(f"here {number}", "")
+
+
+def place():
+    return ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+
+
+def connect(store, number, size):
+    """Make the group of processes. Nobody goes on before all are in it: one that failed at once
+    would leave others in the middle of their connections, for WAIT."""
+    meet(store, "here", number, size)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    group = {"store": store, "rank": number, "world_size": size, "timeout": WAIT}
+    call(dist.init_process_group, backend, **group)
+    meet(store, "connected", number, size)
+
+
+def meet(store, stage, number, size):
+    """Wait until all processes have come to a stage of the beginning."""
+    store.set(f"{stage} {number}", "")
     end = time.monotonic() + JOIN.seconds
-    while missing := [str(r) for r in range(size) if not store.check([f"here {r}"])]:
+    while missing := [str(r) for r in range(size) if not store.check([f"{stage} {r}"])]:
         time.sleep(0.02)
         if time.monotonic() > end:
-            if not first(store):
-                raise SystemExit(1)
-            problem = f"process {', '.join(missing)} of {size} did not come to {place}"
+            problem = f"process {', '.join(missing)} of {size} did not come to {place()}"
             raise Lost(f"{problem} within {JOIN.seconds} seconds; start all of them")
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=WAIT)
-    return store

@@ -467,6 +467,28 @@ def test_a_process_that_does_not_come_is_named(small, tmp_path, monkeypatch):
     assert "process 1 of 3 did not come" in failed(tmp_path, 3, script(small), ranks=[0, 2])
 
 
+def test_nobody_begins_before_all_are_connected(tmp_path, monkeypatch):
+    """One that ended at once would leave the others waiting for its connection."""
+    connect = torch.distributed.init_process_group
+
+    def slow(*arguments, **options):
+        connect(*arguments, **options)
+        if os.environ["RANK"] == "2":
+            time.sleep(0.5)
+            (tmp_path / "connected").touch()
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", slow)
+    assert together(tmp_path, 3, (tmp_path / "connected").exists) == [True] * 3
+
+
+def test_a_connection_that_fails_is_one_line(small, tmp_path, monkeypatch):
+    def connect(*_, **__):
+        raise torch.distributed.DistBackendError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", connect)
+    assert "another process of this run has ended" in failed(tmp_path, 2, script(small))
+
+
 def test_a_port_in_use_is_said(small, tmp_path):
     """Without torchrun, whose port is in its own hands: by SLURM, or by hand."""
     with socket.socket() as listener:
