@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from minirlhf import data, evaluate, lora, reward
 from minirlhf.data import Comparison, SoftComparison
-from minirlhf.feedback import agreement, baselines, simulated, soft
+from minirlhf.feedback import agreement, baselines, simulated
 from minirlhf.formats import jsonl
 from minirlhf.run import chain, checkpoint, compute, config, distributed, health, optim, resume
 from minirlhf.run.config import ChainFlags, InputError, TrainingFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
-from minirlhf.run.folder import CALIBRATION, COMPARISONS, start_run
+from minirlhf.run.folder import CALIBRATION, COMPARISONS, LABELS, start_run
 from minirlhf.run.metrics import Metrics, write_samples
 from minirlhf.run.progress import Progress
 from minirlhf.tools import labeller
@@ -270,12 +270,13 @@ def draw_prompts(args, sft, tokenizer, split):
 
 def collect(args, folder, source, tokenizer):
     """The comparisons of earlier rounds, and responses of the policy, ranked by the labellers; they
-    stay in comparisons.jsonl."""
+    stay in comparisons.jsonl, and what is known of a model's labels in labels.json."""
     comparisons = rank(args, source.policy, tokenizer, "train", "responses to rank")
     if source.prefer:
         people = round(args.human_share * len(comparisons))
-        labelled, numbers = soft.label(source.prefer, comparisons[people:])
-        print(labeller.described(args.labeller, numbers, source.prefer))
+        labelled, numbers = labeller.label(source.prefer, comparisons[people:])
+        print(labeller.described(args.labeller, numbers))
+        write_json(folder / LABELS, numbers)
         comparisons = comparisons[:people] + labelled
     if not any(len(set(c.responses)) > 1 for c in comparisons):
         raise InputError("no prompt has two different responses, so there is nothing to compare")

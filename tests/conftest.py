@@ -17,6 +17,7 @@ from minirlhf import model
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.run import config
 from minirlhf.run.metrics import Metrics
+from minirlhf.tools import figures
 from minirlhf.world import writers
 
 torch.set_num_threads(1)  # models this small are faster with one thread
@@ -257,3 +258,18 @@ def rows_through_trunks(monkeypatch):
 
     monkeypatch.setattr(GPT, "hidden", record_and_compute)
     return passes
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A list to which each figure that is saved is appended. None of them stays open."""
+    pictures = []
+    save = figures.save
+
+    def record_and_save(pyplot, figure, path):
+        pictures.append(figure)
+        save(pyplot, figure, path)
+        assert not pyplot.fignum_exists(figure.number)
+
+    monkeypatch.setattr(figures, "save", record_and_save)
+    return pictures

@@ -136,9 +136,7 @@ def draw(pyplot, results, path):
         side.grid(alpha=0.25)
     sides[0].set_ylabel("share of other choices predicted")
     sides[0].legend(loc="lower right", frameon=False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    figures.save(pyplot, figure, path)
 
 
 if __name__ == "__main__":

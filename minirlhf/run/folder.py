@@ -18,9 +18,10 @@ from minirlhf.run.metrics import EVALUATIONS, MICROSCOPE
 
 PREVIOUS = "checkpoint.previous.pt"  # the checkpoint before the last
 COMPARISONS = "comparisons.jsonl"  # a reward model's run writes it, unless it has --data
+LABELS = "labels.json"  # what a labeller that is a model was sure of; beside them
 CALIBRATION = "calibration.json"  # of a reward model, and of DPO on own comparisons
 RUN_FILES = ("checkpoint.pt", PREVIOUS, "metrics.jsonl", "samples.txt")
-RUN_FILES += (MICROSCOPE, EVALUATIONS, CALIBRATION, COMPARISONS)
+RUN_FILES += (MICROSCOPE, EVALUATIONS, CALIBRATION, COMPARISONS, LABELS)
 INPUTS = ("data", "text", "init", "sft", "rm", "policy", "more")  # flags that name what a run reads
 
 
@@ -67,7 +68,7 @@ def written_files(folder):
     if record is None:
         return RUN_FILES  # of a run whose config.json is damaged
     data = record["flags"].get("data")
-    return [name for name in RUN_FILES if name != COMPARISONS or not data]
+    return [name for name in RUN_FILES if name not in (COMPARISONS, LABELS) or not data]
 
 
 def refuse_replaced(folder):

@@ -60,8 +60,8 @@ def main(argv=None):
     records = load_records(args)
     if not args.data:
         show_gate(args, prefer)
-    labelled, numbers = soft.label(prefer, records)
-    print("\n" + labeller.described(args.labeller, numbers, prefer))
+    labelled, numbers = labeller.label(prefer, records)
+    print("\n" + labeller.described(args.labeller, numbers))
     if not args.data:
         show_labels(args, records, labelled)
     if args.to:

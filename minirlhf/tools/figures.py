@@ -1,5 +1,7 @@
 """The figures of `minirlhf report` and `minirlhf results`, one panel a quantity."""
 
+from pathlib import Path
+
 import numpy as np
 
 from minirlhf import evaluate
@@ -27,6 +29,14 @@ def load_pyplot():
     except ImportError:
         return None
     return pyplot
+
+
+def save(pyplot, figure, path):
+    """Write a figure to a file, whose folder may be new, and forget it: pyplot keeps all figures
+    that are not closed."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def evaluations(folder):
@@ -58,7 +68,7 @@ def draw_learning(pyplot, folders, path):
         side.grid(alpha=0.25)
     for side in sides[1]:
         side.set_xlabel("PPO updates")
-    figure.savefig(path, dpi=120)
+    save(pyplot, figure, path)
 
 
 def draw_band(side, runs, name):
@@ -91,4 +101,4 @@ def draw_overoptimisation(pyplot, runs, best, path):
         side.spines[["top", "right"]].set_visible(False)
         side.grid(alpha=0.25)
     sides[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    save(pyplot, figure, path)

@@ -212,7 +212,7 @@ def draw(pyplot, curves, best, writers_total, path):
     side.grid(alpha=0.25)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncol": 5}
     side.legend(frameon=False, fontsize=8, **below)
-    figure.savefig(path, dpi=120)
+    figures.save(pyplot, figure, path)
 
 
 def draw_names(side, curves, colors):

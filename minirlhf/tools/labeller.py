@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from minirlhf.feedback import ai
+from minirlhf.feedback import ai, soft
 from minirlhf.formats import jsonl
 from minirlhf.model import GPT
 from minirlhf.rewards import function
@@ -40,14 +40,22 @@ def asked(name, prefer, prompts, first, second):
     return function.numbers("--labeller", name, prefer, prompts, first, second, limit=1)
 
 
-def described(name, numbers, prefer):
-    """What is printed about the labels of `soft.label`."""
+def label(prefer, comparisons):
+    """`soft.label`, and among its numbers the mass of a language model's verdicts."""
+    labelled, numbers = soft.label(prefer, comparisons)
+    if isinstance(prefer, ai.Labeller) and prefer.opinions:
+        numbers["mass"] = prefer.mass()
+    return labelled, numbers
+
+
+def described(name, numbers):
+    """What is printed about the labels of `label`."""
     words = f"{numbers['pairs']:,} pairs, {numbers['same_text']:.3f} of them with the same text"
     if "flips" in numbers:
         words += f"; {numbers['flips']:.3f} of the verdicts turn with the order, the first wins "
         words += f"{numbers['first_wins']:.3f}, the mean certainty is {numbers['sure']:.3f}"
-    if isinstance(prefer, ai.Labeller) and prefer.opinions:
-        words += f"; the mass of its verdicts is {prefer.mass():.3f}"
+    if "mass" in numbers:
+        words += f"; the mass of its verdicts is {numbers['mass']:.3f}"
     return f"labels of {name}: {words}"
 
 

@@ -181,7 +181,7 @@ def draw(pyplot, gains, fits, path):
         side.grid(alpha=0.25)
         side.legend(frameon=False, fontsize=8)
     sides[0].set(ylabel="judge's total, minus SFT")
-    figure.savefig(path, dpi=120)
+    figures.save(pyplot, figure, path)
 
 
 # ---- the command

@@ -237,7 +237,7 @@ def test_names_are_pushed_apart_as_little_as_need_be():
     assert frontier.spread([3.0], 1.0) == pytest.approx([3.0])
 
 
-def test_each_method_is_named_at_the_height_of_its_end_point(tmp_path):
+def test_each_method_is_named_at_the_height_of_its_end_point(drawn, tmp_path):
     """In the colour of its family; best-of-n and the writers are in the legend."""
     pyplot = figures.load_pyplot()
     points = [np.array(x, dtype=float) for x in ((0, 1), (1, 2), (2, 2.5))]
@@ -247,7 +247,7 @@ def test_each_method_is_named_at_the_height_of_its_end_point(tmp_path):
     ]
     best = np.array([[0, 1], [0.5, 1.5]])
     frontier.draw(pyplot, curves, best, 1.73, tmp_path / "figure.png")
-    (side,) = pyplot.gcf().axes
+    (side,) = drawn[-1].axes
     heights = {text.get_text().strip(): text.get_position()[1] for text in side.texts}
     assert heights == pytest.approx({"one": 2.5, "two": 2.0})
     assert len({tuple(text.get_color()) for text in side.texts}) == 2

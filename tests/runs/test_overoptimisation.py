@@ -119,7 +119,7 @@ def test_a_peak_beyond_the_data_is_not_reported():
     assert "1.20 (1.20 to 1.20) | 0.30 (0.30 to 0.30) | 0.000" in near
 
 
-def test_the_figure_has_the_points_and_both_fits(fitted, tmp_path):
+def test_the_figure_has_the_points_and_both_fits(drawn, fitted, tmp_path):
     """Best-of-n in the left panel, PPO in the right one."""
     pyplot = figures.load_pyplot()
     gains = [exact_gain("best-of-n", 1.2, 0.4), exact_gain("rl", 1.2, 0.4)]
@@ -129,7 +129,7 @@ def test_the_figure_has_the_points_and_both_fits(fitted, tmp_path):
         for gain in gains
     }
     overoptimisation.draw(pyplot, gains, fits, tmp_path / "figure.png")
-    for side, gain in zip(pyplot.gcf().axes, gains, strict=True):
+    for side, gain in zip(drawn[-1].axes, gains, strict=True):
         points, *lines = side.lines
         assert points.get_ydata() == pytest.approx(gain.curve()[1]) and len(lines) == 2
         solid = next(line for line in lines if line.get_linestyle() == "-")

@@ -400,7 +400,9 @@ def test_a_curve_begins_at_the_sft_model(tmp_path):
     assert math.isnan(figures.curve(records, "declined")[2])
 
 
-def test_every_quantity_has_a_panel_with_a_unit_and_starts_at_update_zero(tmp_path, monkeypatch):
+def test_every_quantity_has_a_panel_with_a_unit_and_starts_at_update_zero(
+    drawn, tmp_path, monkeypatch
+):
     """Two runs are two lines; from three on there is their mean, with Student's interval around it:
     totals 1, 2, 3 give 2 +- 2.48 at update 10."""
     pyplot = figures.load_pyplot()
@@ -409,7 +411,7 @@ def test_every_quantity_has_a_panel_with_a_unit_and_starts_at_update_zero(tmp_pa
     for names in ("ab", "abc"):
         path = tmp_path / f"{names}.png"
         figures.draw_learning(pyplot, list(names), path)
-        sides = pyplot.gcf().axes
+        sides = drawn[-1].axes
         assert len(sides) == len(figures.PANELS)
         assert all(side.get_title() and side.get_ylabel() for side in sides)
         assert all(line.get_xdata()[0] == 0 for side in sides for line in side.lines)

@@ -164,7 +164,7 @@ def test_the_curve_of_best_of_n_starts_at_the_sft_model_and_the_score_rises_with
     assert numbers == [-3]  # what the reward model stores for a response without end
 
 
-def test_the_figure_of_over_optimisation_starts_each_run_at_the_sft_model(runs, tmp_path):
+def test_the_figure_of_over_optimisation_starts_each_run_at_the_sft_model(drawn, runs, tmp_path):
     """KL 0, on the prompts of the run's own evaluations. A bar is the interval over prompts at the
     end; the panels have units."""
     pyplot = figures.load_pyplot()
@@ -172,7 +172,7 @@ def test_the_figure_of_over_optimisation_starts_each_run_at_the_sft_model(runs, 
     best = np.array([[0.0, 1.0, 2.0], [0.2, 1.5, 2.5]])
     figures.draw_overoptimisation(pyplot, records, best, tmp_path / "figure.png")
     (evaluations,) = records.values()
-    for side, name in zip(pyplot.gcf().axes, ("score", "total"), strict=True):
+    for side, name in zip(drawn[-1].axes, ("score", "total"), strict=True):
         assert side.get_xlabel() == "KL from SFT, nats per response" and side.get_ylabel()
         ppo = next(line for line in side.lines if line.get_label() == "PPO, kl_coef 0.5")
         assert ppo.get_xdata()[0] == 0 and len(ppo.get_xdata()) == 1 + len(evaluations) == 3

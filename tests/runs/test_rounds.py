@@ -8,16 +8,18 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from conftest import few
 from helpers import contents, logged, same, saved
 
 import train_ppo
 import train_rm
 from minirlhf import evaluate
+from minirlhf.feedback import ai
 from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, config, resume
 from minirlhf.run.config import rng, round_seed
-from minirlhf.run.folder import COMPARISONS
+from minirlhf.run.folder import COMPARISONS, LABELS
 from minirlhf.run.lock import lock
 from minirlhf.tools import rounds
 from minirlhf.world import judge, writers
@@ -196,13 +198,29 @@ def test_a_model_beside_the_sft_model_is_the_labeller(tmp_path, sft, world_run, 
     comparisons = jsonl.read_collected(tmp_path / "round-1" / "rm" / COMPARISONS)
     assert [hasattr(c, "likely") for c in comparisons] == [False] * 2 + [True] * 6
     assert "labels of ai: 18 pairs, " in capsys.readouterr().out
-    gpt, _ = checkpoint.load_gpt(world_run / "pretrain")
+    gpt, tokenizer = checkpoint.load_gpt(world_run / "pretrain")
+    # labels.json keeps them: the model, asked again, writes a verdict with the same probability.
+    labels = json.loads((tmp_path / "round-1" / "rm" / LABELS).read_text())
+    model = ai.Labeller(gpt, tokenizer, "ai")
+    verdicts = torch.cat([model.ask([c.prompt] * 3, c.responses) for c in comparisons[2:]])
+    assert labels["mass"] == pytest.approx(float(verdicts.exp().sum(2).mean()), rel=1e-4)
+    assert labels["first_wins"] == pytest.approx(0.5) and labels["flips"] == 0
     inputs = resume.read_record(tmp_path / "round-1" / "rm")["inputs"]
     assert inputs["labeller"] == resume.fingerprint(gpt)
 
 
 LONGER = "def reward(prompts, first, second):\n    return [float(len(x) > len(y)) for x, y in "
 LONGER += "zip(first, second)]\n"
+
+
+def test_a_labeller_who_likes_what_comes_first_is_seen_through(tmp_path, sft, my_rewards):
+    """Its verdicts turn with the order, all of them; averaged over both they say nothing, and
+    labels.json says so."""
+    name = my_rewards("def reward(prompts, first, second):\n    return [0.9] * len(first)")
+    run(tmp_path, sft, "--rounds", "1", "--labeller", name)
+    labels = json.loads((tmp_path / "round-1" / "rm" / LABELS).read_text())
+    assert (labels["flips"], labels["sure"], "mass" in labels) == (1, 0, False)
+    assert labels["first_wins"] == pytest.approx(0.9)
 
 
 def test_your_own_function_is_a_labeller(tmp_path, sft, my_rewards):

@@ -249,13 +249,15 @@ def invented_run(seed, steps):
     return [{"step": step} | {name: source.random() for name in names} for step in steps]
 
 
-def test_the_figure_of_over_optimisation_shows_each_run_and_the_best_of_n_where_they_are(tmp_path):
+def test_the_figure_of_over_optimisation_shows_each_run_and_the_best_of_n_where_they_are(
+    drawn, tmp_path
+):
     """Against the KL, from the SFT model on; a bar at the end has the half width of its panel."""
     pyplot = figures.load_pyplot()
     runs = {"0.1": invented_run(1, (0, 1)), "2": invented_run(2, (0, 1, 2))}
     best = np.array([[0.0, 1.0, 7.0], [0.2, 1.5, 8.0], [0.5, 2.5, 9.0]])
     figures.draw_overoptimisation(pyplot, runs, best, tmp_path / "figure.png")
-    for column, (side, name) in enumerate(zip(pyplot.gcf().axes, ("score", "total"), strict=True)):
+    for column, (side, name) in enumerate(zip(drawn[-1].axes, ("score", "total"), strict=True)):
         lines = {line.get_label(): np.array(line.get_data()).T for line in side.lines}
         assert np.array_equal(lines["best of 1 ... 64"], best[:, [0, 1 + column]])
         bars = [bar.get_segments()[0] for bar in side.collections]
@@ -268,14 +270,16 @@ def test_the_figure_of_over_optimisation_shows_each_run_and_the_best_of_n_where_
     pyplot.close("all")
 
 
-def test_the_mean_of_runs_is_over_the_updates_that_all_of_them_evaluated(tmp_path, monkeypatch):
+def test_the_mean_of_runs_is_over_the_updates_that_all_of_them_evaluated(
+    drawn, tmp_path, monkeypatch
+):
     """Runs evaluated after updates 1, 2, 4 and 1, 3, 4 and 1, 4: the mean has 0, 1 and 4."""
     pyplot = figures.load_pyplot()
     steps = {"a": (0, 1, 3), "b": (0, 2, 3), "c": (0, 3)}
     runs = {name: invented_run(seed, places) for seed, (name, places) in enumerate(steps.items())}
     monkeypatch.setattr(figures, "evaluations", runs.get)
     figures.draw_learning(pyplot, list(runs), tmp_path / "figure.png")
-    for side, name in zip(pyplot.gcf().axes, figures.PANELS, strict=True):
+    for side, name in zip(drawn[-1].axes, figures.PANELS, strict=True):
         for line, records in zip(side.lines, runs.values(), strict=False):
             values = [records[0][f"sft_{name}"], *(record[f"eval_{name}"] for record in records)]
             assert line.get_xdata().tolist() == [0, *(record["step"] + 1 for record in records)]
