@@ -155,7 +155,7 @@ def main(argv=None):
     device, shapes = compute.pick_device(args.device), shapes_of(args)
     if args.workload == "gpt2" and device.type == "cpu":
         raise InputError("--workload gpt2 takes hours without a GPU; choose small")
-    files.writable("--json", args.json)
+    files.writable("--json", args.json, '{\n "flags": ')
     date = time.strftime("%Y-%m-%d %H:%M:%S")
     measurements = measure(args, device, shapes)
     header = [*HEADER, *(f"% {kind}" for kind in KINDS)]

@@ -295,7 +295,7 @@ def check(args, tasks, device):
     if args.nanogpt and not (Path(args.nanogpt) / "model.py").exists():
         problem = f"--nanogpt {args.nanogpt}: holds no model.py"
         raise InputError(f"{problem}; give the folder of a checkout of nanoGPT")
-    files.writable("--json", args.json)
+    files.writable("--json", args.json, '{\n "flags": ')
 
 
 def main(argv=None):

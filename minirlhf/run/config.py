@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import math
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ class TrainingFlags(RunFlags, ComputeFlags):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
+        if found := re.match("argument (--[a-z-]+): expected one argument", message):
+            message += f'; a value that begins with "-" is given as {found[1]}=VALUE'
         self.exit(2, f"{self.prog}: {message} (--help explains every flag)\n")
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
 from minirlhf.run import distributed
@@ -100,16 +101,28 @@ def remove(path):
         pass  # a folder that is read-only by now: the error that led here is the one to show
 
 
-def writable(flag, path):
-    """InputError if the file that `flag` names cannot be written. To be called before the
-    computation whose result goes there."""
+def writable(flag, path, begin=None):
+    """InputError if the file that `flag` names cannot be written, or if one is there that begins
+    otherwise than the command's own results, which `begin` is the beginning of: somebody's data. To
+    be called before the computation whose result goes there; no file is made."""
+    path = Path(path)
+    new = not os.path.lexists(path)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        open(path, "a", encoding="utf-8").close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as file:
+            regular, size = stat.S_ISREG(os.fstat(file.fileno()).st_mode), file.tell()
+            file.seek(0)
+            own = size == 0 or begin is not None and file.read(len(begin)) == begin.encode()
+        if new:
+            path.unlink()
     except OSError as error:
-        raise InputError(
-            f"{flag} {path}: {error.strerror}; name a file that can be written"
-        ) from error
+        problem = f"{flag} {path}: {error.strerror or error}"
+        raise InputError(f"{problem}; name a file that can be written") from error
+    if not regular:
+        raise InputError(f"{flag} {path} is a device or a pipe; name a file")
+    if not own:
+        problem = "is there already" if begin is None else "holds something else than such results"
+        raise InputError(f"{flag} {path} {problem}; name another file, or move it away")
 
 
 def listed(data):

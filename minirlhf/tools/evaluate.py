@@ -73,7 +73,7 @@ def main(argv=None):
     prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
     policies = {"baseline": baseline, "policy": policy}
     if args.to:
-        files.writable("--to", args.to)
+        files.writable("--to", args.to, '{\n  "policy": ')
     replies, kls = sample_all(args, tokenizer, policies, score, prompts)
     results = {"policy": args.policy, "baseline": args.baseline, "judge": judge_name(args, score)}
     results["means"] = show_table(args, prompts, replies, kls, score)

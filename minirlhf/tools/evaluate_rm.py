@@ -61,7 +61,7 @@ def main(argv=None):
     args = compute.resolve(args, device)
     scorer = load_scorer(args, device, compute.PRECISIONS[args.precision])
     if args.to:
-        files.writable("--to", args.to)
+        files.writable("--to", args.to, '{\n  "model": ')
     learned, measured, source = load_comparisons(args, scorer)
     scores = []
     for start in tqdm(range(0, len(measured), CHUNK), desc="scoring"):

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from minirlhf.run import config, resume
 from minirlhf.run.config import flag
-from minirlhf.run.files import write_text
+from minirlhf.run.files import writable, write_text
 from minirlhf.run.folder import CALIBRATION
 from minirlhf.tools import doctor, panels
 from minirlhf.tools import microscope as tokens
 from minirlhf.tools.charts import svg
 
+BEGIN = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
 # A browser that obeys this asks for nothing, whatever came into the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -35,6 +36,8 @@ class Config:
 def main(argv=None):
     args = config.parse(Config, argv)
     path = Path(args.html or Path(args.run) / "page.html")
+    if args.html:
+        writable("--html", path, BEGIN)
     write(args.run, path)
     print(f"the page is {path}; open it in a browser")
 
@@ -141,13 +144,10 @@ def document(title, body):
         Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8")
         for kind in ("css", "js")
     )
-    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    head = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     head += '<meta name="viewport" content="width=device-width">'
     head += f"<title>minirlhf: {escape(title)}</title>\n<style>\n{style}</style>"
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n'
-        f"<script>\n{script}</script>\n</body></html>\n"
-    )
+    return f"{BEGIN}{head}</head>\n<body>\n{body}\n<script>\n{script}</script>\n</body></html>\n"
 
 
 if __name__ == "__main__":

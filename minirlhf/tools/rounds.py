@@ -75,10 +75,11 @@ class Config(ModelFlags):
 CHANGEABLE = ("out", "rounds", "device", "threads")  # where the same command goes on
 SHARED = ("--out", "--sft", "--seed", "--device", "--precision", "--threads", "--max-new-tokens")
 SHARED += ("--resume", "--overwrite")
+CHAINED = ("--rm", "--reward", "--data")  # PPO follows the reward model of its round
 GIVEN = {  # flags of the stages that a round gives
     "--rm": (*SHARED, "--data", "--prompts", "--policy", "--more", "--labeller")
     + ("--labeller-model", "--human-share"),
-    "--ppo": (*SHARED, "--updates", "--kl-coef"),
+    "--ppo": (*SHARED, "--updates", "--kl-coef", *CHAINED),
 }
 
 
@@ -157,7 +158,8 @@ def split(option, text):
     for name in (word.partition("=")[0] for word in words):
         if name in GIVEN[option]:
             problem = f"{option}: a round gives {name} to its stages itself"
-            raise InputError(f"{problem}; give it outside the quotes, or leave it out")
+            remedy = "give it outside the quotes, or leave it out"
+            raise InputError(f"{problem}; {'leave it out' if name in CHAINED else remedy}")
     return words
 
 

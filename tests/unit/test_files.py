@@ -7,7 +7,8 @@ import stat
 
 import pytest
 
-from minirlhf.run.files import write_atomically, write_text
+from minirlhf.run.config import InputError
+from minirlhf.run.files import writable, write_atomically, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -139,3 +140,39 @@ def test_an_error_of_the_disk_is_shown_as_one_with_the_path(tmp_path):
         write_atomically(tmp_path / "a", hidden)
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "a"))
     assert not list(tmp_path.iterdir())
+
+
+BEGIN = '{\n  "policy": '
+
+
+@pytest.mark.parametrize("name", ["new.json", "a/new.json", "empty.json", "older.json"])
+def test_a_result_may_go_to_a_new_file_or_replace_an_older_result(tmp_path, name):
+    """The file is not made before there is something to write."""
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "older.json").write_text(BEGIN + '"p"}')
+    there = (tmp_path / name).exists()
+    writable("--to", tmp_path / name, BEGIN)
+    assert (tmp_path / name).exists() == there
+    assert (tmp_path / "older.json").read_text() == BEGIN + '"p"}'
+
+
+@pytest.mark.parametrize("begin", [None, BEGIN])
+def test_a_result_never_replaces_somebodys_data(tmp_path, begin):
+    """Not even through a link. A result of one's own that is never replaced has no beginning."""
+    path, link = tmp_path / "prompts.jsonl", tmp_path / "link"
+    path.write_text('{"prompt": "p"}\n')
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(InputError, match=f"--to {name} .*name another file"):
+            writable("--to", name, begin)
+    assert path.read_text() == '{"prompt": "p"}\n'
+
+
+@pytest.mark.parametrize("name", ["folder", "/dev/null", "pipe", "prompts.jsonl/x"])
+def test_what_is_no_file_is_refused_as_a_result(tmp_path, name):
+    """A device would be replaced by a file."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "prompts.jsonl").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="--to .*; name a file"):
+        writable("--to", tmp_path / name, BEGIN)
