@@ -97,12 +97,22 @@ def fits_context(tokenizer, context, new_tokens=0, drop_long=False):
 
     def fits(record):
         length = longest_row(tokenizer, record, new_tokens)
-        if length > context and not drop_long:
-            remedy = "train_sft.py --context sets it, --drop-long leaves out what does not fit"
-            raise InputError(f"{length} tokens do not fit the context of {context}; {remedy}")
+        if not drop_long:
+            refuse_long(length, context, new_tokens)
         return length <= context
 
     return fits
+
+
+def refuse_long(length, context, new_tokens=0):
+    """InputError for a row of `length` tokens, `new_tokens` of them sampled, that does not fit."""
+    rows = f"{length} tokens"
+    remedy = "train_sft.py --context sets it, --drop-long leaves out what does not fit"
+    if new_tokens:
+        rows += f", {new_tokens} of them of --max-new-tokens,"
+        remedy = f"lower --max-new-tokens; {remedy}"
+    if length > context:
+        raise InputError(f"{rows} do not fit the context of {context}; {remedy}")
 
 
 def longest_row(tokenizer, record, new_tokens):

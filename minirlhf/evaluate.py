@@ -41,9 +41,12 @@ def noise(seed, n, max_new_tokens, stream=config.HELD_OUT_NOISE):  # -> (n, max_
 
 def respond(gpt, tokenizer, prompts, uniforms, temperature=1.0, progress=None):
     # N texts, (N, max_new_tokens) numpy -> N Replies
-    """A response to each prompt. `progress` is the caption of a progress bar; None: no bar."""
+    """A response to each prompt. `progress` is the caption of a progress bar; None: no bar.
+    InputError if a prompt leaves no room for max_new_tokens in the context."""
     ids = [data.encode_prompt(tokenizer, prompt) for prompt in distributed.mine(prompts)]
     uniforms, replies = distributed.mine(uniforms), []
+    longest = max(map(len, ids), default=0) + uniforms.shape[1]
+    data.refuse_long(longest, gpt.config.context, uniforms.shape[1])
     for start in tqdm(range(0, len(ids), ROWS), desc=progress, disable=progress is None):
         rows = slice(start, start + ROWS)
         draws = torch.from_numpy(uniforms[rows])

@@ -326,8 +326,11 @@ def test_a_file_is_not_gone_on_with_under_other_settings(
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl: No such file"),
         ({"policy": "nowhere"}, "nowhere/checkpoint.pt does not exist; check the path"),
         ({"policy": "scorer"}, "is a checkpoint of stage rm, but pretrain or sft"),
-        ({"max_new_tokens": 63}, "prompts.jsonl:1: .* tokens do not fit the context of 64"),
-        ({"data": "", "prompt": "no " * 70}, "tokens do not fit the context of 64"),
+        (
+            {"max_new_tokens": 63},
+            "prompts.jsonl:1: .* 63 of them of --max-new-tokens, do not fit .*; lower",
+        ),
+        ({"data": "", "prompt": "no " * 70}, "--max-new-tokens, do not fit the context of 64"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_file_is_touched(

@@ -435,7 +435,7 @@ def test_prompts_without_room_for_a_response_are_refused_or_left_out():
     assert [len(tokenizer.encode(prompt)) for prompt in prompts] == [1, 3]
     assert data.fitting_prompts(prompts, tokenizer, 8, 5, False) == prompts
     assert data.fitting_prompts(prompts, tokenizer, 8, 7, True) == ["a"]
-    with pytest.raises(InputError, match="10 tokens do not fit the context of 8"):
+    with pytest.raises(InputError, match="10 tokens, 7 of them of --max-new-tokens, do .*; lower"):
         data.fitting_prompts(prompts, tokenizer, 8, 7, False)
     with pytest.raises(InputError, match="--max-new-tokens 8 in a context of 8"):
         data.fitting_prompts(prompts, tokenizer, 8, 8, True)

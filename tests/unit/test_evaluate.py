@@ -70,6 +70,16 @@ def test_a_reply_does_not_depend_on_its_neighbours(gpt, tokenizer, monkeypatch):
     assert len(texts) > len(PROMPTS), "rows with one prompt share their noise"
 
 
+def test_a_prompt_without_room_for_a_response_is_refused_by_the_flag(gpt, tokenizer):
+    """Whatever command asks. The row that just fits is sampled."""
+    room = gpt.config.context - len(encode_prompt(tokenizer, PROMPTS[0]))
+    respond(gpt, tokenizer, PROMPTS[:1], noise(1, 1, room))
+    with pytest.raises(
+        InputError, match=f"{room + 1} of them of --max-new-tokens, do not .*; lower"
+    ):
+        respond(gpt, tokenizer, PROMPTS[:1], noise(1, 1, room + 1))
+
+
 def test_a_reply_continues_the_whole_prompt(gpt, tokenizer):
     """Also where the response is one token long."""
     replies = respond(gpt, tokenizer, PROMPTS, noise(1, 3, 1))
