@@ -3,6 +3,7 @@ first, second) -> how likely the first is better. A reward's third parameter wit
 each after it, is the name of a column of --data."""
 
 import contextlib
+import copy
 import hashlib
 import importlib
 import inspect
@@ -29,10 +30,11 @@ def load_function(option, name):
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        with kept_dtype():
+        with kept_state():
             function = getattr(importlib.import_module(module), attribute)
-        if not callable(function):
-            raise TypeError(f"{attribute} is not a function")
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            kind = "an async function" if callable(function) else "not a function"
+            raise TypeError(f"{attribute} is {kind}")
         return function
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         problem = flat(str(error)) + place(error, libraries=False)
@@ -40,7 +42,7 @@ def load_function(option, name):
             f"{option} {name}: {problem}; write module:function, of a file in {folder} or of an "
             "installed module"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{option} {name} failed{place(error)}: {described(error)}") from error
 
 
@@ -77,14 +79,16 @@ def source(name):
 
 
 @contextlib.contextmanager
-def kept_dtype():
-    """Afterwards torch's default type is what it was before: a user's code may set float64 for
-    itself, in which nothing here would fit together."""
-    dtype = torch.get_default_dtype()
+def kept_state():
+    """Afterwards the current folder, torch's default type and whether it keeps gradients are what
+    they were before: a user's code may set them for itself, and nothing here would fit together."""
+    folder, dtype, gradients = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         yield
     finally:
+        os.chdir(folder)
         torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
 
 
 def call(name, function, prompts, replies):  # N texts, N Replies -> (N,) float32
@@ -106,15 +110,16 @@ def judge(name, function, prompts, first, second):  # N texts each -> (N,) float
 def numbers(option, name, function, *lists, fields=None, limit=None):  # lists of N -> (N,)
     """What a user's function makes of lists, and of `fields` by name: one finite number a row, in
     float32, with `limit` from 0 to it. InputError if it returns anything else, or if it fails, with
-    the place in the user's code."""
+    the place in the user's code. The lists are copies: it may change them."""
+    n, copies = len(lists[0]), [list(x) for x in lists]
     try:
-        with kept_dtype():
-            result = function(*lists, **(fields or {}))
-    except Exception as error:
+        with kept_state():
+            result = function(*copies, **copy.deepcopy(fields or {}))
+    except (Exception, SystemExit) as error:
         raise InputError(f"{option} {name} failed{place(error)}: {described(error)}") from error
     if isinstance(result, torch.Tensor):
         result = result.detach().cpu().tolist()  # it may have a gradient, or be bf16
-    values, n = as_float32(result), len(lists[0])
+    values = as_float32(result)
     if values is None or values.shape != (n,) or not in_range(values, limit).all():
         kind = "finite numbers" if limit is None else f"numbers from 0 to {limit}"
         raise InputError(

@@ -328,7 +328,7 @@ def test_a_file_is_not_gone_on_with_under_other_settings(
         ({"policy": "scorer"}, "is a checkpoint of stage rm, but pretrain or sft"),
         (
             {"max_new_tokens": 63},
-            "prompts.jsonl:1: .* 63 of them of --max-new-tokens, do not fit .*; lower",
+            "jsonl:1: .* 63 of them of --max-new-tokens, do not fit .*; lower",
         ),
         ({"data": "", "prompt": "no " * 70}, "--max-new-tokens, do not fit the context of 64"),
     ],

@@ -1,5 +1,7 @@
 """The specification of rewards/function.py: what a user's reward may do and may return."""
 
+import os
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +50,31 @@ def test_a_function_that_sets_torchs_default_type_changes_nothing_here(tmp_path,
     assert torch.get_default_dtype() == torch.float32
     assert call("double_reward:score", function, ["p", "p"], REPLIES).dtype == torch.float32
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_function_may_change_what_it_is_given_and_where_it_stands():
+    """Its lists are copies, columns too: the prompts of a later evaluation, and those of the other
+    order of a labeller, are what they were. So are the folder and torch's gradients."""
+    prompts = [Prompt("p\n", {"facts": ["f"]}), Prompt("q\n", {"facts": []})]
+
+    def untidy(prompts, responses, facts):
+        os.chdir("/")
+        torch.set_grad_enabled(False)
+        facts[0].append("g")
+        prompts[:] = [prompt.strip() for prompt in prompts]
+        responses.clear()
+        return [len(prompts), len(facts[0])]
+
+    folder, fields = os.getcwd(), [prompt.columns for prompt in prompts]
+    assert call("mine:untidy", untidy, prompts, REPLIES).tolist() == [2, 2]
+    assert prompts == ["p\n", "q\n"] and fields == [{"facts": ["f"]}, {"facts": []}]
+    assert os.getcwd() == folder and torch.is_grad_enabled()
+
+
+def test_a_function_that_leaves_the_program_has_failed():
+    """`sys.exit` in it would end a run without a word, and without the save."""
+    with pytest.raises(InputError, match="failed at .*, line .*: SystemExit: 3"):
+        call("mine:f", lambda prompts, responses: sys.exit(3), ["p", "p"], REPLIES)
 
 
 def test_the_source_of_a_function_is_known_by_its_bytes(tmp_path, monkeypatch):
@@ -115,6 +142,7 @@ BROKEN = {
     "file": ("open('/none/x')\n", "line 1: FileNotFoundError: "),
     "key": ("{}['a']\n", "line 1: KeyError: 'a'"),
     "package": ("import no_such_package\n", "line 1; write module:function"),
+    "exit": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
     "value": ("import json\njson.loads('{')\n", "line 2; write module:function"),
 }
 
@@ -132,6 +160,14 @@ def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path, monkeyp
         message = str(error.value)
         assert message.startswith(f"{option} broken_{kind}:score") and "\n" not in message
         assert f"at {path}, {words}" in message
+
+
+def test_an_async_function_is_refused(tmp_path, monkeypatch):
+    """It returns a promise of scores."""
+    (tmp_path / "later_reward.py").write_text("async def score(prompts, responses):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="score is an async function; write"):
+        load_function("--reward", "later_reward:score")
 
 
 # ---- columns
