@@ -318,7 +318,11 @@ def evaluation_command(args, folder):
 
 
 def check_flags(args):
-    """Refuses flags that contradict one another."""
+    """Refuses flags that contradict one another, or that nobody reads."""
+    idle = {"rm": "--reward takes its place"} if args.reward else {}
+    idle |= {"prompts": "the prompts are those of --data"} if args.data else {}
+    idle |= {} if args.kl_target else {"kl_horizon": "is about --kl-target"}
+    config.refuse_idle(args, idle)
     grpo.check_flags(args, Config)
     ensemble.check_flags(args)
     credit.check_flags(args)

@@ -158,10 +158,7 @@ def main(argv=None):
     args = checkpoint.configure(Config, "sft", argv)
     device = compute.pick_device(args.device)
     args = compute.resolve(args, device)
-    if args.lora and not args.init and (args.data and not args.text):
-        raise InputError(
-            "--lora has nothing to stand beside: give --init, or --text to pretrain on"
-        )
+    check_flags(args)
     gpt, tokenizer = load_model(args)
     args = compute.resolve_microbatch(args, device, tokenizer.vocab_size)
     documents = load_documents(args, tokenizer, gpt)
@@ -183,6 +180,22 @@ def main(argv=None):
         train(args, "sft", folder, gpt, tokenizer, demonstrations, args.epochs, args.lr)
         show_samples(args, folder, gpt, tokenizer, demonstrations)
     print(f"the policy is in {folder}; next: {next_command(args)}")
+
+
+def check_flags(args):
+    """Refuses flags that contradict one another, or that nobody reads."""
+    idle = {"demonstrations": "they are those of --data"} if args.data else {}
+    if args.init:
+        idle |= dict.fromkeys(("size", "context"), "the model is that of --init")
+    if args.text:
+        idle["documents"] = "the text is that of --text"
+    elif args.data or args.init:
+        reason = "there is no pretraining without --text"
+        idle |= dict.fromkeys(("documents", "pretrain_lr"), reason)
+        if args.lora and not args.init:
+            remedy = "give --init, or --text to pretrain on"
+            raise InputError(f"--lora has nothing to stand beside: {remedy}")
+    config.refuse_idle(args, idle)
 
 
 def next_command(args):

@@ -187,10 +187,15 @@ def raised(row):
     return row
 
 
+class MissingColumn(ValueError):
+    """A row without a field that a prompt is to carry along."""
+
+
 def refusal(place, error):
     """The InputError that names the place, what was found and what is accepted."""
     path, number = place
-    accepted = f"; {LIST}" if "JSON" not in str(error) else ""
+    of_form = "JSON" not in str(error) and not isinstance(error, MissingColumn)
+    accepted = f"; {LIST}" if of_form else ""
     return InputError(f"{path}:{number}: {shorten(str(error), 300)}{accepted}")
 
 
@@ -198,7 +203,10 @@ def with_columns(record, row, columns):
     """A prompt with these fields of its row; any other record as it is."""
     if not columns:
         return record
-    return Prompt(record, {name: names.lookup(row, name) for name in columns})
+    try:
+        return Prompt(record, {name: names.lookup(row, name) for name in columns})
+    except ValueError as error:
+        raise MissingColumn(f"{error}; a reward function or --columns asks for it") from error
 
 
 def is_single(judged):

@@ -137,6 +137,9 @@ class TrainingFlags(RunFlags, ComputeFlags):
     """The flags of every stage that trains on records."""
 
 
+READING = ("form", "map", "template", "keep_turns", "skip_bad")  # of DataFlags
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         if found := re.match("argument (--[a-z-]+): expected one argument", message):
@@ -146,10 +149,12 @@ class Parser(argparse.ArgumentParser):
 
 def refuse_idle(args, reasons):
     """InputError for a flag that is not at its default, of those that this call does not read:
-    {name: why}."""
+    {name: why}. A resumed run keeps the flags that it began with."""
+    if getattr(args, "resume", False):
+        return
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     for name, reason in reasons.items():
-        if name in defaults and getattr(args, name) != defaults[name]:
+        if name in defaults and repr(getattr(args, name)) != repr(defaults[name]):  # NaN is NaN
             raise InputError(f"--{name.replace('_', '-')}: {reason}; leave it out")
 
 
@@ -169,6 +174,8 @@ def parse(config_class, argv=None, defaults=None, prog=None):
         value = getattr(config, field.name)
         if problem := out_of_range(value, field.metadata):
             parser.error(f"{option(field)} must be {problem}, got {value}")
+    if getattr(config, "data", True) == "":
+        refuse_idle(config, dict.fromkeys(READING, "says how --data is read, and there is none"))
     return config
 
 
@@ -200,6 +207,8 @@ def out_of_range(value, limits):
     """What `value` is required to be ("at least 0"), or None if it is. NaN lies in no range."""
     if isinstance(value, float) and math.isinf(value):
         return "a finite number"
+    if isinstance(value, float) and value and not 1e-30 <= abs(value) <= 1e30 and value == value:
+        return "0 or of a size from 1e-30 to 1e30"  # float32 computes with these
     if limits["low"] is not None and not value >= limits["low"]:
         return f"at least {limits['low']}"
     if limits["above"] is not None and not value > limits["above"]:

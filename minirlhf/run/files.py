@@ -109,7 +109,7 @@ def writable(flag, path, begin=None):
     new = not os.path.lexists(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b") as file:
+        with open(path, "ab+") as file:
             regular, size = stat.S_ISREG(os.fstat(file.fileno()).st_mode), file.tell()
             file.seek(0)
             own = size == 0 or begin is not None and file.read(len(begin)) == begin.encode()

@@ -61,12 +61,16 @@ def weight_rms(optimizer):
     return float(norm) / math.sqrt(sum(p.numel() for p in weights))
 
 
+ROLLOUT = ("score", "kl", "return_mean")  # of PPO, before the first optimiser step of an update
+
+
 def require_finite(step, **numbers):
     """Divergence if a number of a training step is NaN or infinite. Called before the optimiser
     step or before the checkpoint, so that the last checkpoint stays a good one."""
     for name, value in numbers.items():
         if not math.isfinite(value):
-            raise Divergence(
-                f"{name} is {float(value)} at step {step}: training diverged. The learning rate is "
-                "the usual cause; lower --lr. The last checkpoint is as it was"
-            )
+            cause = "training diverged. The learning rate is the usual cause; lower --lr"
+            if step == 0 and name in ROLLOUT:  # no optimiser step was made yet
+                cause = "the scores, or --kl-coef, are too large for float32"
+            problem = f"{name} is {float(value)} at step {step}: {cause}"
+            raise Divergence(f"{problem}. The last checkpoint is as it was")

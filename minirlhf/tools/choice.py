@@ -78,7 +78,7 @@ def main(argv=None):
     args = config.parse(Config, argv)
     ways = parts.chosen("--ways", args.ways, WAYS)
     args = compute.resolve(args, compute.pick_device(args.device))
-    missing = [way for way in ways if not measured.path_of(args, way).exists()]
+    missing = measured.missing(args, ways)
     setting = load_setting(args) if missing else None
     sft = setting.sft if setting else load_sft(args)[0]
     measured.all_rows(args, WAYS, ("ways",), sft)  # before anything is made

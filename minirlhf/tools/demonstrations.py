@@ -73,11 +73,12 @@ def main(argv=None):
     args = config.parse(Config, argv)
     refuse_idle_flags(args)
     sft, tokenizer = checkpoint.load_gpt(args.sft)
-    demonstrations = load_demonstrations(args, sft, tokenizer)
-    inputs = {"demonstrations": demonstrations, "policy": sft}
+    inputs = {"policy": sft}
     for name in ("chosen", "rejected"):
         if path := getattr(args, name):
             inputs[name] = checkpoint.load_gpt(path)[0]
+    context = min(gpt.config.context for gpt in inputs.values())
+    demonstrations = inputs["demonstrations"] = load_demonstrations(args, context, tokenizer)
     policy, comparisons = args.sft, []
     rounds = args.rounds or ROUNDS[args.method]
     with parts.begin(Path(args.out) / args.method, args, **inputs) as folder:
@@ -95,7 +96,9 @@ def main(argv=None):
 
 
 def refuse_idle_flags(args):
-    """InputError for a flag that the method does not read."""
+    """InputError for a flag that this call does not read."""
+    if args.data:
+        config.refuse_idle(args, {"demonstrations": "they are those of --data"})
     for name in {name for names in READS.values() for name in names} - set(READS[args.method]):
         if getattr(args, name) != getattr(Config, name):
             option, readers = "--" + name.replace("_", "-"), [m for m in READS if name in READS[m]]
@@ -106,17 +109,17 @@ def refuse_idle_flags(args):
         raise InputError(f"--updates {args.updates} are fewer than the {rounds} rounds")
 
 
-def load_demonstrations(args, sft, tokenizer):
+def load_demonstrations(args, context, tokenizer):
     """Demonstrations that fit, with prompts that leave room for a response; of the world's it is
     printed what the judge thinks of their writers."""
-    fits = data.fits_context(tokenizer, sft.config.context, drop_long=args.drop_long)
+    fits = data.fits_context(tokenizer, context, drop_long=args.drop_long)
     if args.data:
         records = jsonl.read_demonstrations(args.data, fits, **jsonl.flags(args))
     else:
         records = writers.demonstrations(args.demonstrations, rng(args.seed, config.DEMONSTRATIONS))
         totals = [judge.judge(record.prompt, record.response).total for record in records]
         print(f"the writers' own total is {np.mean(totals):.2f} of 3")
-    room = data.fits_context(tokenizer, sft.config.context, args.max_new_tokens, args.drop_long)
+    room = data.fits_context(tokenizer, context, args.max_new_tokens, args.drop_long)
     return [record for record in records if room(record.prompt)]
 
 

@@ -151,7 +151,9 @@ def method_of(args):
 
 
 def refuse_idle_flags(args):
-    """InputError for a flag that the loss does not read."""
+    """InputError for a flag that this call does not read."""
+    if not args.data:
+        config.refuse_idle(args, {"held_out": "is about --data, and there is none"})
     defaults = Config()
     for names in READS.values():
         for name in set(names) - set(READS[args.loss]):

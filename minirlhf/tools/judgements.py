@@ -27,6 +27,7 @@ from minirlhf.rewards.axes import Choice, Flags, Rating
 from minirlhf.run import checkpoint, compute, config
 from minirlhf.run.config import InputError, flag, rng
 from minirlhf.run.folder import start_run
+from minirlhf.run.metrics import shorten
 from minirlhf.tools import choice, label, measured, parts, people
 from minirlhf.tools.choice import PoolFlags, by_rank, load_setting, sizes, teach
 from minirlhf.world import writers
@@ -73,7 +74,7 @@ def main(argv=None):
         learn_from(args)
         return
     kinds = parts.chosen("--kinds", args.kinds, KINDS)
-    missing = [kind for kind in kinds if not measured.path_of(args, kind).exists()]
+    missing = measured.missing(args, kinds)
     setting = judged(load_setting(args)) if missing else None
     sft = setting.sft if setting else choice.load_sft(args)[0]
     measured.all_rows(args, KINDS, ("kinds",), sft)  # before anything is made
@@ -114,9 +115,13 @@ def learn_from(args):
 def people_setting(args, records):
     """Nothing is asked: the pool is empty. InputError if a label does not fit the context."""
     sft, tokenizer = choice.load_sft(args)
-    fits = data.fits_context(tokenizer, sft.config.context)
     for record in records:
-        fits(Comparison(record.prompt, record.responses, record.ranks))
+        comparison = Comparison(record.prompt, record.responses, record.ranks)
+        length, context = data.longest_row(tokenizer, comparison, 0), sft.config.context
+        if length > context:
+            label = f"--data {args.data}: the label on {shorten(record.prompt, 60)}"
+            problem = f"{label} has {length} tokens, more than the context of {context}"
+            raise InputError(f"{problem}; leave it out, or train_sft.py with a larger --context")
     return choice.Setting(args, sft, tokenizer, [], [], [], [])
 
 

@@ -89,7 +89,7 @@ def load_source(args, sft, tokenizer, model_path, policy_path, more):
 def refuse_idle_flags(args):
     """InputError for a flag of a command that it does not read beside the others."""
     if getattr(args, "data", ""):
-        names = ("labeller", "policy", "more", "labeller_model", "human_share")
+        names = ("labeller", "policy", "more", "labeller_model", "human_share", "prompts")
         config.refuse_idle(args, dict.fromkeys(names, "the comparisons are those of --data"))
         return
     idle = {}

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf import evaluate
-from minirlhf.run import resume
+from minirlhf.run import files, resume
 from minirlhf.run.config import InputError
-from minirlhf.run.files import write_json
 from minirlhf.run.metrics import table
 from minirlhf.tools import parts
 
@@ -22,13 +21,21 @@ def path_of(args, name):
     return Path(args.out) / str(args.seed) / f"{name}.json"
 
 
+def missing(args, names):
+    """The parts that are yet to be made. InputError if their files cannot be written."""
+    left = [name for name in names if not path_of(args, name).exists()]
+    for name in left:
+        files.writable("--out", path_of(args, name))
+    return left
+
+
 def make(args, name, rows, leave_out, sft):
     """Write a part, OUT/SEED/NAME.json, by `rows()`, dictionaries, unless it is there. `sft` is the
     model that its labels are about."""
     path, flags = path_of(args, name), own_flags(args, leave_out)
     if not path.exists():
         content = {"flags": flags, "inputs": resume.fingerprints(sft=sft), "rows": rows()}
-        write_json(path, content)
+        files.write_json(path, content)
 
 
 def own_flags(args, leave_out):
@@ -41,7 +48,7 @@ def read(path):
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         whole = isinstance(content["flags"], dict) and isinstance(content.get("inputs", {}), dict)
-        if whole and all("agreement_with_judge" in row.keys() for row in content["rows"]):
+        if whole and all(np.isfinite(row["agreement_with_judge"]) for row in content["rows"]):
             return content
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass

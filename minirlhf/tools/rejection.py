@@ -45,6 +45,8 @@ class Config(ComputeFlags):
 
 def main(argv=None):
     args = config.parse(Config, argv)
+    if args.data:
+        config.refuse_idle(args, {"prompts": "the prompts are those of --data"})
     device = compute.pick_device(args.device)
     precision = compute.PRECISIONS[compute.resolve(args, device).precision]
     model, tokenizer, missing_end_score = reward.load_reward_model(args.rm, device, precision)

@@ -230,13 +230,12 @@ def test_the_reward_model_of_another_world_is_refused(
 ):
     """The policy's own data are in order here; the reward model's are not. With a function there is
     no reward model to ask."""
-    argv = ["--out", str(tmp_path / "new"), "--sft", str(out / "sft")]
-    argv += ["--rm", str(world_run / "rm")]
-    message = refused(train_ppo.main, [*argv, *prompts, *PPO], tmp_path)
+    argv = ["--out", str(tmp_path / "new"), "--sft", str(out / "sft"), *prompts, *PPO]
+    message = refused(train_ppo.main, [*argv, "--rm", str(world_run / "rm")], tmp_path)
     assert f"{world_run / 'rm'} was trained on {WORLD}" in message
     name = my_rewards("def reward(prompts, responses):\n    return [0.0] * len(responses)\n")
     function = ["--reward", name, "--missing-end-score", "-1"]
-    train_ppo.main([*argv, *prompts, *PPO, *function, "--updates", "1"])
+    train_ppo.main([*argv, *function, "--updates", "1"])
 
 
 def test_a_run_says_what_it_was_trained_on(colour_run, world_run, colours):
@@ -310,13 +309,15 @@ def test_the_printed_commands_lead_through_all_stages(tmp_path, pairs, capsys, o
     out = tmp_path / "my out"
     flags = ["--out", out, "--seed", 3, "--max-new-tokens", 4]
     flags += ["--data", pairs, "--context", 32] if own else []
-    small = "--documents 20 --demonstrations 20".split()
+    small = [] if own else "--documents 20 --demonstrations 20".split()
     words = printed_command(capsys, train_sft.main, [*flags, *small])
     assert words[:2] == ["python", "train_rm.py"]
-    small = "--prompts 8 --responses 2 --norm-prompts 4 --held-out 4".split()
+    small = "--responses 2 --norm-prompts 4 --held-out 4".split()
+    small += [] if own else "--prompts 8".split()
     words = printed_command(capsys, train_rm.main, [*words[2:], *small])
     assert words[:2] == ["python", "train_ppo.py"]
-    small = "--prompts 8 --updates 1 --batch-size 4 --minibatches 2 --temperature 0.9".split()
+    small = [] if own else "--prompts 8".split()
+    small += "--updates 1 --batch-size 4 --minibatches 2 --temperature 0.9".split()
     words = printed_command(capsys, train_ppo.main, [*words[2:], *small])
     assert words[:2] == ["minirlhf", "evaluate"]
     rows, _ = evaluated(capsys, *words[2:])

@@ -70,6 +70,20 @@ def test_a_number_that_is_not_finite_is_named_with_its_step(value):
         require_finite(3, loss=1.0, grad_norm=value)
 
 
+@pytest.mark.parametrize(
+    ("step", "name", "cause"),
+    [
+        (0, "return_mean", "the scores, or --kl-coef, are too large for float32"),
+        (0, "grad_norm", "lower --lr"),
+        (1, "return_mean", "lower --lr"),
+    ],
+)
+def test_the_learning_rate_is_no_cause_before_the_first_step(step, name, cause):
+    """Rewards of 1e38 have no sum in float32; they used to be blamed on --lr."""
+    with pytest.raises(config.InputError, match=f"{name} is inf at step {step}: .*{cause}"):
+        require_finite(step, **{name: float("inf")})
+
+
 def test_the_optimiser_takes_no_step_with_a_loss_that_is_not_finite(
     tmp_path, colours, small_models, stops, monkeypatch
 ):

@@ -49,3 +49,13 @@ def test_a_table_of_questions_and_answers_trains_a_policy_on_its_own_answers(
     rows.write_text(rows.read_text().replace('"answer": "2"', '"answer": "7"'))
     with pytest.raises(InputError, match="the data changed"):
         train_ppo.main(more)
+
+
+def test_a_row_without_a_column_says_who_asks_for_it(out, tmp_path):
+    """And not what the forms are: its form is known."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p", "answer": "a"}\n{"prompt": "q"}\n')
+    argv = ["--out", str(out), "--data", str(tmp_path / "rows.jsonl"), "--missing-end-score", "-1"]
+    with pytest.raises(InputError) as error:
+        train_ppo.main([*argv, "--reward", f"{__name__}:right"])
+    problem = "no field 'answer'; it has prompt; a reward function or --columns asks for it"
+    assert str(error.value) == f"{tmp_path}/rows.jsonl:2: {problem}"

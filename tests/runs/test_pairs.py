@@ -112,7 +112,14 @@ def test_the_parts_of_a_seed_are_about_one_sft_model(flags, tmp_path, colour_run
     module.main([*flags, option, name, "--seed", "2"])
 
 
-@pytest.mark.parametrize("rows", ["1", "[1]", "[[]]", "[{}]"])
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(flags, tmp_path, monkeypatch):
+    (tmp_path / "parts").write_text("somebody's file")
+    monkeypatch.setattr(choice, "load_setting", None)
+    with pytest.raises(InputError, match="--out .*: Not a directory; name a file that can be"):
+        choice.main([*flags, "--ways", "random"])
+
+
+@pytest.mark.parametrize("rows", ["1", "[1]", "[[]]", "[{}]", '[{"agreement_with_judge": null}]'])
 def test_a_part_with_other_rows_is_one_line(flags, tmp_path, rows):
     part = tmp_path / "parts" / "1" / "random.json"
     part.parent.mkdir(parents=True)
@@ -228,6 +235,9 @@ def test_a_person_with_choices_ratings_and_flags_gets_a_reward_model(flags, tmp_
     with pytest.raises(InputError, match="rm already holds a run; replace it with --overwrite, or"):
         judgements.main(command)
     judgements.main([*command, "--overwrite"])
+    labels.add(tmp_path / "labels.jsonl", Label("x" * 500, ["b", "r"], [0, 1], "better", "ada", ""))
+    with pytest.raises(InputError, match="labels.jsonl: the label on xxx.* has 502 tokens, more "):
+        judgements.main([*command, "--overwrite"])
 
 
 def test_a_difference_is_over_the_seeds_that_both_have():

@@ -52,9 +52,8 @@ SECTIONS = [
     "Sources",
 ]
 TOY = {  # what makes each command small; everything else stays as the page has it
-    "sft": "--documents 64 --demonstrations 64 --held-out 8 --context 96 --tokenizer tiny "
-    "--max-new-tokens 6",
-    "rm": "--prompts 12 --held-out 6 --norm-prompts 4 --max-new-tokens 6",
+    "sft": "--held-out 8 --tokenizer tiny --max-new-tokens 6",
+    "rm": "--held-out 6 --norm-prompts 4 --max-new-tokens 6",
     "ppo": "--updates 2 --batch-size 8 --epochs 1 --minibatches 2 --held-out 6 --eval-every 2 "
     "--max-new-tokens 6",
     "dpo": "--batch-size 8",
@@ -70,6 +69,11 @@ TOY = {  # what makes each command small; everything else stays as the page has 
     "export": "",
     "import": "",
     "sample": "--prompts 3 --max-new-tokens 4",
+}
+WITHOUT = {  # and without a flag, since nobody reads these beside it
+    ("sft", "--data"): "--documents 64 --demonstrations 64",
+    ("sft", "--init"): "--context 96",
+    ("rm", "--data"): "--prompts 12",
 }
 # They ask a person, or for a file: a sentence that only names them has nothing to run.
 NAMED = {"label", "web", "chat", "taste", "convert", "evaluate-rm", "export", "import"}
@@ -136,6 +140,11 @@ def command(line):
     return (name.removeprefix("train_").removesuffix(".py") if name else name), arguments
 
 
+def toy(name, arguments):
+    lacking = [words for (x, flag), words in WITHOUT.items() if x == name and flag not in arguments]
+    return shlex.split(" ".join([TOY[name], *lacking]))
+
+
 def run(line):
     name, arguments = command(line)
     module = importlib.import_module(COMMANDS[name].module)
@@ -145,7 +154,7 @@ def run(line):
         config.parse(module.Config, arguments)
         return
     try:
-        module.main([*arguments, *shlex.split(TOY[name])])
+        module.main([*arguments, *toy(name, arguments)])
     except SystemExit as stop:  # a gate says by its exit code whether it passes: a toy may not
         assert name == "gates" and stop.code in (0, 1), line
 

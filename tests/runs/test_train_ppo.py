@@ -27,8 +27,9 @@ from minirlhf.tools import evaluate as evaluate_command
 from minirlhf.world import measures, writers
 
 SMALL = "--updates 6 --batch-size 6 --max-new-tokens 6 --held-out 4 --eval-every 3".split()
-SMALL += "--epochs 2 --minibatches 4 --warmup 2 --kl-horizon 20".split()
-ADAPTIVE = "--critic separate --kl-target 1.1 --lr 0.003 --lam 0.95 --value-head-rate 1".split()
+SMALL += "--epochs 2 --minibatches 4 --warmup 2".split()
+ADAPTIVE = "--critic separate --kl-target 1.1 --kl-horizon 20 --lr 0.003 --lam 0.95".split()
+ADAPTIVE += "--value-head-rate 1".split()
 
 
 @pytest.fixture

@@ -465,7 +465,7 @@ def test_room_for_the_samples_is_checked_before_anything_is_written(
     """A context of 32 has no room for a prompt and 32 new tokens, whether the prompts are the
     world's or the user's."""
     new = tmp_path / "new"
-    flags = ["--out", str(new), "--sft", str(out / "sft"), *WORLD_RM, "--max-new-tokens", "32"]
+    flags = ["--out", str(new), "--sft", str(out / "sft"), "--max-new-tokens", "32"]
     for source in (["--mix-data"], ["--data", str(colours / "comparisons.jsonl")]):
         message = refused(train_rm.main, [*flags, *source], new)
         assert "32" in message and "context" in message

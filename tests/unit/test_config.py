@@ -2,12 +2,23 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from minirlhf.run import config
-from minirlhf.run.config import InputError, Stream, flag, out_of_range, parse, rng, run
+from minirlhf.run.config import (
+    DataFlags,
+    InputError,
+    Stream,
+    flag,
+    out_of_range,
+    parse,
+    refuse_idle,
+    rng,
+    run,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +141,8 @@ def test_a_mistyped_value_is_refused_by_the_name_of_its_flag(capsys, argv):
         (("--clip", "nan"), "at least 0"),
         (("--learning-rate", "nan"), "more than 0"),
         (("--share", "nan"), "at most 1"),
+        (("--learning-rate", "1e31"), "0 or of a size from 1e-30 to 1e30"),
+        (("--clip", "1e-300"), "0 or of a size from 1e-30 to 1e30"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name_with_its_limit(capsys, argv, limit):
@@ -244,3 +257,26 @@ def test_drawing_touches_no_global_generator():
     state = np.random.get_state()[1].copy()
     rng(0, config.SHUFFLE).normal(size=100)
     assert (np.random.get_state()[1] == state).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader(DataFlags):
+    data: str = flag("", "file")
+    score: float = flag(math.nan, "score")
+    resume: bool = flag(False, "go on")
+
+
+def test_a_flag_about_data_without_data_is_refused():
+    """--template in a run of the embedded world changes nothing. A flag whose default is NaN is at
+    its default when it is NaN, and a resumed run has its flags from before."""
+    parse(Reader, ["--data", "f", "--form", "pair", "--skip-bad"])
+    for words in ("--form pair", "--map a=b", "--template chatml", "--keep-turns", "--skip-bad"):
+        option = words.split()[0]
+        with pytest.raises(
+            InputError, match=f"{option}: says how --data is read, .*; leave it out"
+        ):
+            parse(Reader, words.split())
+        parse(Reader, [*words.split(), "--resume"])
+    refuse_idle(Reader(), {"score": "is never read"})
+    with pytest.raises(InputError, match="--score: is never read; leave it out"):
+        refuse_idle(Reader(score=1.0), {"score": "is never read"})
