@@ -84,7 +84,8 @@ def main(argv=None):
     """An unknown command is one line and exit code 2."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(listing())
+        with config.consoles():
+            print(listing())
         return
     if name not in COMMANDS:
         print(f"error: {unknown(name)}", file=sys.stderr)

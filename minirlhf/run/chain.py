@@ -55,6 +55,15 @@ def refuse_mixed(args, *checkpoints):
         raise InputError(f"{problem}; {remedy}, or go on with --mix-data")
 
 
+def refuse_own_data(path):
+    """InputError if a checkpoint was trained on somebody's own data: the embedded world's questions
+    and its judge have nothing to do with it."""
+    data = trained_on(path)
+    if data not in (None, WORLD):
+        problem = f"{path} was trained on {data}, and this is about the embedded world"
+        raise InputError(f"{problem}; minirlhf evaluate compares policies on your data")
+
+
 def missing_end_score(policy, reward_model, reward, stored):
     """What a response without end gets in an evaluation: as in the training of the policy, if its
     score was the same (that function, or that reward model), else what is `stored` with the reward

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import math
+import os
 import re
 import signal
 import sys
@@ -72,7 +73,10 @@ class ModelFlags:
         choices=("auto", "float32", "bf16"),
     )
     threads: int = flag(
-        0, "CPU threads; 0: one per core, torch's choice; 1 is faster beside another job", low=0
+        0,
+        "CPU threads; 0: one per core, torch's choice; 1 is faster beside another job",
+        low=0,
+        high=4096,
     )
 
 
@@ -209,6 +213,8 @@ def out_of_range(value, limits):
         return "a finite number"
     if isinstance(value, float) and value and not 1e-30 <= abs(value) <= 1e30 and value == value:
         return "0 or of a size from 1e-30 to 1e30"  # float32 computes with these
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "smaller than 2^63"
     if limits["low"] is not None and not value >= limits["low"]:
         return f"at least {limits['low']}"
     if limits["above"] is not None and not value > limits["above"]:
@@ -219,19 +225,16 @@ def out_of_range(value, limits):
 
 def run(main):
     """The footer of every script: a user's mistake and an error of the system are one line and exit
-    code 2; Ctrl-C is exit code 130, another signal 128 and its number. A character that the
-    console's encoding lacks is shown as a question mark."""
-    for console in (sys.stdout, sys.stderr):
-        if hasattr(console, "reconfigure"):  # a notebook's and a test's have none
-            console.reconfigure(errors="replace")
+    code 2; Ctrl-C is exit code 130, another signal 128 and its number."""
     try:
-        # Here: the list of commands must not wait for torch.
-        from minirlhf.fast import keep_memory
-        from minirlhf.run.distributed import processes
+        with consoles():
+            # Here: the list of commands must not wait for torch.
+            from minirlhf.fast import keep_memory
+            from minirlhf.run.distributed import processes
 
-        keep_memory()
-        with processes():
-            main()
+            keep_memory()
+            with processes():
+                main()
     except (InputError, OSError) as error:
         message, code = f"error: {one_line(error)}", 2
     except KeyboardInterrupt as error:
@@ -241,6 +244,26 @@ def run(main):
     with contextlib.suppress(OSError):  # a terminal that is gone
         print(message, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def consoles():
+    """While it is entered there are an input, an output and an error output, which a daemon may
+    lack; a character that an encoding lacks is shown as a question mark; and the reader of the
+    output may go away, as `head` does: the exit code is then that of SIGPIPE."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        console = getattr(sys, name)
+        if console is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+        elif name != "stdin" and hasattr(console, "reconfigure"):  # a notebook's has none
+            console.reconfigure(errors="replace")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes the output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
 
 
 def one_line(error):
@@ -253,6 +276,8 @@ def one_line(error):
         remedy = "; free some space on its disk"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         remedy = "; make it writable"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        remedy = "; a file is where a folder has to be"
     return (f"{error.filename}: " if error.filename else "") + reason + remedy
 
 

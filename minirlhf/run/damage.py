@@ -127,9 +127,10 @@ def check_tensors(state):
 
 
 def refusal(path, problem):
-    """The InputError for a damaged checkpoint. It names an older one beside it, if there is one."""
-    older = [other for other in path.parent.glob("checkpoint*.pt") if other != path]
+    """The InputError for a damaged checkpoint. It names the older one beside it, if there is
+    one."""
+    older = path.with_name("checkpoint.previous.pt")
     problem, remedy = " ".join(str(problem).split()), "train it again"
-    if older:
-        remedy = f"an older one is {max(older, key=os.path.getmtime)}: rename it to {path.name}"
+    if path.name == "checkpoint.pt" and older.exists():
+        remedy = f"an older one is {older}: rename it to {path.name}"
     return InputError(f"{path} is not a checkpoint of minirlhf, or is damaged: {problem}; {remedy}")

@@ -61,7 +61,7 @@ def weight_rms(optimizer):
     return float(norm) / math.sqrt(sum(p.numel() for p in weights))
 
 
-ROLLOUT = ("score", "kl", "return_mean")  # of PPO, before the first optimiser step of an update
+EARLY = ("loss", "score", "kl", "return_mean")  # before the optimiser step, or PPO's first one
 
 
 def require_finite(step, **numbers):
@@ -70,7 +70,7 @@ def require_finite(step, **numbers):
     for name, value in numbers.items():
         if not math.isfinite(value):
             cause = "training diverged. The learning rate is the usual cause; lower --lr"
-            if step == 0 and name in ROLLOUT:  # no optimiser step was made yet
-                cause = "the scores, or --kl-coef, are too large for float32"
+            if step == 0 and name in EARLY:
+                cause = "no step was made yet, so scores or a flag are too large for float32"
             problem = f"{name} is {float(value)} at step {step}: {cause}"
             raise Divergence(f"{problem}. The last checkpoint is as it was")

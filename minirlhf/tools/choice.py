@@ -28,7 +28,7 @@ from minirlhf.data import Comparison
 from minirlhf.feedback import agreement, choice, design, questions, simulated
 from minirlhf.rewards import axes
 from minirlhf.rewards.axes import Choice
-from minirlhf.run import checkpoint, compute, config
+from minirlhf.run import chain, checkpoint, compute, config
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.tools import label, measured, parts, taste
 from minirlhf.tools.script import script
@@ -101,6 +101,7 @@ def sizes(args):
 def load_setting(args):
     """The SFT model, its pairs with a label each, and held-out comparisons. Every way asks the same
     labeller: a pair has the same label whoever asks about it."""
+    chain.refuse_own_data(args.sft)
     sft, tokenizer = load_sft(args)
     lists = []
     for n, K, stream, split in (

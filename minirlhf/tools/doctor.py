@@ -8,6 +8,7 @@ computes again what they should have. docs/seeing.md has the mistakes that all t
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,6 +273,9 @@ def find_runs(folder):
             f"{folder}: no metrics.jsonl with a line in it, neither here nor in a folder of a "
             f"stage ({', '.join(STAGES)}); name the folder of a run"
         )
+    for place in places:
+        if place not in runs and (place / "metrics.jsonl").exists():
+            print(f"{place}: metrics.jsonl has no line that can be read; left out", file=sys.stderr)
     return runs
 
 

@@ -23,6 +23,7 @@ from minirlhf.rewards import function
 from minirlhf.run import chain, checkpoint, compute, config, files
 from minirlhf.run.config import ChainFlags, InputError, flag, rng
 from minirlhf.run.metrics import number, screen_table, table
+from minirlhf.tools import output
 from minirlhf.world import judge, measures, writers
 
 
@@ -70,17 +71,18 @@ def main(argv=None):
     score, reward_model = load_score(args, tokenizer, device, precision)
     prefer = load_judge(args, score)
     trunks = [policy, baseline, *([reward_model.gpt] if reward_model else [])]
-    prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
     policies = {"baseline": baseline, "policy": policy}
     if args.to:
         files.writable("--to", args.to, '{\n  "policy": ')
-    replies, kls = sample_all(args, tokenizer, policies, score, prompts)
     results = {"policy": args.policy, "baseline": args.baseline, "judge": judge_name(args, score)}
-    results["means"] = show_table(args, prompts, replies, kls, score)
-    results["win_rates"] = show_win_rates(prompts, replies, prefer, results["judge"])
-    show_samples(prompts[: args.shown], replies)
-    if args.to:
-        write_results(args, results, prompts, replies)
+    with output.shown_last():
+        prompts = load_prompts(args, tokenizer, min(gpt.config.context for gpt in trunks))
+        replies, kls = sample_all(args, tokenizer, policies, score, prompts)
+        results["means"] = show_table(args, prompts, replies, kls, score)
+        results["win_rates"] = show_win_rates(prompts, replies, prefer, results["judge"])
+        show_samples(prompts[: args.shown], replies)
+        if args.to:
+            write_results(args, results, prompts, replies)
 
 
 def sample_all(args, tokenizer, policies, score, prompts):

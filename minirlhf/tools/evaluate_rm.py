@@ -24,6 +24,7 @@ from minirlhf.run import chain, checkpoint, compute, config, files
 from minirlhf.run.config import ComputeFlags, InputError, flag
 from minirlhf.run.folder import COMPARISONS
 from minirlhf.run.metrics import table
+from minirlhf.tools import output
 from minirlhf.tools.dpo import READS, implicit_rewards
 
 CHUNK = 128  # comparisons that are scored between two moves of the progress bar
@@ -62,16 +63,17 @@ def main(argv=None):
     scorer = load_scorer(args, device, compute.PRECISIONS[args.precision])
     if args.to:
         files.writable("--to", args.to, '{\n  "model": ')
-    learned, measured, source = load_comparisons(args, scorer)
-    scores = []
-    for start in tqdm(range(0, len(measured), CHUNK), desc="scoring"):
-        scores += scorer.score(measured[start : start + CHUNK])
-    results = {"model": scorer.name, **scorer.settings, "data": args.data, "measured": source}
-    results |= measure(learned, measured, scores, args.seed)
-    show(results)
-    if args.to:
-        files.write_text(args.to, json.dumps(results, indent=2) + "\n")
-        print(f"\nthe results are in {args.to}")
+    with output.shown_last():
+        learned, measured, source = load_comparisons(args, scorer)
+        scores = []
+        for start in tqdm(range(0, len(measured), CHUNK), desc="scoring"):
+            scores += scorer.score(measured[start : start + CHUNK])
+        results = {"model": scorer.name, **scorer.settings, "data": args.data, "measured": source}
+        results |= measure(learned, measured, scores, args.seed)
+        show(results)
+        if args.to:
+            files.write_text(args.to, json.dumps(results, indent=2) + "\n")
+            print(f"\nthe results are in {args.to}")
 
 
 # ---- what is measured

@@ -217,6 +217,8 @@ def draw(pyplot, curves, best, writers_total, path):
 
 def draw_names(side, curves, colors):
     """The names of the methods right of the curves, each with a thin line to its end point."""
+    if not curves:
+        return
     (left, right), (low, high) = side.get_xlim(), side.get_ylim()
     column, gap = right + 0.02 * (right - left), 0.027 * (high - low)
     places = spread([curve.points[-1][1] for curve in curves], gap)

@@ -32,7 +32,7 @@ MEMBERS = tuple(  # the other reward models of an ensemble: other seeds, the sam
 )
 OTHERS = ",".join(f"{{run}}/{n}/rm" for n in (2, 3, 4))
 WITHOUT_PENALTY = "ppo --out {run} --sft {base}/sft --seed {seed} --kl-coef 0 --rm {base}/rm"
-RANKINGS = "16,384 rankings of 4"
+RANKINGS = "16,384 rankings of 4"  # by default: see `rankings`
 METHODS = {
     "ppo": Method("PPO", RANKINGS, (PPO,)),
     "rloo": Method("without a critic", RANKINGS, (f"{PPO} --algorithm rloo",)),
@@ -209,13 +209,23 @@ def best_marks(best):
 HEADER = "method", "labels", "seconds", "total, of 3", "minus PPO", "over seeds", "KL", "distinct"
 
 
-def table(args, rows, seconds):
+def rankings(base):
+    """What the reward model of a base has learned from."""
+    flags = chain.stored_flags(base / "rm")
+    if flags.get("data") or not {"prompts", "responses"} <= set(flags):
+        return "those of OUT/rm"
+    return f"{flags['prompts']:,} rankings of {flags['responses']}"
+
+
+def table(args, rows, seconds, learned=RANKINGS):
     """methods.md: a row for each method, its seeds in one cell. Differences are paired, with their
-    95% intervals over prompts, and over seeds where there are three."""
+    95% intervals over prompts, and over seeds where there are three. `learned` is what the base's
+    reward model has learned from."""
     prompts = {seed: frontier.validation_prompts(args.prompts, seed) for seed in rows["sft"]}
     lines = [HEADER, ("---",) * len(HEADER)]
     for name, row in rows.items():
         labels = METHODS[name].labels if name in METHODS else "-" if name == "sft" else RANKINGS
+        labels = labels.replace(RANKINGS, learned)
         gains = [
             frontier.difference(marks.totals, rows["ppo"][seed].totals, prompts[seed])
             for seed, marks in row.items()
@@ -271,7 +281,8 @@ def main(argv=None):
     runs.make([place for place in places if place.name in names])
     rows, best = judged(args, places), best_of_n(args, places)
     listed = rows | {f"best of {BEST_OF}": best_marks(best)}
-    text = table(args, listed, runs.processor_seconds(places))
+    learned = rankings(next(iter(seeds.values())))
+    text = table(args, listed, runs.processor_seconds(places), learned)
     print("\n" + text)
     write_text(folder / "methods.md", text)
     pyplot = figures.load_pyplot()

@@ -6,6 +6,7 @@ others, if what they depend on is the same.
 """
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -86,6 +87,18 @@ def cut_to_lines(path):
     content = path.read_bytes()
     os.truncate(path, content.rfind(b"\n") + 1)
     return content.count(b"\n")
+
+
+@contextlib.contextmanager
+def shown_last():
+    """What is printed while it is entered is shown at its end: a file that is written there is
+    written before the reader of the output, such as `head`, can go away."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            yield
+    finally:
+        print(text.getvalue(), end="")
 
 
 @contextlib.contextmanager

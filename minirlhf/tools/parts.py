@@ -121,5 +121,5 @@ def read(path):
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged; remove its folder, or choose another --out")
+        raise InputError(f"{path} is damaged; choose another --out")
     return content

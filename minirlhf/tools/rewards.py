@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf import reward
-from minirlhf.run import checkpoint, config
+from minirlhf.run import chain, checkpoint, config
 from minirlhf.run.config import InputError, flag
 from minirlhf.run.folder import COMPARISONS
 from minirlhf.run.metrics import read_metrics, table
@@ -58,7 +58,7 @@ class Config:
     total: float = flag(2.0, "judged total, of 3, which each row is timed to", low=0, high=3)
     held_out: int = flag(512, "validation prompts of the judge", low=2)
     seed: int = flag(1, "seed of everything random", low=0)
-    threads: int = flag(0, "CPU threads; 0: one per core", low=0)
+    threads: int = flag(0, "CPU threads; 0: one per core", low=0, high=4096)
 
 
 def main(argv=None):
@@ -67,6 +67,7 @@ def main(argv=None):
     for stage in ("sft", "rm"):
         if not (Path(args.out) / stage / "checkpoint.pt").exists():
             raise InputError(f"{args.out}/{stage} holds no checkpoint; minirlhf demo makes one")
+    chain.refuse_own_data(f"{args.out}/sft")
     combined = any("--combine" in ROWS[args.compare][name] for name in names)
     comparisons = Path(args.out) / "rm" / COMPARISONS
     if combined and not comparisons.exists():
@@ -78,9 +79,18 @@ def main(argv=None):
         ensemble = [f"{args.out}/rm", *(train_member(args, n, comparisons) for n in others)]
         for name in names:
             train_row(args, name, ensemble)
-    runs = {name: read_metrics(f"{args.out}/rewards/{name}/ppo") for name in names}
+    runs = {name: evaluations(f"{args.out}/rewards/{name}/ppo") for name in names}
     print("\n".join(["", *table(*comparison(runs, args.total))]))
     print("\nat equal KL: the total where a row first came to the least of the rows' last KLs")
+
+
+def evaluations(folder):
+    """The lines of a run's metrics. InputError if none of them has an evaluation."""
+    lines = read_metrics(folder)
+    if not any("eval_total" in line for line in lines):
+        problem = f"{folder}/metrics.jsonl holds no evaluation"
+        raise InputError(f"{problem}; move {folder} away, and it is made again")
+    return lines
 
 
 # ---- the runs

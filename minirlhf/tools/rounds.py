@@ -23,7 +23,7 @@ from minirlhf import evaluate, reward
 from minirlhf.feedback.agreement import judge_agreement
 from minirlhf.formats import jsonl
 from minirlhf.rewards import function
-from minirlhf.run import checkpoint, compute, config, resume
+from minirlhf.run import chain, checkpoint, compute, config, resume
 from minirlhf.run.config import InputError, ModelFlags, flag, rng
 from minirlhf.run.files import write_json, write_text
 from minirlhf.run.folder import COMPARISONS
@@ -86,6 +86,7 @@ GIVEN = {  # flags of the stages that a round gives
 def main(argv=None):
     args = config.parse(Config, argv)
     require_sft(args.sft)
+    chain.refuse_own_data(args.sft)
     args = compute.resolve(args, compute.pick_device(args.device))
     labeller.refuse_idle_flags(args)
     check_flags(args)
@@ -198,7 +199,7 @@ def load_rows(args, inputs):
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         flags, rows = dict(record["flags"]), list(record["rounds"])
-        [[row[name] for name in COLUMNS] for row in rows]
+        [[float(row[name]) for name in COLUMNS] for row in rows]
         before = {"inputs": dict(record.get("inputs", {}))}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged; choose another --out") from error

@@ -209,3 +209,41 @@ def test_a_wheel_has_the_data_files(pyproject):
 def test_a_wheel_has_the_command(pyproject):
     module, function = pyproject["project"]["scripts"]["minirlhf"].split(":")
     assert getattr(importlib.import_module(module), function) is command.main
+
+
+def pipe(command, folder):
+    """What a shell makes of a command line in which {} is the command minirlhf: exit code, output,
+    error output."""
+    line = command.format(f"PYTHONPATH={ROOT} {sys.executable} -m minirlhf")
+    words = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=100)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", ["--help", "world --documents 3000", "formats"])
+def test_a_reader_of_the_output_may_go_away(tmp_path, words):
+    """As `head` does. Nothing is said, and the exit code is that of SIGPIPE; or 0, where all was
+    written before."""
+    for _ in range(3):
+        code, _, errors = pipe(f"{{}} {words} | true", tmp_path)
+        assert code in (0, 141) and errors == ""
+    assert code == 141 or words != "world --documents 3000"
+
+
+def test_a_result_is_written_before_it_is_shown(colour_run, colours, tmp_path):
+    """A reader that has gone away costs no file."""
+    words = f"--reward-model {colour_run}/rm --data {colours}/comparisons.jsonl --to r.json"
+    pipe(f"{{}} evaluate-rm {words} | true", tmp_path)
+    assert (tmp_path / "r.json").stat().st_size > 100
+    sft = f"{colour_run}/sft"
+    words = f"--policy {sft} --baseline {sft} --data {colours}/prompts.jsonl --reward-model none"
+    pipe(f"{{}} evaluate {words} --prompts 4 --max-new-tokens 4 --to p.json | true", tmp_path)
+    assert (tmp_path / "p.json").stat().st_size > 100
+
+
+def test_a_daemon_has_no_console(tmp_path):
+    """Neither input nor output."""
+    code, _, errors = pipe("{} world --documents 2 >&- <&-", tmp_path)
+    assert (code, errors) == (0, "")
+    code, _, errors = pipe("{} label --data none.jsonl <&- >&-", tmp_path)
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1

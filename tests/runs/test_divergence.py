@@ -73,7 +73,8 @@ def test_a_number_that_is_not_finite_is_named_with_its_step(value):
 @pytest.mark.parametrize(
     ("step", "name", "cause"),
     [
-        (0, "return_mean", "the scores, or --kl-coef, are too large for float32"),
+        (0, "return_mean", "scores or a flag are too large for float32"),
+        (0, "loss", "no step was made yet"),
         (0, "grad_norm", "lower --lr"),
         (1, "return_mean", "lower --lr"),
     ],

@@ -14,7 +14,16 @@ from minirlhf.__main__ import COMMANDS
 from minirlhf.run import damage
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import DEMONSTRATIONS, HELD_OUT_PROMPTS, InputError, rng
-from minirlhf.tools import figures, frontier, methods, rejection, runs
+from minirlhf.tools import (
+    figures,
+    frontier,
+    methods,
+    overoptimisation,
+    rejection,
+    rewards,
+    rounds,
+    runs,
+)
 from minirlhf.tools.runs import Method, Place
 from minirlhf.world import measures, writers
 from minirlhf.world.judge import judge
@@ -228,6 +237,27 @@ def test_the_commands_of_each_method_make_its_policy(name, world_run, tmp_path, 
     assert runs.missing(place) == [] and runs.made(place.run, method.policy)
     folders = [place.run / folder for folder in method.curve or (method.policy,)]
     assert all((folder / "metrics.jsonl").exists() for folder in folders)
+
+
+def test_labels_are_those_of_the_reward_model(toy):
+    """And not the default's: 24 prompts with three responses each here."""
+    assert "| 24 rankings of 3 |" in (toy / "methods" / "methods.md").read_text()
+
+
+def test_the_worlds_methods_are_not_run_on_models_of_own_data(colour_run, tmp_path):
+    """Their prompts and their judge are the world's."""
+    for main in (methods.main, rewards.main, overoptimisation.main):
+        with pytest.raises(InputError, match="sft was trained on .*demonstrations.jsonl, and this"):
+            main(["--out", str(colour_run)])
+    with pytest.raises(InputError, match="and this is about the embedded world"):
+        rounds.main(["--sft", str(colour_run / "sft"), "--out", str(tmp_path)])
+
+
+def test_without_a_run_the_figure_has_best_of_n_alone(drawn, tmp_path):
+    frontier.draw(
+        figures.load_pyplot(), [], np.array([[0, 1], [0.5, 1.5]]), 1.7, tmp_path / "x.png"
+    )
+    assert len(drawn[0].axes[0].lines) == 2 and (tmp_path / "x.png").exists()
 
 
 def test_names_are_pushed_apart_as_little_as_need_be():

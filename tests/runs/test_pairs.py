@@ -13,7 +13,7 @@ from minirlhf import reward
 from minirlhf.feedback import agreement
 from minirlhf.formats import labels
 from minirlhf.formats.labels import Label
-from minirlhf.run import compute, config, damage
+from minirlhf.run import chain, compute, config, damage
 from minirlhf.run.config import InputError
 from minirlhf.tools import choice, judgements, measured
 
@@ -26,6 +26,7 @@ SMALL += ["--epochs", "1", "--lr", "0.01", "--threads", "1"]
 @pytest.fixture
 def flags(colour_run, tmp_path, monkeypatch):
     """The judge and the flags are of colours: g is rude, r is harmful."""
+    monkeypatch.setattr(chain, "refuse_own_data", lambda _: None)  # the colours are the world here
     monkeypatch.setattr(train_rm, "totals", lambda c: [WORTH.get(x, 0.0) for x in c.responses])
     monkeypatch.setattr(judgements, "behaviour", lambda _, x: (x == "g", False, x == "r"))
     return ["--sft", f"{colour_run}/sft", "--out", str(tmp_path / "parts"), *SMALL]

@@ -45,6 +45,7 @@ def demo(tmp_path, colour_run, monkeypatch):
 
         return SimpleNamespace(main=main)
 
+    monkeypatch.setattr(rewards.chain, "refuse_own_data", lambda _: None)  # the colours' world
     monkeypatch.setattr(rewards, "script", script)
     stored = {"steps": 0}
     monkeypatch.setattr(rewards.checkpoint, "stored_step", lambda *_: stored["steps"])
@@ -91,6 +92,15 @@ def test_what_is_finished_is_not_made_again_and_what_was_interrupted_goes_on(dem
     assert stage == "ppo" and args.resume and args.out == f"{demo.out}/rewards/worst"
     demo.stored["steps"] = 96
     assert compare(demo, "--only", "worst", "--members", "2") == []
+
+
+def test_a_run_without_an_evaluation_has_no_row(demo, refused):
+    compare(demo, "--only", "par")
+    demo.stored["steps"] = 96
+    (demo.out / "rewards" / "par" / "ppo" / "metrics.jsonl").write_text("")
+    argv = ["--out", str(demo.out), "--seed", "3", "--only", "par"]
+    message = refused(rewards.main, argv, demo.out)
+    assert "par/ppo/metrics.jsonl holds no evaluation; move" in message
 
 
 def test_runs_with_other_flags_are_another_experiment(demo, refused):

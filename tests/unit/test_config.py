@@ -142,6 +142,7 @@ def test_a_mistyped_value_is_refused_by_the_name_of_its_flag(capsys, argv):
         (("--learning-rate", "nan"), "more than 0"),
         (("--share", "nan"), "at most 1"),
         (("--learning-rate", "1e31"), "0 or of a size from 1e-30 to 1e30"),
+        (("--steps", "9999999999999999999"), "smaller than 2^63"),
         (("--clip", "1e-300"), "0 or of a size from 1e-30 to 1e30"),
     ],
 )

@@ -155,6 +155,17 @@ def test_of_200_flipped_bits_in_a_policy_none_is_used(tmp_path, make_gpt):
         assert "\n" not in message
 
 
+def test_another_file_of_a_run_is_no_older_checkpoint(tmp_path):
+    """Whoever renamed the checkpoint to metrics.jsonl would lose both."""
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    (tmp_path / "checkpoint.pt").touch()
+    (tmp_path / "checkpoint.previous.pt").write_text("damaged")
+    with pytest.raises(InputError, match="previous.pt is not a checkpoint .*; train it again$"):
+        load_gpt(tmp_path / "checkpoint.previous.pt")
+    with pytest.raises(InputError, match="metrics.jsonl is not a checkpoint .*; train it again$"):
+        load_gpt(tmp_path / "metrics.jsonl")
+
+
 def test_of_200_flipped_bits_in_exported_weights_none_is_used(tmp_path, make_gpt):
     """safetensors have no checksum. `save_gpt2` writes one, of the weights and of the sizes in
     config.json: 4 heads in place of 2 would fit the same weights. A flipped bit is found, or (in

@@ -210,6 +210,17 @@ def test_what_is_no_number_in_a_file_of_metrics_is_left_out(tmp_path, capsys):
     assert "nothing wrong found" in capsys.readouterr().out
 
 
+def test_a_run_whose_metrics_cannot_be_read_is_named(tmp_path, capsys):
+    """The others are looked at. It was left out without a word."""
+    for stage, text in (("sft", '{"step": 0, "loss": 1.0}\n'), ("ppo", "")):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "metrics.jsonl").write_text(text)
+    doctor.main([str(tmp_path)])
+    captured = capsys.readouterr()
+    assert captured.err == f"{tmp_path}/ppo: metrics.jsonl has no line that can be read; left out\n"
+    assert f"{tmp_path}/sft, 1 steps" in captured.out
+
+
 def test_a_folder_without_a_run_is_refused_in_a_line(tmp_path):
     with pytest.raises(InputError, match="no metrics.jsonl with a line .* name the folder"):
         doctor.main([str(tmp_path)])
