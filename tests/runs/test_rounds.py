@@ -300,8 +300,11 @@ def test_what_is_there_without_a_record_is_not_written_over(tmp_path, sft, refus
     assert "round-1 is of no rounds" in refused(rounds.main, argv, tmp_path)
 
 
+NULLS = json.dumps({"flags": {}, "rounds": [dict.fromkeys(rounds.COLUMNS)]})
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"flags": {}, "rounds": [1]}', '{"flags": {}, "rounds": [{}]}']
+    "content", ["", "[]", '{"flags": {}, "rounds": [1]}', '{"flags": {}, "rounds": [{}]}', NULLS]
 )
 def test_a_damaged_record_of_rounds_is_one_line(tmp_path, sft, refused, content):
     (tmp_path / rounds.RECORD).write_text(content)

@@ -150,7 +150,8 @@ def test_a_value_out_of_range_is_refused_by_name_with_its_limit(capsys, argv, li
     """NaN is out of every range. A check such as `value < low` would let it pass, because every
     comparison with NaN is false."""
     message = refused(capsys, *argv)
-    assert f"{argv[0]} must be {limit}, got {float(argv[1]):g}" in message
+    value = argv[1] if argv[1].isdecimal() else f"{float(argv[1]):g}"
+    assert f"{argv[0]} must be {limit}, got {value}" in message
 
 
 def test_a_limit_itself_is_in_range_where_it_says_at_least_or_at_most():
