@@ -10,6 +10,8 @@ survive are in mutants.md.
 
 from dataclasses import dataclass
 
+import method_runs
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -2152,7 +2154,9 @@ SECTIONS = {
     "minirlhf/tools/figures.py": FIGURES,
 }
 MUTANTS = [Mutant(file, *parts) for file, section in SECTIONS.items() for parts in section]
+MUTANTS += [Mutant(file, *parts) for file, rows in method_runs.SECTIONS.items() for parts in rows]
 MUTANTS += FLAGS
+MUTANTS += [x for file, names in method_runs.FLAGS.items() for x in ignored(file, names)]
 MUTANTS += [
     Mutant(file, right, wrong, f"--{name} is ignored here.", name)
     for file, right, wrong, name in READINGS
