@@ -2250,3 +2250,4 @@ KILLERS["        chain.refuse_mixed(args, args.policy, args.baseline)\n"] = [
 ]
 KILLERS["                checkpoint.same_sft(path, sft)\n"] = ["runs/test_report.py", "-k", "older"]
 KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
+KILLERS |= method_runs.KILLERS
