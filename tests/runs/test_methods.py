@@ -281,6 +281,11 @@ def test_each_method_is_named_at_the_height_of_its_end_point(drawn, tmp_path):
     heights = {text.get_text().strip(): text.get_position()[1] for text in side.texts}
     assert heights == pytest.approx({"one": 2.5, "two": 2.0})
     assert len({tuple(text.get_color()) for text in side.texts}) == 2
+    (dashed,) = (line for line in side.lines if line.get_linestyle() == "--")
+    assert np.array(dashed.get_data()).T == pytest.approx(best)
+    ends = [line.get_data() for line in side.lines if line.get_markersize() == 6]
+    assert [(float(x[0]), float(y[0])) for x, y in ends if len(x) == 1] == [(2, 2.5), (1, 2)]
+    assert [1.73, 1.73] in [list(line.get_ydata()) for line in side.lines]
     lengths = [len(line.get_xdata()) for line in side.lines]
     assert lengths.count(3) == 1  # two points are no curve
     legend = [text.get_text() for text in side.get_legend().get_texts()]

@@ -131,7 +131,8 @@ def test_the_figure_has_the_points_and_both_fits(drawn, fitted, tmp_path):
     overoptimisation.draw(pyplot, gains, fits, tmp_path / "figure.png")
     for side, gain in zip(drawn[-1].axes, gains, strict=True):
         points, *lines = side.lines
-        assert points.get_ydata() == pytest.approx(gain.curve()[1]) and len(lines) == 2
+        assert np.array(points.get_data()) == pytest.approx(np.array(gain.curve()))
+        assert len(lines) == 2 and lines[0].get_xdata().max() == pytest.approx(2.5)
         solid = next(line for line in lines if line.get_linestyle() == "-")
         expected = gao.predict(solid.get_xdata(), 1.2, 0.4, gain.form)
         assert solid.get_ydata() == pytest.approx(expected)

@@ -64,6 +64,7 @@ def test_the_peak_of_a_form_is_golden(form, d, R, at_two):
     assert gao.peak(1, 0.2, form) == pytest.approx((d, R))
     assert gao.predict(2, 1, 0.2, form) == pytest.approx(at_two)
     assert all(map(math.isnan, gao.peak(1, 0.0, form)))
+    assert all(map(math.isnan, gao.peak(1, -0.2, form)))
 
 
 def test_the_fit_returns_the_coefficients_of_its_own_form_and_a_residual_of_the_other():
@@ -97,3 +98,15 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
         low, high = gao.bootstrap(lambda rows, x=column: x[rows].mean(), clusters, rng)
         assert (high - low) / 2 == pytest.approx(1.96 * column.std() / math.sqrt(n), rel=0.1)
         assert (low + high) / 2 == pytest.approx(column.mean(), abs=0.02)
+
+
+def test_each_number_of_a_statistic_has_its_own_interval():
+    """One is a hundred times the other."""
+    values = np.random.default_rng(5).standard_normal(50)
+
+    def both(rows):
+        return values[rows].mean(), 100 * values[rows].mean()
+
+    low, high = gao.bootstrap(both, np.arange(50), np.random.default_rng(6), 200)
+    assert low.shape == high.shape == (2,)
+    assert (100 * low[0], 100 * high[0]) == pytest.approx((low[1], high[1])) and low[0] < high[0]
