@@ -73,6 +73,10 @@ def test_a_run_of_the_base_is_the_methods_if_it_has_learned_the_same_way(
     for flag, value in others.items():
         leave(folder, flags | {flag: value})
         assert runs.folder_of(spot) == spot.run, flag
+    ((flag, value), *_) = others.items()
+    told = method._replace(commands=(f"{method.commands[0]} --{flag.replace('_', '-')} {value}",))
+    leave(folder, flags | {flag: value})
+    assert runs.folder_of(spot._replace(method=told)) == spot.base  # where the method has that flag
     leave(folder, flags)
     leave(spot.run / method.policy, flags)
     assert runs.folder_of(spot) == spot.run  # one of its own comes first

@@ -116,6 +116,18 @@ def test_the_labeller_of_every_round_is_the_one_that_was_asked_for(whole, tmp_pa
     assert {rm.human_share for rm in told.rm} == {0.25 if "--human-share" in flags else 0}
 
 
+def test_a_round_runs_on_the_device_and_in_the_precision_that_the_flags_name(whole, monkeypatch):
+    """Its stages, and what measures it."""
+    pick, asked = rounds.compute.pick_device, []
+    monkeypatch.setattr(
+        rounds.compute, "pick_device", lambda name: asked.append(name) or pick(name)
+    )
+    told = whole("--rounds", "1", "--device", "cpu", "--precision", "float32", "--threads", "1")
+    for stage in (*told.rm, *told.ppo):
+        assert (stage.device, stage.precision, stage.threads) == ("cpu", "float32", 1)
+    assert set(asked) == {"cpu"} and len(asked) == 2
+
+
 def share(groups):
     """Of all pairs of a list of (text, liking, total), those of different texts and totals: how
     often a higher liking has the higher total."""

@@ -132,7 +132,7 @@ class Asked:
 
 
 def rows(*agreements, tied=(0.25, 0.5)):
-    columns = zip((64, 128), agreements, tied, strict=True)
+    columns = zip((64, 128), agreements, tied, strict=False)
     return [{"labels": n, "agreement_with_judge": x, "tied": t} for n, x, t in columns]
 
 
@@ -181,11 +181,13 @@ def test_tables_have_a_column_for_each_number_and_pair_the_seeds():
             2: rows(0.5, 0.875, tied=(1.0, 0.375)),
         },
     }
+    found["way"][3] = rows(0.25)[:1]  # seed 3 has yet to come to 128
     lines = measured.tables(found, "labels", [64, 128], "base", "tied")
     tables = [[x.split() for x in lines if x.startswith(f"{name} ")] for name in ("base", "way")]
     assert tables[0] == [["base", "3", "0.292", "0.500", "0.500"]]
     means, differences = tables[1]
-    assert means == ["way", "2", "0.375", "0.688", "0.250"]
-    # .125 and 0; .25 and .125: the interval of two is 12.706 standard errors of half their distance
-    assert differences == ["way", "+0.062", "+-", "0.794", "+0.188", "+-", "0.794"]
+    assert means == ["way", "3", "0.333", "0.688", "0.250"]
+    # .125, 0 and 0: t of two degrees is 4.303. At 128 .25 and .125: 12.706 standard errors.
+    assert differences == ["way", "+0.042", "+-", "0.179", "+0.188", "+-", "0.794"]
+    assert np.isclose(4.303 * np.std([0.125, 0, 0], ddof=1) / 3**0.5, 0.179, atol=1e-3)
     assert np.isclose(12.706 * 0.125 / 2, 0.794, atol=1e-3)

@@ -1299,34 +1299,24 @@ FLAGS = {  # those that the file itself reads; what a mutant does with one is in
     "max_new_tokens draws",
 }
 
-# The tests that kill the mutants of a file or of a flag, as in scripts.py.
-METHODS_TESTS = ["runs/test_methods.py", "-k", "not commands_of_each and not rejection_says"]
+# The tests that kill the mutants of a file or of a text, as in scripts.py.
+WHOLE = {
+    name: f"runs/test_whole_{name}.py"
+    for name in ("methods", "frontier", "rounds", "overoptimisation")
+}
 KILLERS = {
-    "minirlhf/tools/methods.py": METHODS_TESTS,
-    "minirlhf/tools/runs.py": METHODS_TESTS,
-    "minirlhf/tools/frontier.py": ["runs/test_overoptimisation.py", *METHODS_TESTS],
-    "minirlhf/tools/rounds.py": ["runs/test_rounds.py"],
-    "minirlhf/tools/overoptimisation.py": ["runs/test_overoptimisation.py"],
-    "minirlhf/tools/measured.py": [
-        "runs/test_pairs.py",
+    "minirlhf/tools/methods.py": [WHOLE["methods"]],
+    "minirlhf/tools/runs.py": ["runs/test_method_runs.py"],
+    "minirlhf/tools/frontier.py": [
+        WHOLE["frontier"],
+        WHOLE["methods"],
+        "runs/test_methods.py",
         "-k",
-        "difference or every_way or finished or part or table",
+        "not commands_of_each and (whole or at_the_height or pushed)",
     ],
-    "minirlhf/tools/parts.py": ["runs/test_rejection.py", "runs/test_demonstrations_run.py"],
+    "minirlhf/tools/rounds.py": [WHOLE["rounds"]],
+    "minirlhf/tools/overoptimisation.py": [WHOLE["overoptimisation"]],
+    "minirlhf/tools/measured.py": ["unit/test_experiments.py"],
+    "minirlhf/tools/parts.py": ["unit/test_experiments.py"],
     "minirlhf/tools/gao.py": ["unit/test_gao.py"],
 }
-OF_A_METHOD = {
-    'f"{MEMBER} --out {{run}}/{n} --seed {n}00" for n in (2, 3, 4)': "worst-of-4",
-    'MEMBER = "rm --sft {base}/sft --data {base}/rm/comparisons.jsonl --mix-data"': "worst-of-4",
-    'OTHERS = ",".join(f"{{run}}/{n}/rm" for n in (2, 3, 4))': "worst-of-4",
-    "{seed} --kl-coef 0 --rm {base}/rm": "no-penalty",
-    'PPO = "ppo --out {run} --sft {base}/sft --rm {base}/rm --seed {seed}"': "rloo",
-    'DPO = "dpo --out {run} --sft {base}/sft --seed {seed}"': "ipo",
-    'ROUNDS = "rounds --out {run} --sft {base}/sft --seed {seed} --updates 48"': "one-round",
-    '(f"{ROUNDS} --rounds 4 --prompts 1024",),\n        "round-4/ppo"': "four-rounds",
-    '(f"{ROUNDS} --rounds 4 --prompts 1024",)': "four-rounds",
-    'tuple(f"gaf/round-{n}/ppo" for n in (1, 2, 3, 4))': "gaf",
-    '"grpo": Method("without a critic", RANKINGS, (f"{PPO} --algorithm grpo",))': "grpo",
-}
-for text, method in OF_A_METHOD.items():
-    KILLERS[text] = ["runs/test_methods.py", "-k", f"every_method_has or {method}"]

@@ -11,6 +11,7 @@ from scripts import MUTANTS
 MODULES = {"train_sft", "train_rm", "train_ppo"}
 MODULES |= {f"minirlhf.tools.{name}" for name in ("dpo", "evaluate", "gates", "report", "results")}
 MODULES |= {f"minirlhf.tools.{name}" for name in ("world", "demo", "evaluate_rm", "sample", "chat")}
+MODULES |= {f"minirlhf.tools.{name}" for name in ("methods", "rounds", "overoptimisation")}
 
 
 @pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
