@@ -2,7 +2,8 @@
 methods, rounds and overoptimisation, and what they and others of the kind have in common.
 
 A section has the form of those in scripts.py: a text that stands once in a file, the text that
-replaces it, and what it breaks. The list was written before any test was read.
+replaces it, and what it breaks. The list was written before any test was read; the tests that kill
+are named at the end.
 """
 
 METHODS = [
@@ -1299,7 +1300,7 @@ FLAGS = {  # those that the file itself reads; what a mutant does with one is in
     "max_new_tokens draws",
 }
 
-# The tests that kill the mutants of a file or of a text, as in scripts.py.
+# The tests that kill the mutants of a file, of a flag in it or of a text, as in scripts.py.
 WHOLE = {
     name: f"runs/test_whole_{name}.py"
     for name in ("methods", "frontier", "rounds", "overoptimisation")
@@ -1308,15 +1309,34 @@ KILLERS = {
     "minirlhf/tools/methods.py": [WHOLE["methods"]],
     "minirlhf/tools/runs.py": ["runs/test_method_runs.py"],
     "minirlhf/tools/frontier.py": [
-        WHOLE["frontier"],
-        WHOLE["methods"],
-        "runs/test_methods.py",
-        "-k",
-        "not commands_of_each and (whole or at_the_height or pushed)",
+        *(WHOLE["frontier"], WHOLE["methods"], "runs/test_methods.py"),
+        *("-k", "not commands_of_each and (whole or at_the_height or pushed)"),
     ],
     "minirlhf/tools/rounds.py": [WHOLE["rounds"]],
+    ("minirlhf/tools/rounds.py", "device"): [WHOLE["rounds"], "-k", "on_the_device"],
     "minirlhf/tools/overoptimisation.py": [WHOLE["overoptimisation"]],
     "minirlhf/tools/measured.py": ["unit/test_experiments.py"],
     "minirlhf/tools/parts.py": ["unit/test_experiments.py"],
     "minirlhf/tools/gao.py": ["unit/test_gao.py"],
+}
+# Single mutants that only the tests kill whose runs are trained.
+TRAINED = {"methods": ["runs/test_methods.py", "-k"], "rounds": ["runs/test_rounds.py", "-k"]}
+STAGES = [*TRAINED["rounds"], "bad_flags_of_a_stage"]
+RECORD = [*TRAINED["rounds"], "other_flags or another_sft_model or repaired"]
+KILLERS |= {
+    "        if name in GIVEN[option]:": STAGES,
+    "    check_flags(args)\n    inputs": STAGES,
+    '[*words, "--resume"] if (run / "config.json").exists() else words': [
+        *TRAINED["rounds"],
+        "inside_a_round",
+    ],
+    "resume.fingerprints(sft=checkpoint.load_gpt(args.sft)[0], labeller=asked)": RECORD,
+    "        resume.refuse_changed_inputs(inputs, before, path)\n": RECORD,
+    "parts.require_same(path, flags, now | {name: flags.get(name) for name in CHANGEABLE})": RECORD,
+    "or list(found)[:3]": [*TRAINED["methods"], "first_three_seeds"],
+    "    runs.require_models(places)\n": [*TRAINED["methods"], "of_another_model"],
+    'if not runs.missing(place) and (policy / "checkpoint.pt").exists():': [
+        *TRAINED["methods"],
+        "not_at_its_end",
+    ],
 }
