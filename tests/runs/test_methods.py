@@ -286,8 +286,9 @@ def test_each_method_is_named_at_the_height_of_its_end_point(drawn, tmp_path):
     ends = [line.get_data() for line in side.lines if line.get_markersize() == 6]
     assert [(float(x[0]), float(y[0])) for x, y in ends if len(x) == 1] == [(2, 2.5), (1, 2)]
     assert [1.73, 1.73] in [list(line.get_ydata()) for line in side.lines]
-    lengths = [len(line.get_xdata()) for line in side.lines]
-    assert lengths.count(3) == 1  # two points are no curve
+    lines = [np.array(line.get_data()).T.tolist() for line in side.lines]
+    assert [[0, 1], [1, 2], [2, 2.5]] in lines  # two points are no curve
+    assert [[0, 1], [1, 2]] not in lines
     legend = [text.get_text() for text in side.get_legend().get_texts()]
     assert {"red", "blue", "the writers, 1.73"} < set(legend) and side.get_xlabel()
 
