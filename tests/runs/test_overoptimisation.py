@@ -119,7 +119,7 @@ def test_a_peak_beyond_the_data_is_not_reported():
     assert "1.20 (1.20 to 1.20) | 0.30 (0.30 to 0.30) | 0.000" in near
 
 
-def test_the_figure_has_the_points_and_both_fits(drawn, fitted, tmp_path):
+def test_the_figure_has_the_points_and_both_fits(drawn, tmp_path):
     """Best-of-n in the left panel, PPO in the right one."""
     pyplot = figures.load_pyplot()
     gains = [exact_gain("best-of-n", 1.2, 0.4), exact_gain("rl", 1.2, 0.4)]

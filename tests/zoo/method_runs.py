@@ -1314,7 +1314,10 @@ KILLERS = {
     ],
     "minirlhf/tools/rounds.py": [WHOLE["rounds"]],
     ("minirlhf/tools/rounds.py", "device"): [WHOLE["rounds"], "-k", "on_the_device"],
-    "minirlhf/tools/overoptimisation.py": [WHOLE["overoptimisation"]],
+    "minirlhf/tools/overoptimisation.py": [
+        *(WHOLE["overoptimisation"], "runs/test_overoptimisation.py"),
+        *("-k", "whole or figure_has_the_points"),
+    ],
     "minirlhf/tools/measured.py": ["unit/test_experiments.py"],
     "minirlhf/tools/parts.py": ["unit/test_experiments.py"],
     "minirlhf/tools/gao.py": ["unit/test_gao.py"],
