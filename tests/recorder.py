@@ -118,6 +118,23 @@ class Record:
         self.patch.setattr(owner, name, watched)
 
 
+class Spy(list):
+    """Of each call of owner.name its arguments and its result; models and lists are copied
+    first."""
+
+    def __init__(self, patch, owner, name):
+        function = getattr(owner, name)
+
+        def watched(*args, **kwargs):
+            kept = [copy.deepcopy(x) if isinstance(x, torch.nn.Module) else x for x in args]
+            kept = [list(x) if type(x) is list else x for x in kept]
+            result = function(*args, **kwargs)
+            self.append((kept, kwargs, result))
+            return result
+
+        patch.setattr(owner, name, watched)
+
+
 def varied_judge(prompt, response):
     """A judge whose totals differ: of what toy models say the true one thinks nothing. It depends
     on every character of prompt and response, and has few values, so that there are ties."""

@@ -8,7 +8,7 @@ import pytest
 
 import train_ppo
 import train_rm
-from minirlhf.run import config
+from minirlhf.run import config, damage
 from minirlhf.tools import rewards
 
 CONFIGS = {"rm": train_rm.Config, "ppo": train_ppo.Config}
@@ -124,6 +124,55 @@ def test_the_table_is_worked_by_hand():
     assert worst == ["worst", "10", 2.0, 0.1, 1.0, 2.0, 1.0, 0.9, "9", 0.25, 0.5]
     assert len(header) == len(one) and header[1] == "updates to 1.7"
     assert rewards.comparison(runs, 2.5)[1][0][1] == "-"
+
+
+def test_the_first_disagreement_and_the_mean_of_the_last_ten_stand_in_the_table():
+    """And the update at which a total was reached, where it was first; a KL counts where a run
+    first came to it, on the way between two evaluations."""
+    known = [{"step": n, "disagreement": 0.1 * n} for n in range(1, 16)]
+    path = [(0.5, 1.0), (1.0, 1.25), (1.5, 0.5), (1.75, 1.5), (2.0, 1.0)]
+    lines = [line(10 * n + 9, total, kl) for n, (total, kl) in enumerate(path)]
+    lines[-1] |= {"eval_score": 3.0, "eval_harmless": 0.25, "eval_total_half": 0.5}
+    _, (row,) = rewards.comparison({"mean": known + lines}, 1.5)
+    # The run ends at 1 nat, which it first reached at its first evaluation, and then left.
+    assert row[:6] == ["mean", "30", 2.0, 0.5, 1.0, pytest.approx(0.5)]
+    assert row[6:8] == [3.0, 0.25] and row[9:] == [0.1, pytest.approx(1.05)]
+    assert rewards.at_kl(lines, 1.125) == pytest.approx(0.75)
+
+
+def test_the_members_differ_from_one_another_and_from_those_of_another_seed(demo):
+    seeds = []
+    for seed in ("3", "4"):
+        calls = compare(demo, "--only", "mean", "--members", "4", "--seed", seed)
+        seeds += [args.seed for stage, args in calls if stage == "rm"]
+        shutil.rmtree(demo.out / "rewards")
+    assert len(seeds) == len({3, 4, *seeds}) - 2 == 6
+
+
+def test_a_reward_model_that_was_interrupted_goes_on(demo):
+    """Its checkpoint is there, and its last line, the accuracy, is not."""
+    compare(demo, "--only", "mean", "--members", "2")
+    place = demo.out / "rewards" / "member-2" / "rm" / "metrics.jsonl"
+    place.write_text('{"step": 3, "loss": 0.6}\n')
+    demo.stored["steps"] = 96
+    ((stage, args),) = compare(demo, "--only", "mean", "--members", "2")
+    assert stage == "rm" and args.resume and args.out == str(place.parents[1])
+
+
+def test_the_rows_of_another_sft_model_or_reward_model_are_another_experiment(demo, refused):
+    """Their runs would be taken for runs of this one."""
+    compare(demo, "--only", "par")
+    argv = ["--out", str(demo.out), "--only", "par", "--seed", "3"]
+    for stage in ("sft", "rm"):
+        path = demo.out / stage / "checkpoint.pt"
+        before, state = path.read_bytes(), damage.load(path)
+        name = next(name for name in state["model"] if name.endswith("norm.bias"))
+        state["model"][name] += 1
+        with open(path, "wb") as file:
+            damage.save(state, file)
+        assert f"--{stage} weights" in refused(rewards.main, argv, demo.out)
+        path.write_bytes(before)
+    assert len(compare(demo, "--only", "par")) == 1
 
 
 @pytest.mark.parametrize(

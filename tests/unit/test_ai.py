@@ -64,10 +64,12 @@ def test_continuations_are_those_of_a_plain_loop(gpt):
 
 
 def test_of_a_text_beyond_the_context_the_end_counts(gpt):
-    """The last line is about what stands before it."""
-    long = ai.continuations(gpt, TOKENIZER, ["It is red. " * 40], ["Yes.", "No."])
-    longer = ai.continuations(gpt, TOKENIZER, ["It is red. " * 60], ["Yes.", "No."])
-    assert torch.equal(long, longer) and long.isfinite().all()
+    """The last line is about what stands before it, and not about what the text began with."""
+    texts = [*(start + "It is red. " * 60 for start in ("Who? " * 90, "No. " * 90))]
+    one, other = ai.continuations(gpt, TOKENIZER, texts, ["Yes.", "No."])
+    assert torch.equal(one, other) and one.isfinite().all()
+    (end,) = ai.continuations(gpt, TOKENIZER, [texts[0] + "It is Ned."], ["Yes.", "No."])
+    assert not torch.isclose(one, end).any()
 
 
 def test_the_opinion_is_the_last_line_of_a_document(gpt):
@@ -131,6 +133,19 @@ def test_a_labeller_is_asked_once_about_each_response(scripted):
     soft.label(labeller, [Comparison("p", ["a", "bb", "ccc", "a"], [0] * 4)] * 2)
     questions = [question for call in calls for question in call]
     assert sorted(questions) == [("p", "a"), ("p", "bb"), ("p", "ccc")]
+
+
+def test_an_opinion_is_of_a_response_after_its_own_prompt(gpt):
+    """The same response to two prompts has two, in whatever order and how often it is asked."""
+    labeller = ai.Labeller(gpt, TOKENIZER)
+    prompts, responses = ["Who?\n", "What is it?\n", "Who?\n"], ["No.", "No.", "It is red."]
+    alone = [
+        ai.giveaway(gpt, TOKENIZER, prompts[i : i + 1], responses[i : i + 1])[0] for i in range(3)
+    ]
+    assert not torch.isclose(alone[0], alone[1], rtol=1e-3).any()
+    for order in ([0, 0, 1, 2], [2, 1, 0, 2]):
+        opinions = labeller.ask([prompts[i] for i in order], [responses[i] for i in order])
+        torch.testing.assert_close(opinions, torch.stack([alone[i] for i in order]))
 
 
 def test_the_mass_is_the_probability_of_any_verdict(scripted, monkeypatch):

@@ -91,6 +91,15 @@ def test_the_numbers_beside_an_accuracy_are_of_the_same_pairs():
     )
 
 
+def test_only_pairs_of_the_same_prompt_are_one_observation():
+    """Prompts that begin alike are prompts of their own."""
+    held_out = [Comparison(f"What is {x}?", ["yes", "no"], [0, 1]) for x in "aabc"]
+    scores = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    numbers = baselines.baseline_numbers(held_out, held_out, scores)
+    # The deviations are 1/2 + 1/2 of a, -1/2 of b and -1/2 of c.
+    assert numbers["held_out_standard_error"] == pytest.approx(math.sqrt(1.5) / 4)
+
+
 def test_the_bag_of_words_learns_from_the_training_comparisons_alone():
     """Held out, the opposite is preferred: it is wrong on all of them."""
     training = [Comparison("p", ["good", "bad"], [0, 1])] * 5

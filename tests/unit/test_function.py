@@ -185,6 +185,19 @@ def test_a_third_parameter_is_a_column_of_the_data():
     assert columns(lambda prompts, responses, *rest, level, **others: None) == ("level",)
 
 
+def test_a_reward_sees_each_response_as_it_was_written_beside_its_prompt_and_columns():
+    """A space or a line break at either end is a part of what the policy wrote."""
+    seen = []
+
+    def spy(prompts, responses, answer):
+        seen.extend(zip(prompts, responses, answer, strict=True))
+        return [0.0] * len(responses)
+
+    prompts = [Prompt("p ", {"answer": 1}), Prompt("q\n", {"answer": 2})]
+    call("mine:spy", spy, prompts, [Reply(" a\n"), Reply("\tb ")])
+    assert seen == [("p ", " a\n", 1), ("q\n", "\tb ", 2)]
+
+
 @pytest.mark.parametrize("prompts", [["p", "p"], [Prompt("p", {"answer": 1}), Prompt("p")]])
 def test_a_column_that_the_prompts_lack_is_a_mistake_of_one_line(prompts):
     """The world's prompts are plain texts."""

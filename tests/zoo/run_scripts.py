@@ -117,6 +117,7 @@ def load(folder):
     import torch
 
     torch.set_num_threads(1)
+    torch.empty(1, device="meta").normal_()  # imports torch._dynamo, as every checkpoint does
     for room in UNCHANGED:
         for path in sorted((folder / "minirlhf" / room).glob("*.py")):
             if not path.stem.startswith("__"):

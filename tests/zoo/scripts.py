@@ -10,6 +10,7 @@ survive are in mutants.md.
 
 from dataclasses import dataclass
 
+import method_commands
 import method_runs
 
 
@@ -2152,6 +2153,7 @@ SECTIONS = {
     "minirlhf/tools/tables.py": TABLES,
     "minirlhf/tools/results.py": RESULTS,
     "minirlhf/tools/figures.py": FIGURES,
+    **method_commands.SECTIONS,
 }
 MUTANTS = [Mutant(file, *parts) for file, section in SECTIONS.items() for parts in section]
 MUTANTS += [Mutant(file, *parts) for file, rows in method_runs.SECTIONS.items() for parts in rows]
@@ -2226,6 +2228,7 @@ KILLERS = {
     },
     ("train_ppo.py", "group"): ["runs/test_train_grpo.py", "-k", "meaning"],
     ("minirlhf/run/folder.py", "overwrite"): ["runs/test_train_sft.py", "-k", "existing"],
+    **method_commands.KILLERS,
 }
 for file, stage in STAGES.items():
     KILLERS[file, "resume"] = [f"runs/test_train_{stage}.py", "-k", "three and six"]
