@@ -23,7 +23,7 @@ from minirlhf.formats import labels
 from minirlhf.formats.labels import Label
 from minirlhf.rewards import axes
 from minirlhf.rewards.axes import Choice, Flags, Rating
-from minirlhf.run import config
+from minirlhf.run import chain, config
 from minirlhf.run.config import InputError
 from minirlhf.tools import choice, judgements, people
 from minirlhf.world import writers
@@ -66,6 +66,7 @@ def record(module, colour_run, folder, argv, watched):
         patch.setattr(
             np.random, "SeedSequence", lambda e: run.seeds.append(int(e[0])) or sequence(e)
         )
+        patch.setattr(chain, "refuse_own_data", lambda _: None)  # the colours are the world here
         patch.setattr(train_rm, "totals", worth)
         patch.setattr(judgements, "behaviour", faults)
         patch.setattr(module, "teach", run.teach)
