@@ -13,19 +13,9 @@ the one that was computed.
 
 TRAIN_SFT = [
     (
-        "steps = -(-len(examples) * epochs // args.batch_size)",
-        "steps = max(1, len(examples) * epochs // args.batch_size)",
-        "The last batch, which is smaller, is left out.",
-    ),
-    (
         "stop = min(stop, len(examples) * epochs)",
         "stop = min(stop, len(examples) * max(epochs, args.epochs))",
         "Pretraining goes on into another pass when fine-tuning has several.",
-    ),
-    (
-        "optim.set_learning_rate(optimizer, lr * optim.cosine(step, steps, args.warmup))",
-        "optim.set_learning_rate(optimizer, args.lr * optim.cosine(step, steps, args.warmup))",
-        "Pretraining has the learning rate of fine-tuning.",
     ),
     (
         "optim.cosine(step, steps, args.warmup)",
@@ -38,19 +28,9 @@ TRAIN_SFT = [
         "The loss is a mean over prompt and response, though only the response is summed.",
     ),
     (
-        "return sum(losses) / response_tokens(examples)",
-        "return sum(losses) / len(examples)",
-        "The held-out loss is in nats per record.",
-    ),
-    (
         "            gpt.token_embedding.requires_grad_(False)\n",
         "        gpt.token_embedding.requires_grad_(False)\n",
         "The embeddings are frozen without pretraining, too.",
-    ),
-    (
-        "tokenizer, documents, epochs=1, lr=args.pretrain_lr)",
-        "tokenizer, documents, epochs=args.epochs, lr=args.pretrain_lr)",
-        "--epochs is for pretraining, too.",
     ),
     (
         "demonstrations, args.epochs, args.lr)\n",
@@ -73,19 +53,9 @@ TRAIN_SFT = [
         "Up to half of the records are held out.",
     ),
     (
-        "for example in held_out or learned if",
-        "for example in learned or held_out if",
-        "The samples that are shown belong to prompts that were learned on.",
-    ),
-    (
         "if len(example.tokens) <= context]",
         "if len(example.tokens) < context]",
         "A record that just fits the context is left out.",
-    ),
-    (
-        "judged = measures.describe(measures.judgements(prompts, replies))",
-        "judged = measures.describe(measures.judgements(prompts[:8], replies[:8]))",
-        "The judge sees the eight samples that are shown, and the console says all prompts.",
     ),
     (
         "for prompt, reply in zip(prompts[:8], replies[:8], strict=True)]",
@@ -108,29 +78,14 @@ TRAIN_SFT = [
         "The warning of long answers counts the prompt.",
     ),
     (
-        '"lr": optim.learning_rate(optimizer)}',
-        '"lr": lr}',
-        "The peak of the learning rate is logged at every step.",
-    ),
-    (
         "progress.due(args.eval_every)",
         "progress.due(args.save_every)",
         "The held-out loss is measured where a checkpoint is saved.",
     ),
     (
-        'inputs = {"data": both(demonstrations),',
-        'inputs = {"data": demonstrations[0],',
-        "A resumed run may have other held-out records.",
-    ),
-    (
         '"init": gpt if args.init else None}',
         '"init": None}',
         "A resumed run may start from other weights.",
-    ),
-    (
-        'inputs["text"] = documents and both(documents)',
-        'inputs["text"] = documents and documents[1]',
-        "A resumed run may pretrain on another text.",
     ),
     (
         "if args.tokenizer not in (Config.tokenizer, tokenizer.name):",
@@ -142,11 +97,6 @@ TRAIN_SFT = [
         "part = summed_loss(gpt, [batch[row] for row in rows]) / response_tokens(\n"
         "            [batch[row] for row in rows]\n        )",
         "Each microbatch has a mean of its own, and the step grows with their number.",
-    ),
-    (
-        "mask = model.response_mask(prompt_lengths, lengths, tokens.size(1))",
-        "mask = model.response_mask(prompt_lengths, lengths - 1, tokens.size(1))",
-        "The end token is not learned.",
     ),
     (
         "fits = data.fits_context(tokenizer, gpt.config.context, drop_long=args.drop_long)",
@@ -179,11 +129,6 @@ TRAIN_RM = [
         "steps = -(-len(comparisons) * args.epochs // args.batch_size)",
         "steps = max(1, len(comparisons) * args.epochs // args.batch_size)",
         "The last batch, which is smaller, is left out.",
-    ),
-    (
-        "        normalise(reward_model, tokenizer, norm)\n",
-        "        if done == steps:\n            normalise(reward_model, tokenizer, norm)\n",
-        "A checkpoint in the middle of a run is not normalised.",
     ),
     (
         "share = sum(map(has_pair, members)) / max(learnable, 1)",
@@ -236,16 +181,6 @@ TRAIN_RM = [
         "The scores are normalised on the held-out prompts.",
     ),
     (
-        "norm = comparisons[: args.norm_prompts]",
-        "norm = comparisons[-args.norm_prompts :]",
-        "With --more the scores are normalised on the newest round, not on the SFT model's.",
-    ),
-    (
-        "prompts, config.NORM_RESPONSES, caption)",
-        "prompts, config.RANKED_RESPONSES, caption)",
-        "The responses for the normalisation come from another stream of random numbers.",
-    ),
-    (
         'held_out = rank(args, sft, tokenizer, "validation",',
         'held_out = rank(args, source.policy, tokenizer, "validation",',
         "With --policy the held-out responses are the policy's.",
@@ -254,11 +189,6 @@ TRAIN_RM = [
         "lengths = [len(tokenizer.encode(text)) + 1 for text in texts]",
         "lengths = [len(tokenizer.encode(text)) for text in texts]",
         "The warning of long answers forgets the end token.",
-    ),
-    (
-        "if args.resume and collected.exists() else None",
-        "if collected.exists() else None",
-        "A run that replaces another one learns from the comparisons of the old one.",
     ),
     (
         "people = round(args.human_share * len(comparisons))",
@@ -281,19 +211,9 @@ TRAIN_RM = [
         "The file of the comparisons lacks those of earlier rounds.",
     ),
     (
-        "resume.add_inputs(folder, data=comparisons)",
-        "resume.add_inputs(folder)",
-        "Comparisons that were edited are not noticed when a run is resumed.",
-    ),
-    (
         "if not any(len(set(c.responses)) > 1 for c in comparisons):",
         "if not all(len(set(c.responses)) > 1 for c in comparisons):",
         "A single prompt whose responses are all the same stops the run.",
-    ),
-    (
-        "simulated.rank(totals(c), label_rng))",
-        "simulated.rank(totals(c), rng(args.seed, label_stream)))",
-        "The labellers make the same mistakes at every prompt.",
     ),
     (
         '"train": (config.RANKED_RESPONSES, config.LABELS),',
@@ -301,29 +221,14 @@ TRAIN_RM = [
         "The labellers' noise is that of the held-out comparisons.",
     ),
     (
-        "return [judge.judge(comparison.prompt, response).total for response in texts]",
-        "return [judge.judge(comparison.prompt, response).helpful for response in texts]",
-        "The labellers look at helpfulness alone.",
-    ),
-    (
         "truth = None if args.data else [totals(c) for c in held_out]",
         "truth = None if args.data else [totals(c) for c in comparisons[: len(held_out)]]",
         "What is true of the held-out responses is that of others.",
     ),
     (
-        'numbers["score_spread"] = float(reward_model.std)',
-        'numbers["score_spread"] = float(reward_model.mean)',
-        "The spread of the scores is their mean.",
-    ),
-    (
         "agreement.calibration(held_out, scores)",
         "agreement.calibration(held_out[::-1], scores[::-1][:1] * len(scores))",
         "The calibration is that of one comparison's scores.",
-    ),
-    (
-        "measures.contrast_numbers(reward_model, tokenizer, args.seed)",
-        "measures.contrast_numbers(reward_model, tokenizer, 1)",
-        "The contrasts are the same for every seed.",
     ),
     (
         'step = int(checkpoint.load(folder, ("rm",))["step"])',
@@ -344,11 +249,6 @@ TRAIN_RM = [
         "return float(loss), float(correct / pairs)",
         "return float(loss), float(correct / len(batch))",
         "The accuracy is divided by the number of prompts.",
-    ),
-    (
-        "for text in comparison.responses]\n        lengths",
-        "for text in comparison.responses[:1]]\n        lengths",
-        "The warning of long answers looks at the best responses alone.",
     ),
 ]
 TRAIN_PPO = [
@@ -371,11 +271,6 @@ TRAIN_PPO = [
         "models.ptx_loss(step)}",
         "models.ptx_loss(0)}",
         "Every update learns from the same text.",
-    ),
-    (
-        "rng(args.seed, config.MINIBATCHES, step)",
-        "rng(args.seed, config.MINIBATCHES)",
-        "Every rollout is shuffled in the same way.",
     ),
     (
         "for i in places for _ in range(group)]",
@@ -401,11 +296,6 @@ TRAIN_PPO = [
         'parts["kl_coef"], shape = controller.kl_coef,',
         'parts["kl_coef"], shape = args.kl_coef,',
         "The checkpoint holds the coefficient that the run began with.",
-    ),
-    (
-        '        parts["critic"] = actor_critic.critic\n',
-        "        pass\n",
-        "A separate critic is not in the checkpoint.",
     ),
     (
         "share = optim.linear(step, args.updates, args.warmup)",
@@ -448,11 +338,6 @@ TRAIN_PPO = [
         "The loss on held-out text is that on the text that is learned from.",
     ),
     (
-        "monitor = Monitor(args, tokenizer, held_out, final_score, reference, held_out_text)",
-        "monitor = Monitor(args, tokenizer, held_out, score, reference, held_out_text)",
-        "On held-out prompts a response without end keeps its own score.",
-    ),
-    (
         '"data": prompts + held_out,',
         '"data": prompts,',
         "A resumed run may have other held-out prompts.",
@@ -461,11 +346,6 @@ TRAIN_PPO = [
         '"rm": ensemble.one(reward_models)}',
         '"rm": reward_models[0] if reward_models else None}',
         "A resumed run may have another second reward model.",
-    ),
-    (
-        'inputs |= {"missing_end_score": missing_end_score, "reward":',
-        'inputs |= {"reward":',
-        "A resumed run may have another missing-end score, from the reward model's file.",
     ),
     (
         'flags |= {"reward_model": reward_models[0]}',
@@ -504,11 +384,6 @@ TRAIN_PPO = [
         "The held-out prompts are those that are kept for the final report.",
     ),
     (
-        "return prompts, held_out or prompts[:1]",
-        "return prompts + held_out, held_out or prompts[:1]",
-        "The policy learns on the held-out prompts, too.",
-    ),
-    (
         '"return_mean", "policy_loss", "value_loss", "entropy", "grad_norm")',
         '"return_mean", "policy_loss", "entropy")',
         "A gradient that is infinite is no divergence.",
@@ -522,11 +397,6 @@ TRAIN_PPO = [
         "chain.refuse_mixed(args, path, *reward_paths)",
         "chain.refuse_mixed(args, path)",
         "A reward model of the world scores responses to your prompts, and nothing is said.",
-    ),
-    (
-        "rewards, values, mask, args.gamma, args.lam)",
-        "rewards, values, mask, args.lam, args.gamma)",
-        "--gamma and --lam are exchanged.",
     ),
     (
         'health.warn(health.short_run(args.updates, args.warmup, "raise --updates"))',
@@ -551,19 +421,9 @@ TRAIN_PPO = [
 ]
 EVALUATE_COMMAND = [
     (
-        'evaluate.kl(*models, replies["policy"], args.temperature or 1.0)',
-        'evaluate.kl(*models, replies["baseline"], args.temperature or 1.0)',
-        "The KL is measured on the baseline's replies.",
-    ),
-    (
         'replies["policy"], args.temperature or 1.0)',
         'replies["policy"])',
         "The KL is that at temperature 1, whatever the samples have.",
-    ),
-    (
-        "evaluate.best_of_n(baseline, tokenizer,",
-        'evaluate.best_of_n(policies["policy"], tokenizer,',
-        "Best of n is that of the policy.",
     ),
     (
         "    if score and args.best_of > 1:\n",
@@ -581,34 +441,9 @@ EVALUATE_COMMAND = [
         "--missing-end-score 0 counts as not given.",
     ),
     (
-        "for path in (args.policy, args.baseline, args.reward_model):",
-        "for path in (args.policy, args.baseline):",
-        "It evaluates on prompts that the reward model alone has learned from.",
-    ),
-    (
-        'seed = chain.stored_flags(path)["seed"]',
-        "seed = args.seed",
-        "What was held out goes by the seed of the evaluation.",
-    ),
-    (
         'writers.prompts(args.prompts, stream, "validation")',
         'writers.prompts(args.prompts, stream, "test")',
         "It evaluates on the split that is kept for the final report.",
-    ),
-    (
-        "texts = evaluate.finished(first), evaluate.finished(second)",
-        "texts = [r.text for r in first], [r.text for r in second]",
-        "Your judge sees a response that was cut off as if it were whole.",
-    ),
-    (
-        "lambda prompts, replies: judge.total(prompts, evaluate.finished(replies))",
-        "lambda prompts, replies: judge.total(prompts, [reply.text for reply in replies])",
-        "The world's judge sees a response that was cut off as if it were whole.",
-    ),
-    (
-        "np.mean([reply.length for reply in responses])",
-        "np.mean([len(reply.example.tokens) for reply in responses])",
-        "The length counts the prompt.",
     ),
     (
         'columns = [*names, "score", "kl", "length", "ended"]',
@@ -684,11 +519,6 @@ REPORT = [
         "The entropy is the cross entropy with the SFT model.",
     ),
     (
-        "kl = evaluate.best_of_n_kl(n)",
-        "kl = evaluate.best_of_n_kl(args.best_of)",
-        "Best of 4 has the KL of best of n.",
-    ),
-    (
         "memoriser = Memoriser(MEMORISED, rng(args.seed, config.PPO_PROMPTS))",
         "memoriser = Memoriser(MEMORISED, rng(args.seed, config.RANKED_PROMPTS))",
         "The memoriser knows other prompts than PPO.",
@@ -699,11 +529,6 @@ REPORT = [
         "What beats SFT goes by helpfulness.",
     ),
     (
-        "intervals = {m: interval(column, clusters)[1]",
-        "intervals = {m: interval(column, np.arange(len(column)))[1]",
-        "The half widths take every prompt for a cluster of its own.",
-    ),
-    (
         '"clusters": len(set(clusters))}',
         '"clusters": len(clusters)}',
         "The number of clusters is that of the prompts.",
@@ -712,11 +537,6 @@ REPORT = [
         "measures.diversity(side.replies)",
         'measures.diversity(answers["SFT"].replies)',
         "Every policy is as diverse as SFT.",
-    ),
-    (
-        "{name: measures.by_group(prompts, results[name]) for name in answers}",
-        "{name: measures.by_group(prompts[::-1], results[name]) for name in answers}",
-        "The kinds of prompt belong to other responses.",
     ),
     (
         "interval(ppo[measure] - column, clusters)]",
@@ -769,24 +589,9 @@ REPORT = [
         "Only the data of the last stage tell that a run is on own data.",
     ),
     (
-        'chain.missing_end_score(*models, "", stored)',
-        "stored",
-        "The missing-end score is the reward model's, whatever PPO was trained with.",
-    ),
-    (
-        'last = [{}, *read_metrics(f"{args.out}/rm")][-1]',
-        'last = [{}, *read_metrics(f"{args.out}/rm")[:1]][-1]',
-        "The reward model's numbers are those of its first step.",
-    ),
-    (
         "config.HELD_OUT_PROMPTS), args.split)",
         'config.HELD_OUT_PROMPTS), "validation")',
         "The report says test, and its prompts are those of validation.",
-    ),
-    (
-        'numbers |= {"score": float(scores[name].mean()), "kl": side.kl, "entropy": side.entropy}',
-        'numbers |= {"score": float(scores[name].mean()), "kl": side.entropy, "entropy": side.kl}',
-        "KL and entropy are exchanged.",
     ),
     (
         "np.mean([reply.length for reply in side.replies])",
@@ -806,19 +611,9 @@ REPORT = [
 ]
 RESULTS = [
     (
-        "paths.sort(key=lambda path: int(path.parent.name))",
-        "paths.sort(key=lambda path: path.parent.name)",
-        "Seed 10 stands before seed 2.",
-    ),
-    (
         "values = [value for value in values if value is not None]",
         "values = [value for value in values if value]",
         "A seed whose value is 0 counts as missing.",
-    ),
-    (
-        "    if len(values) < 3:\n",
-        "    if len(values) < 2:\n",
-        "Two seeds have an interval.",
     ),
     (
         "    if len(values) < 3:\n",
@@ -831,16 +626,6 @@ RESULTS = [
         "The seeds are counted and not named.",
     ),
     (
-        'best = run["rows"]["faultless"]["beats_sft"]',
-        'best = run["rows"]["PPO"]["beats_sft"]',
-        "The highest win rate that is possible is PPO's.",
-    ),
-    (
-        'share = (numbers["expected_accuracy"] - 0.5) / best if best else math.nan',
-        'share = numbers["expected_accuracy"] / (best + 0.5) if best else math.nan',
-        "The share of the best accuracy counts what chance gives.",
-    ),
-    (
         "score(prompts, best).mean()), float(total)))",
         "scores.max(1).mean()), float(total)))",
         "Every n has the reward model's score of the largest n.",
@@ -849,11 +634,6 @@ RESULTS = [
         "points.append((evaluate.best_of_n_kl(n),",
         "points.append((math.log(n),",
         "The KL of best of n lacks its second term.",
-    ),
-    (
-        'peak, end = max(records, key=lambda r: r["eval_total"]), records[-1]',
-        'peak, end = max(records, key=lambda r: r["eval_score"]), records[-1]',
-        "The peak is that of the reward model's score.",
     ),
     (
         'half_width = math.hypot(peak["eval_total_half"], end["eval_total_half"])',
@@ -869,16 +649,6 @@ RESULTS = [
         "row = [name, f\"{end['eval_total']:.2f} ± {end['eval_total_half']:.2f}\"]",
         "row = [name, f\"{end['eval_total']:.2f} ± {half_width:.2f}\"]",
         "The total has the interval of its change.",
-    ),
-    (
-        "key=lambda path: float(path.parent.name[3:]))",
-        "key=lambda path: path.parent.name)",
-        "The KL coefficients stand in the order of their letters.",
-    ),
-    (
-        'best = best_of_n_curve(args, Path(args.out) / "1")',
-        "best = best_of_n_curve(args, Path(args.out) / list(reports)[-1])",
-        "The best-of-n curve is that of another seed than the KL coefficients.",
     ),
     (
         'rng(seed, config.HELD_OUT_PROMPTS), "validation")',
@@ -908,11 +678,6 @@ GATES = [
         "The short wordings are left out.",
     ),
     (
-        "torch.arange(len(tokens)), lengths - 1]",
-        "torch.arange(len(tokens)), lengths - 2]",
-        "The features are those before the end token.",
-    ),
-    (
         "+ decay * w.square().sum()",
         "+ decay * w.abs().sum()",
         "The penalty is the absolute value of the weights.",
@@ -933,34 +698,14 @@ GATES = [
         "Only the first misconception of a fact is probed.",
     ),
     (
-        'agreement = fact_agreement(reward_model, tokenizer, "train")',
-        'agreement = fact_agreement(reward_model, tokenizer, "validation")',
-        "The gate asks for facts that nobody ranked.",
-    ),
-    (
         '"facts_ranked_right": majority, "passed": mean >= 0.9}',
         '"facts_ranked_right": majority, "passed": majority >= 0.9}',
         "The gate goes by the majority of the wordings.",
     ),
     (
-        "wins = better > scores(entry, subject, answer)",
-        "wins = better >= scores(entry, subject, answer)",
-        "Equal scores count as right.",
-    ),
-    (
         "key=lambda item: item[1])[:5]",
         "key=lambda item: item[1])[-5:]",
         "The misconceptions that are shown are the best ones.",
-    ),
-    (
-        'writers.draw_question(generator, "validation", {"fact": 1.0})',
-        'writers.draw_question(generator, "train", {"fact": 1.0})',
-        "The questions are wordings that were learned from.",
-    ),
-    (
-        "generator = rng(args.seed, config.FACT_PROMPTS)",
-        "generator = rng(1, config.FACT_PROMPTS)",
-        "The questions are the same for every seed.",
     ),
     (
         "[judgement.honest for judgement",
@@ -981,11 +726,6 @@ GATES = [
         'sys.exit(0 if measure(argv).get("passed", True) else 1)',
         'sys.exit(0 if measure(argv).get("passed") else 1)',
         "The probe, which has nothing to pass, ends with exit code 1.",
-    ),
-    (
-        'f"{args.out}/on-judge/ppo")',
-        'f"{args.out}/ppo")',
-        "The gate looks at PPO against the reward model.",
     ),
     (
         "scale = x.std(0).clamp(min=1e-6)",
@@ -1035,11 +775,6 @@ DPO = [
         "A resumed run may have other held-out comparisons.",
     ),
     (
-        'start_run(args, tokenizer, "dpo", data=records, sft=reference)',
-        'start_run(args, tokenizer, "dpo", data=records)',
-        "A resumed run may have another SFT model.",
-    ),
-    (
         'models = {"policy": folder, "baseline": path}',
         'models = {"policy": folder, "baseline": f"{args.out}/sft"}',
         "The command at the end names another SFT model than --sft.",
@@ -1087,21 +822,6 @@ DPO = [
 ]
 MONITOR = [
     (
-        "kls = kl(gpt, self.reference, replies, self.args.temperature)",
-        "kls = kl(gpt, self.reference, self.sft_replies, self.args.temperature)",
-        "The KL is measured on the SFT model's replies.",
-    ),
-    (
-        "kls = kl(gpt, self.reference, replies, self.args.temperature)",
-        "kls = kl(gpt, self.reference, replies)",
-        "The KL is that at temperature 1.",
-    ),
-    (
-        "for side in (self.sft_replies, replies)]",
-        "for side in (replies, self.sft_replies)]",
-        "The responses of the SFT model and of the policy are exchanged in samples.txt.",
-    ),
-    (
         "self.record(updates - 1, folder,",
         "self.record(updates, folder,",
         "The evaluations have the number of the next update.",
@@ -1122,24 +842,9 @@ MONITOR = [
         "The KLs belong to other prompts.",
     ),
     (
-        'interval(policy["total"], clusters)[1]',
-        'interval(policy["total"])[1]',
-        "The interval of the total takes every prompt for a cluster.",
-    ),
-    (
-        'numbers["score_half"] = interval(scores, clusters)[1]',
-        'numbers["score_half"] = interval(scores)[1]',
-        "The interval of the score takes every prompt for a cluster.",
-    ),
-    (
         'wins(policy["total"], sft["total"]).mean()',
         'wins(policy["flawless"], sft["flawless"]).mean()',
         "A policy beats SFT where it is flawless and SFT is not.",
-    ),
-    (
-        "self.noise = noise(args.seed, len(prompts), args.max_new_tokens)",
-        "self.noise = noise(1, len(prompts), args.max_new_tokens)",
-        "The noise is the same for every seed.",
     ),
     (
         "np.mean([reply.length for reply in replies])",
@@ -1212,11 +917,6 @@ EVALUATE = [
         "return T95[n - 1]",
         "return T95[max(n - 2, 0)]",
         "Student's t has one degree less.",
-    ),
-    (
-        "return interval((direct + 1 - reverse) / 2)",
-        "return interval(direct)",
-        "Only one order is judged.",
     ),
     (
         "uniforms = noise(seed, len(repeated), max_new_tokens, config.CANDIDATE_NOISE)",
