@@ -14,6 +14,7 @@ from minirlhf import data
 from minirlhf.data import Example
 from minirlhf.formats import gpt2, jsonl
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.run.config import InputError
 from minirlhf.tokenizer import get_tokenizer
 
 pytestmark = pytest.mark.usefixtures("small_models")
@@ -193,6 +194,30 @@ def test_your_own_text_is_what_it_pretrains_on(tmp_path):
     losses = logged(tmp_path / "b" / "pretrain", "loss")
     assert losses[-1] < losses[0] - 1
     assert {folder.name for folder in (tmp_path / "b").iterdir()} == {"pretrain", "sft"}
+
+
+def test_embeddings_learn_from_demonstrations_only_where_nothing_was_pretrained(
+    world_run, tmp_path
+):
+    """Demonstrations use few tokens: after pretraining the embeddings stay as they are."""
+    pretrained, tuned = (load_gpt(world_run / stage)[0] for stage in ("pretrain", "sft"))
+    assert tuned.token_embedding.weight.equal(pretrained.token_embedding.weight)
+    assert not tuned.position_embedding.weight.equal(pretrained.position_embedding.weight)
+    flags = "--batch-size 8 --context 32 --max-new-tokens 4".split()
+    sft(tmp_path, *flags, "--data", demonstrations(tmp_path))
+    first, _ = train_sft.load_model(train_sft.Config(context=32))
+    assert not load_gpt(tmp_path / "sft")[0].token_embedding.weight.equal(
+        first.token_embedding.weight
+    )
+
+
+def test_a_record_that_just_fits_the_context_is_kept(make_gpt):
+    """And one more token is an error, or leaves it out."""
+    gpt, examples = make_gpt(context=8), [Example([1] * n, 1) for n in (7, 8, 9)]
+    assert train_sft.fitting(train_sft.Config(drop_long=True), gpt, examples) == examples[:2]
+    assert train_sft.fitting(train_sft.Config(), gpt, examples[:2]) == examples[:2]
+    with pytest.raises(InputError, match="^9 tokens do not fit the context of 8; raise --context"):
+        train_sft.fitting(train_sft.Config(), gpt, examples)
 
 
 def test_it_starts_from_the_weights_of_a_gpt2_folder(tmp_path, make_gpt):

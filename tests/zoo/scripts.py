@@ -11,6 +11,7 @@ survive are in mutants.md.
 from dataclasses import dataclass
 
 import method_runs
+from second_list import SECOND_LIST
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Mutant:
     breaks: str  # one sentence
     flag: str = ""  # the flag that is ignored
     everywhere: bool = False  # `right` may stand more than once, and every one is replaced
+    second: bool = False  # of second_list.py
 
 
 def ignored(file, names):
@@ -2161,6 +2163,9 @@ MUTANTS += [
     Mutant(file, right, wrong, f"--{name} is ignored here.", name)
     for file, right, wrong, name in READINGS
 ]
+MUTANTS += [
+    Mutant(file, *parts, second=True) for file, section in SECOND_LIST.items() for parts in section
+]
 
 # The tests that kill the mutants of a file, of a flag in a file, or of a flag anywhere: words for
 # pytest, to which "tests/" is added.
@@ -2187,6 +2192,13 @@ KILLERS = {
     "minirlhf/tools/chat.py": ["runs/test_chat.py"],
     "minirlhf/tools/monitor.py": [RUNS["ppo"], "-k", MONITOR_TESTS],
     "minirlhf/feedback/agreement.py": ["unit/test_agreement.py"],
+    "minirlhf/evaluate.py": ["unit/test_evaluate.py"],
+    "minirlhf/run/checkpoint.py": ["unit/test_checkpoint.py", "runs/test_resume.py"],
+    "minirlhf/run/resume.py": ["unit/test_checkpoint.py", "runs/test_resume.py"],
+    "minirlhf/run/health.py": ["unit/test_health.py"],
+    "minirlhf/run/progress.py": ["unit/test_progress.py"],
+    "minirlhf/run/metrics.py": ["unit/test_metrics.py", "unit/test_lines.py"],
+    "minirlhf/run/optim.py": ["unit/test_optim.py"],
     "minirlhf/run/compute.py": ["unit/test_compute.py"],
     "minirlhf/run/folder.py": ["runs/test_train_sft.py", "-k", "existing or three_steps"],
     "minirlhf/run/chain.py": ["runs/test_chain.py", "-k", "would_mix"],
