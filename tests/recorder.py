@@ -37,12 +37,12 @@ COMPARISONS = [  # a user's own; every other one has a tie
 # ---- toy models
 
 
-def toy_gpt(seed):
+def toy_gpt(seed, context=64):
     """A model of one layer that samples varied tokens and ends about every fifth response of 5
     tokens."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        gpt = GPT(GPTConfig(TOKENIZER.vocab_size, context=64, layers=1, heads=2, width=16))
+        gpt = GPT(GPTConfig(TOKENIZER.vocab_size, context, layers=1, heads=2, width=16))
         for name, parameter in gpt.named_parameters():
             mean = 1.0 if "norm" in name and "weight" in name else 0.0
             parameter.data = torch.randn_like(parameter) * 0.1 + mean
@@ -59,11 +59,11 @@ def save_policy(folder, seed, stage="sft"):
     return gpt
 
 
-def save_reward_model(folder, seed, missing_end_score):
+def save_reward_model(folder, seed, missing_end_score, context=64):
     """A toy reward model, whose scores spread by about 1, as a checkpoint. Returns it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = RewardModel(toy_gpt(seed))
+        model = RewardModel(toy_gpt(seed, context))
     model.normalise(torch.tensor([[0.1, 1.1], [0.4, -0.8]]))
     folder.mkdir(parents=True)
     parts = {"model": model, "missing_end_score": missing_end_score}

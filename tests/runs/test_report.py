@@ -344,6 +344,14 @@ def configure(folder, **data):
             "--policy {out}/dpo --baseline {out}/sft --reward-model {out}/rm --data c.jsonl",
         ),
         (
+            {name: "d.jsonl" for name in ("pretrain", "sft", "rm", "dpo")} | {"ppo": "p.jsonl"},
+            "--policy {out}/ppo --baseline {out}/sft --reward-model {out}/rm --data p.jsonl",
+        ),
+        (
+            {"sft": "d.jsonl", "rm": "", "ppo": ""},
+            "--policy {out}/ppo --baseline {out}/sft --reward-model {out}/rm --data d.jsonl",
+        ),
+        (
             {"sft": "d.jsonl", "pretrain": "d.jsonl"},
             "--policy {out}/sft --baseline {out}/pretrain --reward-model none "
             "--judge MODULE:FUNCTION --data d.jsonl",
