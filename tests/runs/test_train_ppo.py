@@ -551,6 +551,21 @@ def test_flags_that_do_not_fit_the_batch_are_refused(refused, out, prompts, flag
     assert message in refused(train_ppo.main, flags, out)
 
 
+def test_flags_at_the_edge_of_what_a_batch_allows_are_taken():
+    """Minibatches of one response, and a horizon of one rollout."""
+    edge = {"batch_size": 6, "minibatches": 6, "kl_target": 1.0, "kl_horizon": 6.0}
+    train_ppo.check_flags(train_ppo.Config(**edge))
+
+
+@pytest.mark.parametrize("given", [0.0, -1.5, math.nan])
+def test_the_missing_end_score_of_the_flag_goes_before_the_stored_one_be_it_zero(colour_run, given):
+    stored = saved(colour_run / "rm")["missing_end_score"]
+    args = train_ppo.Config(out=str(colour_run), missing_end_score=given)
+    gpt, tokenizer = load_gpt(colour_run / "sft")
+    _, number, _ = train_ppo.load_reward(args, tokenizer, gpt)
+    assert number == (stored if math.isnan(given) else given)
+
+
 def test_a_reward_function_needs_a_score_for_responses_without_end(
     refused, out, prompts, my_rewards
 ):

@@ -3,6 +3,8 @@ records."""
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,6 +261,26 @@ def test_three_steps_a_stop_and_three_more_are_six_steps_to_the_bit(
     for name in ("pretrain", "sft"):
         assert logged(tmp_path / name) == logged(world_run / name)
         assert same(saved(tmp_path / name), saved(world_run / name))
+
+
+def test_a_run_does_not_go_on_from_other_weights_of_init(tmp_path, world_run):
+    """Nor from other records, be they learned from or held out."""
+    init = tmp_path / "init.pt"
+    shutil.copy(world_run / "pretrain" / "checkpoint.pt", init)
+    records = demonstrations(tmp_path, 40)
+    flags = ["--init", str(init), "--data", records, "--max-new-tokens", "4", "--held-out", "2"]
+    sft(tmp_path, *flags)
+    sft(tmp_path, *flags, "--resume")
+    shutil.copy(world_run / "sft" / "checkpoint.pt", init)
+    with pytest.raises(InputError, match="the weights of --init changed"):
+        sft(tmp_path, *flags, "--resume")
+    shutil.copy(world_run / "pretrain" / "checkpoint.pt", init)
+    read = jsonl.read_demonstrations(records, lambda record: True)
+    for record in (data.hold_out(read, 2, seed=1)[side][0] for side in (0, 1)):
+        lines = [vars(record) | {"response": "x"} if r == record else vars(r) for r in read]
+        Path(records).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(InputError, match="the data changed"):
+            sft(tmp_path, *flags, "--resume")
 
 
 def test_a_finished_run_resumes_to_itself(world_out):

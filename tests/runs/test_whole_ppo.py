@@ -174,6 +174,14 @@ def test_scores_are_the_reward_models_and_the_missing_end_score_is_the_flags(run
     assert 5 < sum(ended) < 25, "too few or too many responses end to tell the rules apart"
 
 
+def test_the_tokens_per_second_are_those_of_the_whole_update(run):
+    for step, _, replies in rollouts(run):
+        line = run.lines[step]
+        seconds = line["rollout_s"] + line["scoring_s"] + line["update_s"]
+        tokens = sum(len(reply.example.tokens) for reply in replies)
+        assert line["tokens_per_s"] == pytest.approx(tokens / seconds, rel=1e-4)
+
+
 def test_the_kl_is_that_of_the_policy_from_the_sft_model_on_its_own_replies(run):
     for step, policy, replies in rollouts(run):
         kl = loop_kl(policy, run.sft, replies, 0.8).mean()
@@ -435,6 +443,34 @@ def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
         assert line["eval_win_rate"] == pytest.approx(
             np.mean((totals > sft) + 0.5 * (totals == sft))
         )
+
+
+def test_the_samples_are_those_of_the_first_five_prompts(world_run):
+    """Of forty; each with the response of the SFT model and of the policy."""
+    before, after, _ = world_run.record["generate"]
+    text = (world_run.folder / "out" / "ppo" / "samples.txt").read_text()
+    table = text[text.index("after 1 updates") : text.index("after 2 updates")].splitlines()[3:]
+    rows = ["".join(row.split()) for row in table if row]
+    sides = zip(prompts_of(before), replies_of(before), replies_of(after), strict=True)
+    expected = ["".join(f"{p}{a.text}{b.text}".split()) for p, a, b in sides][:5]
+    expected = ["".join(c if c.isprintable() else "\ufffd" for c in row) for row in expected]
+    assert len(rows) == 5
+    assert all(row.startswith(start) for row, start in zip(rows, expected, strict=True))
+
+
+def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out(tmp_path):
+    """The context of the reward model may be smaller than that of the policy: 24 and 64."""
+    long = [f"{'no ' * 30}{i}" for i in range(4)]
+    path = write_records(tmp_path / "p.jsonl", [{"prompt": p} for p in [*long, *PROMPTS]])
+    save_policy(tmp_path / "start", seed=9)
+    save_reward_model(tmp_path / "scorer", seed=2, missing_end_score=STORED, context=24)
+    flags = {"out": tmp_path / "out", "sft": tmp_path / "start", "rm": tmp_path / "scorer"}
+    flags |= {"data": path, "updates": 1, "batch_size": 12, "warmup": 0, "max_new_tokens": 5}
+    with pytest.MonkeyPatch.context() as context:
+        record = recorded(context)
+        run_command(train_ppo.main, flags | {"drop_long": True})
+    asked = [p for name in ("rollout", "generate") for c in record[name] for p in prompts_of(c)]
+    assert set(asked) == set(PROMPTS)
 
 
 def test_precision_reaches_both_models(world_run):

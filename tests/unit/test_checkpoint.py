@@ -20,7 +20,7 @@ from minirlhf.run.checkpoint import (
     same_vocabulary,
     save,
 )
-from minirlhf.run.config import InputError
+from minirlhf.run.config import Divergence, InputError
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import RUN_FILES, start_run
 from minirlhf.run.metrics import Metrics
@@ -81,6 +81,22 @@ def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
     save(tmp_path, "sft", gpt.config, tokenizer, 3, model=gpt)
     assert load(tmp_path, ("sft",))["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["model", "value_head"])
+def test_a_part_that_is_not_finite_does_not_replace_a_checkpoint(
+    tmp_path, make_gpt, tokenizer, part, value
+):
+    """Whichever it is: a value head without numbers makes the next update one without numbers."""
+    parts = {"model": make_gpt(), "value_head": torch.nn.Linear(16, 1)}
+    save(tmp_path, "ppo", parts["model"].config, tokenizer, 7, **parts)
+    before = contents(tmp_path)
+    *_, last = parts[part].parameters()
+    last.data.view(-1)[-1] = value
+    with pytest.raises(Divergence, match="is not finite after step 8: training diverged"):
+        save(tmp_path, "ppo", parts["model"].config, tokenizer, 8, **parts)
+    assert contents(tmp_path) == before
 
 
 # ---- a checkpoint says what it is
