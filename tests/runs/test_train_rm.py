@@ -18,9 +18,11 @@ from minirlhf.data import Comparison, SoftComparison
 from minirlhf.feedback import simulated
 from minirlhf.formats import jsonl
 from minirlhf.reward import RewardModel, load_reward_model, score
+from minirlhf.run import resume
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import RANKED_RESPONSES
 from minirlhf.tokenizer import get_tokenizer
+from minirlhf.tools import labeller
 from minirlhf.world import judge, measures, writers
 
 BATCH = [  # 2, 4 and 3 responses; 1, 5 and 2 strictly ordered pairs; lengths all unequal
@@ -130,6 +132,32 @@ def test_accuracy_is_strict(make_gpt):
     model.head.weight.data.zero_()
     loss, accuracy = train_rm.accumulate(model, get_tokenizer(), BATCH, 1000)
     assert (loss, accuracy) == (pytest.approx(math.log(2)), 0.0)
+
+
+# ---- what is collected
+
+
+def test_what_is_collected_is_earlier_rounds_peoples_rankings_and_a_models_labels(
+    tmp_path, monkeypatch
+):
+    """In this order: the scores are normalised on the first. Three of eight prompts are ranked by
+    people. A prompt whose responses are all the same does no harm beside others. The file holds
+    what is learned from, and the record of the run knows it."""
+    earlier = [Comparison("before", ["x", "y"], [1, 0])]
+    ranked = [Comparison(f"p{i}", ["a", "a" if i % 2 else "bb"], [0, 1]) for i in range(8)]
+    source = labeller.Source(None, earlier, lambda prompts, a, b: [0.8] * len(a), {})
+    monkeypatch.setattr(train_rm, "rank", lambda *args: ranked)
+    (tmp_path / "config.json").write_text('{"flags": {}, "inputs": {"sft": "weights 1"}}')
+    args = train_rm.Config(labeller="my:labels", human_share=3 / 8)
+    collected = train_rm.collect(args, tmp_path, source, get_tokenizer())
+    assert collected[:4] == earlier + ranked[:3]
+    assert [type(c) for c in collected[4:]] == [SoftComparison] * 5
+    assert [(c.prompt, c.responses) for c in collected[4:]] == [
+        (c.prompt, c.responses) for c in ranked[3:]
+    ]
+    assert jsonl.read_collected(tmp_path / "comparisons.jsonl") == collected
+    inputs = resume.read_record(tmp_path)["inputs"]
+    assert inputs == {"sft": "weights 1", "data": resume.fingerprint(collected)}
 
 
 # ---- a run on your own comparisons

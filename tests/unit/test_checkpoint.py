@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiktoken
@@ -212,6 +213,17 @@ def test_a_vocabulary_that_changed_under_its_name_is_refused(tmp_path, gpt, toke
     monkeypatch.setattr(checkpoint, "get_tokenizer", bytes_only)
     message = refusal(load_gpt, tmp_path)
     assert str(tmp_path) in message and "another vocabulary called tiny" in message
+
+
+def test_a_vocabulary_of_the_same_name_and_size_may_be_another_one(
+    tmp_path, gpt, tokenizer, monkeypatch
+):
+    """Two of its merges in another order are enough."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 1, model=gpt)
+    known = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size}
+    other = SimpleNamespace(**known, fingerprint=lambda: tokenizer.fingerprint()[::-1])
+    monkeypatch.setattr(checkpoint, "get_tokenizer", lambda name: other)
+    assert "another vocabulary called tiny" in refusal(load_gpt, tmp_path)
 
 
 def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, make_gpt, monkeypatch):
