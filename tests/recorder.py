@@ -272,3 +272,19 @@ def half_width(values, clusters=None):
         sums[n if clusters is None else clusters[n]] += value - np.mean(values)
     error = np.sqrt(len(sums) / (len(sums) - 1) * sum(x**2 for x in sums.values()))
     return evaluate.t95(len(sums) - 1) * error / len(values)
+
+
+def loop_calibration(margins, bins=10):  # -> [[confidence, share in this order, pairs], ...]
+    """The reliability diagram of pairs with these margins: a row for each bin that has some."""
+    rows = {}
+    for margin in margins:
+        confidence = 1 / (1 + np.exp(-abs(margin)))
+        row = rows.setdefault(min(int((confidence - 0.5) * 2 * bins), bins - 1), [])
+        row.append((confidence, 0.5 if margin == 0 else float(margin > 0), 1))
+    return [[*np.mean(row, axis=0)[:2], len(row)] for _, row in sorted(rows.items())]
+
+
+def stored_calibration(folder):
+    """calibration.json of a run as `loop_calibration` has it."""
+    rows = json.loads((folder / "calibration.json").read_text())
+    return [[row["confidence"], row["accuracy"], row["pairs"]] for row in rows]

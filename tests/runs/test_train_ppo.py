@@ -22,7 +22,9 @@ from minirlhf.reward import load_reward_model
 from minirlhf.rewards import function
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.run.config import InputError
 from minirlhf.run.metrics import read_metrics
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import evaluate as evaluate_command
 from minirlhf.world import measures, writers
 
@@ -555,6 +557,16 @@ def test_flags_at_the_edge_of_what_a_batch_allows_are_taken():
     """Minibatches of one response, and a horizon of one rollout."""
     edge = {"batch_size": 6, "minibatches": 6, "kl_target": 1.0, "kl_horizon": 6.0}
     train_ppo.check_flags(train_ppo.Config(**edge))
+
+
+def test_a_finished_run_may_be_asked_to_go_on_and_not_to_go_back(tmp_path, make_gpt):
+    gpt = make_gpt(vocab_size=get_tokenizer().vocab_size)
+    (tmp_path / "ppo").mkdir()
+    checkpoint.save(tmp_path / "ppo", "ppo", gpt.config, get_tokenizer(), 6, model=gpt)
+    for updates in (6, 7):
+        train_ppo.check_flags(train_ppo.Config(out=str(tmp_path), resume=True, updates=updates))
+    with pytest.raises(InputError, match="--updates 5: the run in .* has 6"):
+        train_ppo.check_flags(train_ppo.Config(out=str(tmp_path), resume=True, updates=5))
 
 
 @pytest.mark.parametrize("given", [0.0, -1.5, math.nan])

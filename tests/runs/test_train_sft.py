@@ -213,6 +213,26 @@ def test_embeddings_learn_from_demonstrations_only_where_nothing_was_pretrained(
     )
 
 
+def test_the_context_is_that_of_the_model_that_it_starts_from(tmp_path, make_gpt):
+    """Of --init, and not the one of --context, which is for a model from scratch. What --init names
+    is not pretrained on the world again."""
+    tokenizer, gpt = get_tokenizer(), make_gpt(context=24)
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 40)
+    args = train_sft.Config(init="a run", text=str(tmp_path / "text.txt"), held_out=0)
+    documents, _ = train_sft.load_documents(args, tokenizer, gpt)
+    assert {len(example.tokens) for example in documents[:-1]} == {24}
+    rows = [{"prompt": "p", "response": "no " * n} for n in (3, 30)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = {"init": "a run", "data": str(tmp_path / "data.jsonl"), "held_out": 0}
+    learned, _ = train_sft.load_demonstrations(
+        train_sft.Config(**flags, drop_long=True), tokenizer, gpt
+    )
+    assert len(learned) == 1
+    with pytest.raises(InputError, match="do not fit the context of 24"):
+        train_sft.load_demonstrations(train_sft.Config(**flags), tokenizer, gpt)
+    assert train_sft.load_documents(train_sft.Config(init="a run"), tokenizer, gpt) is None
+
+
 def test_a_record_that_just_fits_the_context_is_kept(make_gpt):
     """And one more token is an error, or leaves it out."""
     gpt, examples = make_gpt(context=8), [Example([1] * n, 1) for n in (7, 8, 9)]

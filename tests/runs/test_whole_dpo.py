@@ -12,12 +12,14 @@ from recorder import (
     COMPARISONS,
     digest,
     example_of,
+    loop_calibration,
     loop_logprobs,
     loop_pairs,
     positions,
     recorded,
     run_command,
     save_policy,
+    stored_calibration,
     write_records,
 )
 
@@ -123,6 +125,8 @@ def test_the_held_out_numbers_are_the_implicit_rewards_of_held_out_comparisons(r
     assert run.record["baseline_numbers"][0].args[:2] == (learned, held_out)
     for name, value in baselines.baseline_numbers(learned, held_out, scores).items():
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
+    expected, stored = loop_calibration(margins), stored_calibration(run.out / "dpo")
+    assert np.allclose(stored, expected, atol=1e-4) and len({len(s) for s in scores}) == 1
 
 
 def test_the_optimiser_is_that_of_the_flags(run):

@@ -14,6 +14,7 @@ from recorder import (
     COMPARISONS,
     HELD_OUT,
     digest,
+    loop_calibration,
     loop_pairs,
     loop_raw,
     noise,
@@ -23,6 +24,7 @@ from recorder import (
     replies_of,
     run_command,
     save_policy,
+    stored_calibration,
     varied_judge,
     write_records,
 )
@@ -293,6 +295,17 @@ def test_the_held_out_numbers_are_those_of_held_out_comparisons_and_their_own_to
     assert numbers["best_possible_accuracy"] == pytest.approx(best, rel=1e-5)
     text = (world.out / "rm" / "samples.txt").read_text()
     assert f"the reward model on {len(held_out)} held-out prompts" in text
+
+
+def test_the_reliability_diagram_is_that_of_the_held_out_pairs(world, own):
+    own_held_out = split_by_prompt(COMPARISONS, seed=3)[1][:2]
+    held_out = labelled(world.record["generate"][1], config.HELD_OUT_LABELS)
+    for run, comparisons in ((world, held_out), (own, own_held_out)):
+        pairs = loop_pairs(comparisons, loop_raw(run.model, comparisons))
+        expected = loop_calibration([margin for *_, margin in pairs])
+        stored = stored_calibration(run.out / "rm")
+        assert np.allclose(stored, expected, atol=1e-4)
+    assert len(stored) > 1, "the pairs do not tell one bin from another"
 
 
 def test_the_contrasts_are_those_of_the_seed(world):
