@@ -210,6 +210,23 @@ def test_of_a_file_that_a_model_was_trained_on_it_asks_what_that_run_held_out(
     assert prompts_of(run.calls[0]) == held_out[:3]
 
 
+def test_a_single_prompt_that_a_model_was_trained_on_is_asked_once(tmp_path):
+    """It serves for both: nothing can be held out."""
+    path = write_records(tmp_path / "prompts.jsonl", [{"prompt": "Say it"}] * 5)
+    record = {"flags": {"data": str(path), "seed": 5}, "stage": "sft"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    args = command.Config(data=str(path), policy=str(tmp_path / "checkpoint.pt"), prompts=3)
+    assert command.load_prompts(args, get_tokenizer(), 64) == ["Say it"]
+
+
+def test_a_file_of_fewer_prompts_than_asked_for_is_said_to_have_so_many(tmp_path, capsys):
+    path = write_records(tmp_path / "prompts.jsonl", [{"prompt": p} for p in PROMPTS[:4]])
+    to = tmp_path / "results.json"
+    Run(tmp_path, capsys, data=path, to=to, max_new_tokens=3, best_of=1)
+    results = json.loads(to.read_text())
+    assert results["prompts"] == len(results["samples"]) == 4
+
+
 def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out_or_an_error(
     tmp_path, capsys
 ):

@@ -458,6 +458,24 @@ def test_the_samples_are_those_of_the_first_five_prompts(world_run):
     assert all(row.startswith(start) for row, start in zip(rows, expected, strict=True))
 
 
+def test_the_score_of_several_reward_models_is_normalised_on_prompts_that_are_learned_from(
+    tmp_path,
+):
+    path = write_records(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
+    save_policy(tmp_path / "start", seed=9)
+    for name, seed in (("a", 2), ("b", 4)):
+        save_reward_model(tmp_path / name, seed, missing_end_score=STORED)
+    flags = {"out": tmp_path / "out", "sft": tmp_path / "start", "data": path}
+    flags |= {"rm": f"{tmp_path}/a,{tmp_path}/b", "max_new_tokens": 5}
+    with pytest.MonkeyPatch.context() as context:
+        record = recorded(context)
+        run_command(train_ppo.main, flags | {"updates": 1, "batch_size": 12, "warmup": 0})
+    learned, held_out = split_by_prompt(PROMPTS, seed=1)
+    normalised, *evaluations = record["generate"]
+    assert set(prompts_of(normalised)) == set(learned)
+    assert [prompts_of(call) for call in evaluations] == [held_out] * 2
+
+
 def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out(tmp_path):
     """The context of the reward model may be smaller than that of the policy: 24 and 64."""
     long = [f"{'no ' * 30}{i}" for i in range(4)]
