@@ -14,6 +14,7 @@ from minirlhf import evaluate
 from minirlhf.data import Example
 from minirlhf.evaluate import Reply
 from minirlhf.run.config import InputError
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import evaluate as evaluate_command
 from minirlhf.tools import figures, report, tables
 from minirlhf.world import measures, writers
@@ -59,6 +60,9 @@ def test_an_interval_is_of_what_applies_and_counts_clusters():
     column, clusters = np.array([1, 1, math.nan, 0]), np.array(["a", "a", "c", "b"])
     assert report.interval(column, clusters) == pytest.approx((2 / 3, 12.706 * 4 / 9))
     assert all(map(math.isnan, report.interval(np.array([math.nan]), np.array(["a"]))))
+    # The clusters are those of the prompts that it applies to: two, and not three.
+    column, clusters = np.array([math.nan, 1.0, 0.0, 1.0]), np.array(list("abcc"))
+    assert report.interval(column, clusters) == pytest.approx((2 / 3, 12.706 * 2 / 9))
 
 
 def test_differences_are_paired_and_clustered_by_fact():
@@ -93,6 +97,17 @@ def test_the_summary_of_three_known_prompts():
     assert rows["PPO"]["entropy"] == 2.0 and rows["PPO"]["lookalikes"] is None
     assert numbers["groups"]["SFT"]["fact"]["wrong"] == 1
     assert "of_the_way" not in numbers and "memoriser" not in numbers["gains"]
+
+
+def test_a_response_that_no_model_sampled_is_one_that_ended_behind_its_prompt():
+    tokenizer = get_tokenizer()
+    (reply,) = report.written(tokenizer, ["Is it?"], ["It is not."])
+    tokens, start = reply.example
+    assert (tokenizer.decode(tokens[:start]), tokenizer.decode(tokens[start:-1])) == (
+        "Is it?",
+        "It is not.",
+    )
+    assert tokens[-1] == tokenizer.end_token and reply.ended and reply.text == "It is not."
 
 
 def test_each_reply_is_judged_once(monkeypatch):

@@ -12,7 +12,7 @@ import tiktoken
 import torch
 from helpers import Config, contents
 
-from minirlhf.run import checkpoint
+from minirlhf.run import checkpoint, resume
 from minirlhf.run.checkpoint import (
     load,
     load_gpt,
@@ -265,6 +265,50 @@ def test_restore_puts_modules_and_optimizers_back_to_the_bit(tmp_path, make_gpt,
     step(first, optimizer)
     step(second, other)
     assert equal_weights(first, second)
+
+
+def stepped(gpt, **settings):
+    """An optimiser after one step."""
+    optimizer = adamw(gpt, lr=0.1, **settings)
+    for parameter in gpt.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_an_optimiser_goes_on_with_its_moments_and_settings_or_not_at_all(make_gpt):
+    """Its learning rate is set before each step, and its decay is a flag."""
+    gpt = make_gpt()
+    fresh = adamw(gpt, lr=0.3, weight_decay=0.2)
+    checkpoint.load_optimizer(fresh, stepped(gpt, weight_decay=0.1).state_dict(), "x")
+    assert len(fresh.state) == len(list(gpt.parameters()))
+    lacking = stepped(gpt).state_dict()
+    del lacking["state"][3]["exp_avg_sq"]
+    bad = stepped(gpt).state_dict()
+    bad["state"][0]["exp_avg"] = bad["state"][0]["exp_avg"] * float("inf")
+    others = [stepped(gpt, betas=(0.8, 0.7)), stepped(gpt, eps=1e-3)]
+    for state in [lacking, bad, *(optimizer.state_dict() for optimizer in others)]:
+        with pytest.raises(InputError, match="^x holds other weights"):
+            checkpoint.load_optimizer(adamw(gpt, lr=0.1), state, "x")
+
+
+def test_weights_of_another_type_are_not_taken(make_gpt):
+    """In half precision they have lost what an update adds."""
+    gpt = make_gpt()
+    half = {name: tensor.half() for name, tensor in gpt.state_dict().items()}
+    with pytest.raises(InputError, match="^x holds other weights"):
+        checkpoint.load_weights(gpt, half, "x")
+
+
+def test_a_policy_belongs_to_the_sft_model_it_was_trained_from_if_that_is_known(tmp_path, make_gpt):
+    """A run of an older version does not say which one it was."""
+    sft, other = make_gpt(), make_gpt(seed=1)
+    checkpoint.same_sft(tmp_path, sft)
+    for inputs in ({}, {"sft": resume.fingerprint(sft)}):
+        (tmp_path / "config.json").write_text(json.dumps({"flags": {}, "inputs": inputs}))
+        checkpoint.same_sft(tmp_path, sft)
+    with pytest.raises(checkpoint.OtherModel, match="was trained from another SFT model"):
+        checkpoint.same_sft(tmp_path, other)
 
 
 def test_without_resume_or_without_a_checkpoint_a_run_starts_at_step_zero(
