@@ -99,6 +99,14 @@ def test_the_summary_of_three_known_prompts():
     assert "of_the_way" not in numbers and "memoriser" not in numbers["gains"]
 
 
+def test_each_policy_is_as_diverse_as_its_own_responses():
+    """Three texts, two texts, and one."""
+    sides = {"SFT": BAD, "PPO": [*BAD[:2], BAD[0]], "faultless": [GOOD[0]] * 3}
+    rows = summary(**sides)["rows"]
+    numbers = {name: (row["distinct"], round(3 * row["commonest"])) for name, row in rows.items()}
+    assert numbers == {"SFT": (3, 1), "PPO": (2, 2), "faultless": (1, 3)}
+
+
 def test_a_response_that_no_model_sampled_is_one_that_ended_behind_its_prompt():
     tokenizer = get_tokenizer()
     (reply,) = report.written(tokenizer, ["Is it?"], ["It is not."])

@@ -115,6 +115,30 @@ def test_a_prompt_without_a_pair_does_not_count_whatever_the_microbatches(reward
         assert torch.allclose(gradients[other], gradients[0], rtol=0, atol=1e-6)
 
 
+def test_the_loss_of_rankings_beside_probabilities_goes_pair_by_pair():
+    """A pair that people ranked has the probability 1, and nobody was asked about a and c of the
+    second prompt. Response i better than j is row i, column j."""
+    likely = [[0.0, 0.9, 0.0], [0.1, 0.0, 0.4], [0.0, 0.6, 0.0]]
+    batch = [
+        Comparison("p", ["a", "b"], [1, 0]),
+        SoftComparison("q", ["a", "b", "c"], [0, 2, 1], None, likely),
+        SoftComparison("r", ["a", "b"], [0, 1], None, [[0.0, 0.8], [0.2, 0.0]]),
+    ]
+    scores = torch.tensor([[0.3, -0.5, 0.0], [1.0, 0.2, -0.7], [0.1, 0.6, 0.0]])
+    ranks = torch.tensor([[1, 0, -1], [0, 2, 1], [0, 1, -1]])
+    pairs = [[(0, 1, 0, 1.0)], [(1, 0, 1, 0.9), (1, 1, 2, 0.4)], [(2, 0, 1, 0.8)]]
+    losses = []
+    for group in pairs:
+        terms = []
+        for row, i, j, p in group:
+            difference = float(scores[row, i] - scores[row, j])
+            terms.append(p * math.log1p(math.exp(-difference)))
+            terms[-1] += (1 - p) * math.log1p(math.exp(difference))
+        losses.append(sum(terms) / len(terms))
+    loss = float(train_rm.mean_loss(batch, scores, ranks, 0.0))
+    assert loss == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
 @pytest.mark.parametrize("microbatch_tokens", [1, 1000])
 def test_each_response_goes_through_the_trunk_once(
     reward_model, rows_through_trunks, microbatch_tokens

@@ -10,6 +10,7 @@ import torch
 from helpers import MEMORY, READING
 from recorder import (
     COMPARISONS,
+    TOKENIZER,
     digest,
     example_of,
     loop_calibration,
@@ -127,6 +128,18 @@ def test_the_held_out_numbers_are_the_implicit_rewards_of_held_out_comparisons(r
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
     expected, stored = loop_calibration(margins), stored_calibration(run.out / "dpo")
     assert np.allclose(stored, expected, atol=1e-4) and len({len(s) for s in scores}) == 1
+
+
+def test_without_a_reference_the_reward_is_the_mean_over_response_tokens(run):
+    """SimPO's, on held-out comparisons: the prompt does not count."""
+    args = dpo.Config(loss="simpo", beta=2.0)
+    models = run.policy, run.sft, TOKENIZER
+    scores = dpo.implicit_rewards(*models, COMPARISONS[:3], dpo.method_of(args))
+    for c, row in zip(COMPARISONS[:3], scores, strict=True):
+        expected = [
+            2 * np.mean(loop_logprobs(run.policy, example_of(c.prompt, x))) for x in c.responses
+        ]
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_optimiser_is_that_of_the_flags(run):

@@ -402,3 +402,13 @@ def test_metrics_and_checkpoint_agree_on_what_a_step_is(tmp_path, gpt, tokenizer
     Metrics(tmp_path, restore(tmp_path, "sft", True, model=gpt)["step"])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
+
+
+def test_a_run_that_would_replace_what_it_reads_is_refused_when_its_flags_are_read(tmp_path):
+    """Before a model is loaded or a response sampled, which may take hours."""
+    argv = ["--out", str(tmp_path), "--init", str(tmp_path / "sft")]
+    assert "lies where this run writes" in refusal(checkpoint.configure, Config, "sft", argv)
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "metrics.jsonl").write_text("mine")
+    argv = ["--out", str(tmp_path)]
+    assert "was not written by a run" in refusal(checkpoint.configure, Config, "sft", argv)
