@@ -333,6 +333,24 @@ def test_on_own_data_the_baselines_learned_from_what_the_model_learned_from(own)
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_with_a_policy_it_learns_from_the_policys_responses_and_measures_on_the_sft_models(
+    tmp_path,
+):
+    """Rounds are compared on the same held-out responses, and scores normalised on the first of
+    all comparisons, which are the SFT model's."""
+    policy = save_policy(tmp_path / "policy", seed=8)
+    earlier = [Comparison(f"p{i}", ["a", "b", "c"], [0, 1, 2]) for i in range(3)]
+    (tmp_path / "more.jsonl").write_text(jsonl.write_records(earlier))
+    small = FLAGS | {"prompts": 4, "epochs": 1, "threads": 1, "held_out": 2, "norm_prompts": 3}
+    places = {"policy": tmp_path / "policy", "more": tmp_path / "more.jsonl"}
+    run = Run(tmp_path, **small, **places)
+    learned, held_out = run.record["generate"]
+    assert (learned.digests, held_out.digests) == ([digest(policy)], [digest(run.sft)])
+    assert run.record["normalise"][0].args[2] == earlier == run.collected()[:3]
+    sampled = groups_of(learned)
+    assert all((c.prompt, c.responses) in sampled for c in run.collected()[3:])
+
+
 def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
     """The comparisons that it learns from are its own, not those that lie there."""
     small = FLAGS | {"prompts": 4, "epochs": 1, "threads": 1, "held_out": 2}

@@ -129,6 +129,14 @@ def test_a_loaded_policy_computes_in_the_precision_asked_for_and_keeps_float32_w
     assert equal_weights(gpt, loaded)
 
 
+def test_a_checkpoint_knows_how_long_the_samples_were(tmp_path, gpt, tokenizer):
+    """A run that goes on cuts them there. In bytes: a character may be several."""
+    for text in ("", "after 1 updates: ö\n"):
+        (tmp_path / "samples.txt").write_text(text, encoding="utf-8")
+        save(tmp_path, "sft", gpt.config, tokenizer, 7, model=gpt)
+        assert load(tmp_path, ("sft",))["samples_bytes"] == len(text.encode())
+
+
 def test_a_checkpoint_may_be_named_by_its_folder_or_by_itself(tmp_path, gpt, tokenizer):
     """People type both. The folder's name may have a dot in it."""
     save(tmp_path / "run.v2", "sft", gpt.config, tokenizer, 7, model=gpt)
