@@ -79,6 +79,7 @@ def test_differences_are_paired_and_clustered_by_fact():
     assert numbers["clusters"] == 2
     assert numbers["gains"]["SFT"]["facts"] == pytest.approx([0.5, 12.706 * 0.5], rel=1e-6)
     assert numbers["half_widths"]["PPO"]["facts"] == pytest.approx(12.706 * 0.5, rel=1e-6)
+    assert numbers["win_rate"] == pytest.approx((0.75, 12.706 * 0.25), rel=1e-6)
 
 
 def test_the_summary_of_three_known_prompts():

@@ -331,6 +331,18 @@ def test_an_evaluation_is_of_the_policy_on_the_held_out_prompts(run, learned_and
             position = row.index(part, position + 1)
 
 
+def test_the_record_of_an_evaluation_has_each_prompts_own_score_and_kl(run):
+    path = run.folder / "out" / "ppo" / "evaluations.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    replies = replies_of(run.record["generate"][-1])
+    kls = loop_kl(final_policy(run), run.sft, replies, 0.8)
+    assert lines[-1]["kls"] == pytest.approx(kls.tolist(), abs=1e-4)
+    scores = loop_scores(run.reward_model, replies, -1.5)
+    assert lines[-1]["scores"] == pytest.approx(scores.tolist(), abs=1e-4)
+    assert sorted(kls) != list(kls) and len(set(scores)) > 1
+
+
 def test_the_console_shows_the_sft_model_and_then_each_evaluation(tmp_path, capsys):
     """update, score, kl, length, ended: in this order."""
     flags = FLAGS | {"updates": 1, "threads": 1}
