@@ -166,9 +166,12 @@ def test_the_run_knows_its_comparisons_and_its_sft_model(run):
 
 
 def test_it_says_how_to_compare_the_policy_with_the_sft_model(tmp_path, capsys):
+    """By no reward model: there are only comparisons, of one that has yet to be trained."""
+    (tmp_path / "out" / "rm").mkdir(parents=True)
+    (tmp_path / "out" / "rm" / "comparisons.jsonl").write_text("")
     run = Run(tmp_path, **FLAGS | {"epochs": 1, "threads": 1, "precision": "bf16"})
     text = capsys.readouterr().out
-    assert f"--policy {run.out}/dpo --baseline {tmp_path}/start" in text
+    assert f"--policy {run.out}/dpo --baseline {tmp_path}/start --reward-model none" in text
     assert run.record["load_gpt"][0].kwargs["precision"] == torch.bfloat16
 
 

@@ -442,6 +442,9 @@ def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
         verdicts = [j.verdict for j in judgements]
         malformed = np.mean([verdict == "malformed" for verdict in verdicts])
         assert line["eval_parsed"] == pytest.approx(1 - malformed)
+        answerable = [measures.group(p) in measures.ANSWERABLE for p in prompts_of(call)]
+        declined = [v == "declined" for v, a in zip(verdicts, answerable, strict=True) if a]
+        assert line["eval_declined"] == pytest.approx(np.mean(declined)) != malformed
         assert line["eval_distinct"] == len({reply.text for reply in replies_of(call)})
         assert line["eval_distinct"] != line["sft_distinct"], "no fewer responses than SFT's"
         clusters = [measures.cluster(prompt) for prompt in prompts_of(call)]
