@@ -203,6 +203,25 @@ def test_kl_coef_stays_where_it_is_without_a_target(out, prompts):
     assert set(logged(out / "ppo", "kl_coef")) == {0.3}
 
 
+@pytest.mark.parametrize(
+    "name", "score kl return_mean policy_loss value_loss entropy grad_norm".split()
+)
+def test_a_number_of_an_update_that_is_infinite_is_divergence_whichever_it_is(
+    out, prompts, monkeypatch, name
+):
+    """A policy after such an update is worth nothing, and none is saved."""
+    iterate = train_ppo.iterate
+
+    def infinite(*args):
+        stats, rollout = iterate(*args)
+        return stats | {name: math.inf}, rollout
+
+    monkeypatch.setattr(train_ppo, "iterate", infinite)
+    with pytest.raises(config.Divergence, match=f"^{name} is inf at step 0"):
+        ppo(out, *prompts, *SMALL, "--updates", "1")
+    assert not (out / "ppo" / "checkpoint.pt").exists()
+
+
 def test_gradients_are_clipped_and_their_mean_norm_before_that_is_logged(
     out, prompts, gradient_norms
 ):

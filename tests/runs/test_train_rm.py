@@ -158,6 +158,9 @@ def test_accuracy_is_strict(make_gpt):
     assert (loss, accuracy) == (pytest.approx(math.log(2)), 0.0)
 
 
+STAGES = ("pretrain", "sft")
+
+
 # ---- what is collected
 
 
@@ -295,6 +298,15 @@ def test_the_comparisons_it_collected_are_kept_beside_the_checkpoint(world_run):
     prompts = [c.prompt for c in comparisons]
     samples = train_rm.sample(args, sft, tokenizer, prompts, RANKED_RESPONSES, None)
     assert [c.responses for c in samples] == [c.responses for c in comparisons]
+
+
+def test_a_labeller_that_is_not_named_is_the_pretrained_model(world_out):
+    """And not the SFT model, whose own responses it would label."""
+    flags = "--prompts 4 --responses 2 --batch-size 4 --held-out 2 --max-new-tokens 4 --warmup 0"
+    train_rm.main(["--out", str(world_out), *flags.split(), "--labeller", "ai", "--overwrite"])
+    known = resume.read_record(world_out / "rm")["inputs"]["labeller"]
+    names = {stage: resume.fingerprint(load_gpt(world_out / stage)[0]) for stage in STAGES}
+    assert known == names["pretrain"] != names["sft"]
 
 
 def test_labellers_rank_by_the_judges_total(world_run, monkeypatch):

@@ -473,6 +473,22 @@ def test_the_samples_are_those_of_the_first_five_prompts(world_run):
     assert all(row.startswith(start) for row, start in zip(rows, expected, strict=True))
 
 
+def test_what_is_shared_out_is_the_score_after_the_missing_end_rule(tmp_path, monkeypatch):
+    shared = []
+
+    def credit(scores, samples, mask):
+        shared.append((scores, samples.ended))
+        return torch.zeros(mask.shape)
+
+    monkeypatch.setattr(train_ppo.credit, "function", lambda args, reward_models: credit)
+    path = write_records(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
+    flags = {"updates": 1, "batch_size": 12, "warmup": 0, "max_new_tokens": 5}
+    Run(monkeypatch, tmp_path, data=path, **flags)
+    ((scores, ended),) = shared
+    assert 0 < ended.sum() < 12, "all responses ended, or none"
+    assert (scores[~ended] == STORED).all() and (scores[ended] != STORED).all()
+
+
 def test_the_score_of_several_reward_models_is_normalised_on_prompts_that_are_learned_from(
     tmp_path,
 ):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import method_runs
 from second_list import SECOND_LIST
+from second_list import SECOND_KILLERS, SECOND_LIST
 
 
 @dataclass(frozen=True)
@@ -2194,7 +2195,7 @@ KILLERS = {
     "minirlhf/feedback/agreement.py": ["unit/test_agreement.py"],
     "minirlhf/evaluate.py": ["unit/test_evaluate.py"],
     "minirlhf/run/checkpoint.py": ["unit/test_checkpoint.py", "runs/test_resume.py"],
-    "minirlhf/run/resume.py": ["unit/test_checkpoint.py", "runs/test_resume.py"],
+    "minirlhf/run/resume.py": ["unit/test_record.py", "unit/test_checkpoint.py"],
     "minirlhf/run/health.py": ["unit/test_health.py"],
     "minirlhf/run/progress.py": ["unit/test_progress.py"],
     "minirlhf/run/metrics.py": ["unit/test_metrics.py", "unit/test_lines.py"],
@@ -2263,3 +2264,4 @@ KILLERS["        chain.refuse_mixed(args, args.policy, args.baseline)\n"] = [
 KILLERS["                checkpoint.same_sft(path, sft)\n"] = ["runs/test_report.py", "-k", "older"]
 KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
 KILLERS |= method_runs.KILLERS
+KILLERS |= SECOND_KILLERS

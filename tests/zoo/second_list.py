@@ -318,11 +318,6 @@ TRAIN_PPO = [
         "The microscope's records have the number of the next update.",
     ),
     (
-        'critic = reward_models[0] if args.critic == "separate" else None',
-        'critic = reward_models[-1] if args.critic == "separate" else None',
-        "The critic starts as the last of several reward models.",
-    ),
-    (
         "context = min(gpt.config.context for gpt in trunks)",
         "context = reference.config.context",
         "Prompts that do not fit the reward model's context are kept.",
@@ -1493,4 +1488,386 @@ SECOND_LIST = {
     "minirlhf/run/progress.py": PROGRESS,
     "minirlhf/run/metrics.py": METRICS,
     "minirlhf/run/optim.py": OPTIM,
+}
+
+# The tests that kill those which the tests of their file do not see, by file and sentence.
+ELSEWHERE = [  # (file, words for pytest, sentences)
+    (
+        "minirlhf/run/checkpoint.py",
+        ["runs/test_lora_run.py", "-k", "policy_of_a_run_with_adapters"],
+        ["A checkpoint holds adapters beside the weights, and not merged ones."],
+    ),
+    (
+        "minirlhf/run/checkpoint.py",
+        ["runs/test_lora_run.py", "-k", "shared_trunk or beside_another or in_memory_once"],
+        ["The adapters of a reward model stand beside another SFT model than theirs."],
+    ),
+    (
+        "minirlhf/run/checkpoint.py",
+        ["runs/test_lora_run.py", "-k", "that_they_lack"],
+        ["Adapters stand beside a model that they were not trained beside."],
+    ),
+    (
+        "minirlhf/run/checkpoint.py",
+        ["runs/test_resume.py", "-k", "damaged_metadata"],
+        ["A checkpoint with a negative step is loaded."],
+    ),
+    (
+        "minirlhf/run/checkpoint.py",
+        ["unit/test_folder.py", "-k", "overwrite"],
+        ["A run that was half replaced is resumed."],
+    ),
+    (
+        "minirlhf/run/optim.py",
+        ["runs/test_divergence.py", "-k", "named_with"],
+        ["A loss that is infinite is no divergence."],
+    ),
+    (
+        "minirlhf/run/resume.py",
+        ["runs/test_resume.py", "-k", "made_the_past"],
+        ["A resumed run may change the warm-up.", "A resumed run may hold out other records."],
+    ),
+    (
+        "minirlhf/run/resume.py",
+        ["runs/test_resume.py", "-k", "may_change"],
+        ["A resumed run may not change --eval-every."],
+    ),
+    (
+        "minirlhf/run/resume.py",
+        ["runs/test_resume.py", "-k", "may_change or every_flag"],
+        ["A resumed run may not change --gradient-checkpointing, which changes memory alone."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_chain_split.py", "-k", "implicit_rewards"],
+        ["Where prompts have different numbers of responses, the rewards belong to others."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_direct_run.py", "-k", "every_other"],
+        ["--lam beside --loss kto is ignored, and nothing is said."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_direct_run.py", "-k", "flags_ask_for"],
+        ["The strength of IPO is --beta.", "--beta and --gamma are exchanged."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_direct_run.py", "-k", "label_and_no_partner or share_a_file"],
+        ["KTO leaves out what is labelled good or bad by itself."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_direct_run.py", "-k", "labelled or share_a_file"],
+        ["The baselines are asked to learn from single responses."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_direct_run.py", "-k", "of_another_loss"],
+        ["A flag that the loss does not read is refused only if it is larger than its default."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_direct_run.py", "-k", "two_prompts_a_step"],
+        ["KTO with two prompts per step is refused."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_dpo_run.py", "-k", "refused_or_left_out"],
+        ["Comparisons that do not fit are left out, and nothing is said."],
+    ),
+    (
+        "minirlhf/tools/dpo.py",
+        ["runs/test_dpo_run.py", "-k", "three_steps"],
+        ["A resumed run warms up again."],
+    ),
+    (
+        "minirlhf/tools/evaluate.py",
+        ["runs/test_chain.py", "-k", "takes_what_the_policy or one_score"],
+        ["The missing-end score is not that of the policy's training."],
+    ),
+    (
+        "minirlhf/tools/evaluate.py",
+        ["runs/test_train_ppo.py", "-k", "cannot_compare"],
+        [
+            "A reward model of another vocabulary scores the ids.",
+            "Models of two vocabularies are compared.",
+        ],
+    ),
+    (
+        "minirlhf/tools/monitor.py",
+        ["runs/test_microscope.py", "-k", "number_for_each"],
+        [
+            "The evaluations have the number of the next update.",
+            "The totals of the SFT model and of the policy are exchanged.",
+        ],
+    ),
+    (
+        "minirlhf/tools/monitor.py",
+        ["runs/test_train_ptx.py", "-k", "own_text or ppo_alone"],
+        ["The policy's loss on text is the SFT model's."],
+    ),
+    (
+        "minirlhf/tools/monitor.py",
+        ["runs/test_train_ptx.py", "-k", "ppo_alone"],
+        ["The SFT model's loss on text is not logged."],
+    ),
+    (
+        "minirlhf/tools/monitor.py",
+        ["runs/test_whole_ppo.py", "-k", "first_five"],
+        ["The samples are those of the last prompts."],
+    ),
+    (
+        "minirlhf/tools/monitor.py",
+        ["runs/test_whole_ppo.py", "-k", "judges_numbers"],
+        ["What was declined is what cannot be read."],
+    ),
+    (
+        "minirlhf/tools/monitor.py",
+        ["runs/test_whole_ppo.py", "-k", "own_score_and_kl"],
+        ["The KLs belong to other prompts."],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "as_diverse"],
+        ["Every policy is as diverse as SFT."],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "chooses_the_prompts"],
+        ["The report says test, and its prompts are those of validation."],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "ended_behind"],
+        ["The reward model scores the prompt as an answer to the response."],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "gets_a_page"],
+        [
+            "Only the data of the last stage tell that a run is on own data.",
+            "The command compares PPO with the pretrained model.",
+            "The command compares DPO where PPO was trained as well.",
+        ],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "older_run"],
+        ["A policy of another vocabulary is compared."],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "paired_and_clustered"],
+        ["The interval of the win rate takes every prompt for a cluster."],
+    ),
+    (
+        "minirlhf/tools/report.py",
+        ["runs/test_report.py", "-k", "what_applies"],
+        ["The clusters of a measure are those of other prompts."],
+    ),
+    (
+        "minirlhf/tools/results.py",
+        ["runs/test_results.py", "-k", "students"],
+        ["A seed whose value is 0 counts as missing."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_chain.py", "-k", "another_world"],
+        ["A reward model of the world scores responses to your prompts, and nothing is said."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_chain.py", "-k", "score_of_its_training"],
+        ["The command at the end leaves the missing-end score out."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_divergence.py", "-k", "far_too_high or takes_no_step"],
+        ["A gradient that is infinite is no divergence."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_microscope.py", "-k", "first_update"],
+        [
+            "The first update is not in the microscope.",
+            "The microscope's records have the number of the next update.",
+        ],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_robust_rewards.py", "-k", "credit_reaches"],
+        ["Credit is shared out of the score that a response without end does not get."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_robust_rewards.py", "-k", "disagreement"],
+        ["How far several reward models disagree is not logged."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_robust_rewards.py", "-k", "names_a_command"],
+        ["The command at the end names the last of several reward models."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_robust_rewards.py", "-k", "same_members"],
+        ["A resumed run may have another second reward model."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_train_grpo.py", "-k", "in_a_row"],
+        ["The responses to a prompt do not stand in a row, so that a group is of several prompts."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_train_ppo.py", "-k", "at_the_edge"],
+        ["A horizon of one batch is refused.", "Minibatches of one response are refused."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_train_ppo.py", "-k", "be_it_zero"],
+        ["--missing-end-score 0 counts as not given."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_train_ppo.py", "-k", "go_back"],
+        ["A finished run cannot be resumed to see that it is finished."],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_train_ppo.py", "-k", "three_updates"],
+        [
+            "The checkpoint holds the coefficient that the run began with.",
+            "A resumed run warms up again.",
+        ],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_train_ptx.py", "-k", "own_text"],
+        [
+            "Every update learns from the same text.",
+            "The loss on held-out text is that on the text that is learned from.",
+        ],
+    ),
+    (
+        "train_ppo.py",
+        ["runs/test_warnings.py", "-k", "fewer_updates"],
+        ["Nobody is warned of a run that ends in its warm-up."],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_rounds.py", "-k", "all_rounds"],
+        [
+            "The earlier rounds come last, so that the scores are normalised on the policy's.",
+            "The file of the comparisons lacks those of earlier rounds.",
+        ],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_rounds.py", "-k", "beside_the_sft_model"],
+        [
+            "What people ranked is labelled by the model once more, and learned from twice.",
+            "The labeller is the SFT model.",
+            "The share that people rank is that of the model.",
+        ],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_rounds.py", "-k", "labeller or policy_of_the_round"],
+        ["A resumed run may have another labeller or another policy."],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_train_rm.py", "-k", "earlier_rounds_peoples"],
+        ["A single prompt whose responses are all the same stops the run."],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_train_rm.py", "-k", "over_their_pairs"],
+        [
+            "The accuracy is divided by the number of prompts.",
+            "A response that is not there is the worst of its prompt.",
+        ],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_train_rm.py", "-k", "pair_by_pair"],
+        ["A model's probabilities are read the wrong way round."],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_train_rm.py", "-k", "strict"],
+        ["Two equal scores count as the right order."],
+    ),
+    (
+        "train_rm.py",
+        ["runs/test_train_rm.py", "-k", "without_a_pair"],
+        [
+            "Beside people's rankings a model's probabilities are lost.",
+            "A prompt whose responses all tie takes weight from the microbatch it is in.",
+        ],
+    ),
+    (
+        "train_rm.py",
+        ["unit/test_margin.py"],
+        [
+            "Ratings that are fewer than the responses are not refused.",
+            "The better response has to lose by the margin.",
+            "The margins belong to other comparisons of the batch.",
+        ],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_chain.py", "-k", "asks_for_comparisons"],
+        ["The next command names a file that holds no comparisons."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_export.py", "-k", "tokenizer"],
+        ["A tokenizer that is not that of --init is ignored, and nothing is said."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_lora_run.py", "-k", "learned_something"],
+        ["Adapters stand beside random weights, and nothing is said."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_train_sft.py", "-k", "embeddings"],
+        ["The embeddings are frozen without pretraining, too."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_train_sft.py", "-k", "just_fits"],
+        ["A record that just fits the context is left out."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_train_sft.py", "-k", "starts_from"],
+        [
+            "What --init names is pretrained once more.",
+            "The windows of a text have the context of the flag, and not that of --init.",
+            "The context is that of the flag, and not that of the model of --init.",
+        ],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_train_sft.py", "-k", "three_steps"],
+        ["A resumed run warms up again."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_train_sft.py", "-k", "weights_of_init"],
+        ["A resumed run may start from other weights."],
+    ),
+    (
+        "train_sft.py",
+        ["runs/test_warnings.py", "-k", "fewer_steps"],
+        ["Nobody is warned of a run that ends in its warm-up."],
+    ),
+]
+SECOND_KILLERS = {
+    (file, sentence): words for file, words, sentences in ELSEWHERE for sentence in sentences
 }
