@@ -11,13 +11,15 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import train_ppo
-from minirlhf import evaluate, ppo
+from minirlhf import evaluate, ppo, reward
 from minirlhf.data import Comparison
 from minirlhf.evaluate import Reply
 from minirlhf.model import GPT, GPTConfig
@@ -288,3 +290,19 @@ def stored_calibration(folder):
     """calibration.json of a run as `loop_calibration` has it."""
     rows = json.loads((folder / "calibration.json").read_text())
     return [[row["confidence"], row["accuracy"], row["pairs"]] for row in rows]
+
+
+def other_vocabulary(patch, folder):
+    """The models in this folder are loaded with a tokenizer of another vocabulary, of the same
+    size."""
+    other = SimpleNamespace(name="other", fingerprint=lambda: "x", vocab_size=TOKENIZER.vocab_size)
+
+    def changed(load):
+        def loaded(path, *args, **options):
+            model, tokenizer, *rest = load(path, *args, **options)
+            return model, other if Path(path).name == folder else tokenizer, *rest
+
+        return loaded
+
+    for module, name in ((checkpoint, "load_gpt"), (reward, "load_reward_model")):
+        patch.setattr(module, name, changed(getattr(module, name)))

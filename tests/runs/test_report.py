@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import saved
+from recorder import other_vocabulary, save_policy
 
 import train_ppo
 from minirlhf import evaluate
@@ -252,6 +253,15 @@ def edited(folder, change):
     state = saved(folder)
     change(state)
     torch.save(state, folder / "checkpoint.pt")
+
+
+def test_a_policy_of_another_vocabulary_is_left_out_with_a_line(tmp_path, monkeypatch, capsys):
+    """Of the same size: its ids mean other texts."""
+    save_policy(tmp_path / "sft", seed=9), save_policy(tmp_path / "ppo", seed=8, stage="ppo")
+    assert set(report.load_policies(str(tmp_path))[0]) == {"SFT", "PPO"}
+    other_vocabulary(monkeypatch, "ppo")
+    assert set(report.load_policies(str(tmp_path))[0]) == {"SFT"}
+    assert capsys.readouterr().err.startswith("PPO is left out: ")
 
 
 @pytest.mark.parametrize("how", ["another vocabulary", "another SFT model"])

@@ -18,6 +18,7 @@ from recorder import (
     loop_kl,
     loop_scores,
     noise,
+    other_vocabulary,
     prompts_of,
     recorded,
     replies_of,
@@ -244,6 +245,17 @@ def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out_or_an
     assert [prompts_of(call) for call in calls] == [PROMPTS[:5]] * 2
     with pytest.raises(InputError, match="do not fit the context of 24"):
         run_command(command.main, flags)
+
+
+@pytest.mark.parametrize("folder", ["one", "two", "scorer"])
+def test_models_of_two_vocabularies_are_not_compared(tmp_path, monkeypatch, folder):
+    """Their ids mean other texts. The reward model is one of them."""
+    save_policy(tmp_path / "one", seed=9), save_policy(tmp_path / "two", seed=8)
+    save_reward_model(tmp_path / "scorer", seed=2, missing_end_score=-2.5)
+    other_vocabulary(monkeypatch, folder)
+    flags = {"policy": tmp_path / "two", "baseline": tmp_path / "one", "prompts": 2}
+    with pytest.raises(InputError, match="they must be the same"):
+        run_command(command.main, flags | {"reward_model": tmp_path / "scorer"})
 
 
 @pytest.mark.parametrize("score", [0.0, -1.5])
