@@ -25,7 +25,7 @@ from recorder import (
 )
 
 from minirlhf import dpo as method
-from minirlhf.data import split_by_prompt
+from minirlhf.data import Comparison, split_by_prompt
 from minirlhf.feedback import baselines
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.metrics import read_metrics
@@ -131,15 +131,35 @@ def test_the_held_out_numbers_are_the_implicit_rewards_of_held_out_comparisons(r
 
 
 def test_without_a_reference_the_reward_is_the_mean_over_response_tokens(run):
-    """SimPO's, on held-out comparisons: the prompt does not count."""
+    """SimPO's: the prompt does not count. Each comparison has the rewards of its own responses, of
+    which there may be two or three."""
+    comparisons = [Comparison("Why?", ["no idea", "why not"], [0, 1]), *COMPARISONS[:2]]
     args = dpo.Config(loss="simpo", beta=2.0)
     models = run.policy, run.sft, TOKENIZER
-    scores = dpo.implicit_rewards(*models, COMPARISONS[:3], dpo.method_of(args))
-    for c, row in zip(COMPARISONS[:3], scores, strict=True):
+    scores = dpo.implicit_rewards(*models, comparisons, dpo.method_of(args))
+    for c, row in zip(comparisons, scores, strict=True):
         expected = [
             2 * np.mean(loop_logprobs(run.policy, example_of(c.prompt, x))) for x in c.responses
         ]
         assert row == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_baselines_learn_from_comparisons_and_not_from_single_responses(tmp_path):
+    """With KTO a file may hold both."""
+    single = [{"prompt": f"Say {i}", "completion": "yes", "label": i % 2 == 0} for i in range(20)]
+    pairs = [{"prompt": c.prompt, "responses": c.responses, "ranks": c.ranks} for c in COMPARISONS]
+    path = write_records(tmp_path / "both.jsonl", [*single, *pairs])
+    flags = {"seed": 10, "held_out": 9, "loss": "kto", "warmup": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        record = recorded(patch)
+        record.watch(baselines, "baseline_numbers")
+        save_policy(tmp_path / "start", seed=9)
+        places = {"out": tmp_path / "out", "sft": tmp_path / "start", "data": path}
+        run_command(dpo.main, places | flags)
+    ((learned, held_out, _), *_) = record["baseline_numbers"][0]
+    texts = {c.prompt for c in COMPARISONS}
+    assert {c.prompt for c in [*learned, *held_out]} == texts
+    assert len(learned) + len(held_out) == len(COMPARISONS)
 
 
 def test_the_optimiser_is_that_of_the_flags(run):

@@ -432,13 +432,15 @@ def test_a_function_needs_a_missing_end_score_which_it_gets(world_run):
 def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
     """Its axes, and how often it beats the SFT model under the same noise, ties counting half."""
     before, *calls = world_run.record["generate"]
-    totals = {}
-    for line, call in zip(world_run.lines, [before, *calls][1:], strict=True):
+    path = world_run.folder / "out" / "ppo" / "evaluations.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, call, row in zip(world_run.lines, calls, rows, strict=True):
         judgements = judged(prompts_of(call), replies_of(call))
         totals = np.array([j.total for j in judgements])
         sft = np.array([j.total for j in judged(prompts_of(before), replies_of(before))])
         assert line["eval_total"] == pytest.approx(totals.mean())
         assert line["sft_total"] == pytest.approx(sft.mean())
+        assert (row["totals"], row["sft_totals"]) == (totals.tolist(), sft.tolist())
         verdicts = [j.verdict for j in judgements]
         malformed = np.mean([verdict == "malformed" for verdict in verdicts])
         assert line["eval_parsed"] == pytest.approx(1 - malformed)
