@@ -1,14 +1,19 @@
 """The specification of run/resume.py: what is known of a run's past, and what may differ."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 from helpers import Config
 
+import train_ppo
+import train_rm
+import train_sft
 from minirlhf.data import Demonstration
 from minirlhf.run import resume
 from minirlhf.run.config import InputError
+from minirlhf.tools import dpo
 
 NAN = float("nan")
 
@@ -85,6 +90,25 @@ def test_what_a_run_adds_to_its_record_stands_beside_what_it_began_with(tmp_path
 def test_a_number_that_was_not_set_is_not_zero_and_may_not_be_set(before, now):
     with pytest.raises(InputError, match="--target is .* and .* now: a resumed run keeps it"):
         resume.refuse_changed_flags({"target": now}, {"flags": {"target": before}}, "config.json")
+
+
+MAY_CHANGE = {
+    *("out", "resume", "overwrite"),  # of the command, and where the run lies
+    *("device", "threads", "microbatch_tokens", "gradient_checkpointing"),  # how it computes
+    *("updates", "eval_every", "save_every", "keep", "track", "microscope"),  # how long; its files
+}
+
+
+@pytest.mark.parametrize("stage", [train_sft, train_rm, train_ppo, dpo])
+def test_what_a_resumed_run_may_change_is_how_it_computes_how_long_and_what_it_keeps(stage):
+    """Every other flag would make another run of it, from here on."""
+    for name in (field.name for field in dataclasses.fields(stage.Config)):
+        flags, record = {name: 2}, {"flags": {name: 1}}
+        if name in MAY_CHANGE:
+            resume.refuse_changed_flags(flags, record, "config.json")
+        else:
+            with pytest.raises(InputError, match="a resumed run keeps it"):
+                resume.refuse_changed_flags(flags, record, "config.json")
 
 
 @pytest.mark.parametrize("value", [0.0, NAN, None, "", "x", False])
