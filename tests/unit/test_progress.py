@@ -144,13 +144,6 @@ def test_an_optimiser_that_outlives_the_loop_does_not_hold_it(tmp_path):
     assert held() is None
 
 
-def test_a_step_that_was_half_done_is_not_saved_be_it_the_first(tmp_path):
-    loop = Loop(tmp_path, failing(0, "between", InputError("something")))
-    with pytest.raises(InputError, match="nothing was saved yet"):
-        loop.run()
-    assert loop.saves == []
-
-
 def test_an_evaluation_that_fails_costs_its_numbers_and_no_step(tmp_path):
     """The run used to die at its first evaluation before its first save, and --resume died there
     for ever. Now --resume goes on behind it."""

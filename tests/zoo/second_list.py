@@ -1297,11 +1297,6 @@ PROGRESS = [
         "A model that diverged replaces the last good one.",
     ),
     (
-        "    def change(self, *_):\n        self.whole = False\n",
-        "    def change(self, *_):\n        self.whole = self.done == 0\n",
-        "In the first step nobody notices that it is half done.",
-    ),
-    (
         "self.watch = health.Watch(read_metrics(folder))",
         "self.watch = health.Watch()",
         "A resumed run forgets what a healthy start looked like.",
