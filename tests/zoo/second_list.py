@@ -114,8 +114,8 @@ TRAIN_SFT = [
         "What --init names is pretrained once more.",
     ),
     (
-        "args.lora and not args.init and (args.data and not args.text)",
-        "args.lora and not args.init and not args.data",
+        "if args.lora and not args.init:",
+        "if args.lora and not args.init and not args.data:",
         "Adapters stand beside random weights, and nothing is said.",
     ),
     (
