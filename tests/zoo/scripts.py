@@ -11,7 +11,6 @@ survive are in mutants.md.
 from dataclasses import dataclass
 
 import method_runs
-from second_list import SECOND_LIST
 from second_list import SECOND_KILLERS, SECOND_LIST
 
 
