@@ -11,13 +11,15 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import train_ppo
-from minirlhf import evaluate, ppo
+from minirlhf import evaluate, ppo, reward
 from minirlhf.data import Comparison
 from minirlhf.evaluate import Reply
 from minirlhf.model import GPT, GPTConfig
@@ -37,12 +39,12 @@ COMPARISONS = [  # a user's own; every other one has a tie
 # ---- toy models
 
 
-def toy_gpt(seed):
+def toy_gpt(seed, context=64):
     """A model of one layer that samples varied tokens and ends about every fifth response of 5
     tokens."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        gpt = GPT(GPTConfig(TOKENIZER.vocab_size, context=64, layers=1, heads=2, width=16))
+        gpt = GPT(GPTConfig(TOKENIZER.vocab_size, context, layers=1, heads=2, width=16))
         for name, parameter in gpt.named_parameters():
             mean = 1.0 if "norm" in name and "weight" in name else 0.0
             parameter.data = torch.randn_like(parameter) * 0.1 + mean
@@ -59,11 +61,11 @@ def save_policy(folder, seed, stage="sft"):
     return gpt
 
 
-def save_reward_model(folder, seed, missing_end_score):
+def save_reward_model(folder, seed, missing_end_score, context=64):
     """A toy reward model, whose scores spread by about 1, as a checkpoint. Returns it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = RewardModel(toy_gpt(seed))
+        model = RewardModel(toy_gpt(seed, context))
     model.normalise(torch.tensor([[0.1, 1.1], [0.4, -0.8]]))
     folder.mkdir(parents=True)
     parts = {"model": model, "missing_end_score": missing_end_score}
@@ -289,3 +291,35 @@ def half_width(values, clusters=None):
         sums[n if clusters is None else clusters[n]] += value - np.mean(values)
     error = np.sqrt(len(sums) / (len(sums) - 1) * sum(x**2 for x in sums.values()))
     return evaluate.t95(len(sums) - 1) * error / len(values)
+
+
+def loop_calibration(margins, bins=10):  # -> [[confidence, share in this order, pairs], ...]
+    """The reliability diagram of pairs with these margins: a row for each bin that has some."""
+    rows = {}
+    for margin in margins:
+        confidence = 1 / (1 + np.exp(-abs(margin)))
+        row = rows.setdefault(min(int((confidence - 0.5) * 2 * bins), bins - 1), [])
+        row.append((confidence, 0.5 if margin == 0 else float(margin > 0), 1))
+    return [[*np.mean(row, axis=0)[:2], len(row)] for _, row in sorted(rows.items())]
+
+
+def stored_calibration(folder):
+    """calibration.json of a run as `loop_calibration` has it."""
+    rows = json.loads((folder / "calibration.json").read_text())
+    return [[row["confidence"], row["accuracy"], row["pairs"]] for row in rows]
+
+
+def other_vocabulary(patch, folder):
+    """The models in this folder are loaded with a tokenizer of another vocabulary, of the same
+    size."""
+    other = SimpleNamespace(name="other", fingerprint=lambda: "x", vocab_size=TOKENIZER.vocab_size)
+
+    def changed(load):
+        def loaded(path, *args, **options):
+            model, tokenizer, *rest = load(path, *args, **options)
+            return model, other if Path(path).name == folder else tokenizer, *rest
+
+        return loaded
+
+    for module, name in ((checkpoint, "load_gpt"), (reward, "load_reward_model")):
+        patch.setattr(module, name, changed(getattr(module, name)))

@@ -168,6 +168,32 @@ def test_flags_out_of_range_or_of_another_loss_are_one_line(
     assert problem in refused(command.main, argv, tmp_path)
 
 
+OWN = {  # a loss: the flags of its own
+    **{"dpo": {"beta"}, "ipo": {"tau"}, "kto": {"beta", "undesirable_weight"}},
+    **{"simpo": {"beta", "gamma"}, "orpo": {"lam"}},
+}
+
+
+@pytest.mark.parametrize("loss", OWN)
+def test_a_loss_takes_its_own_flags_and_refuses_those_of_every_other(loss):
+    """Be they larger than their default or smaller."""
+    for name in set().union(*OWN.values()):
+        for factor in (0.5, 2):
+            flag = {name: factor * getattr(command.Config, name)}
+            args = command.Config(loss=loss, **flag)
+            if name in OWN[loss]:
+                command.refuse_idle_flags(args)
+            else:
+                with pytest.raises(InputError, match=f"--loss {loss} has none"):
+                    command.refuse_idle_flags(args)
+
+
+def test_kto_takes_two_prompts_a_step_and_not_one():
+    command.refuse_idle_flags(command.Config(loss="kto", batch_size=2))
+    with pytest.raises(InputError, match="give --batch-size 2 or more"):
+        command.refuse_idle_flags(command.Config(loss="kto", batch_size=1))
+
+
 def test_a_label_without_kto_is_no_comparison(refused, colour_run, labelled, tmp_path):
     """The other losses need two responses to a prompt."""
     argv = ["--out", str(tmp_path / "new"), "--sft", str(colour_run / "sft")]

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import saved
+from recorder import other_vocabulary, save_policy
 
 import train_ppo
 from minirlhf import evaluate
 from minirlhf.data import Example
 from minirlhf.evaluate import Reply
 from minirlhf.run.config import InputError
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import evaluate as evaluate_command
 from minirlhf.tools import figures, report, tables
 from minirlhf.world import measures, writers
@@ -59,6 +61,9 @@ def test_an_interval_is_of_what_applies_and_counts_clusters():
     column, clusters = np.array([1, 1, math.nan, 0]), np.array(["a", "a", "c", "b"])
     assert report.interval(column, clusters) == pytest.approx((2 / 3, 12.706 * 4 / 9))
     assert all(map(math.isnan, report.interval(np.array([math.nan]), np.array(["a"]))))
+    # The clusters are those of the prompts that it applies to: two, and not three.
+    column, clusters = np.array([math.nan, 1.0, 0.0, 1.0]), np.array(list("abcc"))
+    assert report.interval(column, clusters) == pytest.approx((2 / 3, 12.706 * 2 / 9))
 
 
 def test_differences_are_paired_and_clustered_by_fact():
@@ -75,6 +80,7 @@ def test_differences_are_paired_and_clustered_by_fact():
     assert numbers["clusters"] == 2
     assert numbers["gains"]["SFT"]["facts"] == pytest.approx([0.5, 12.706 * 0.5], rel=1e-6)
     assert numbers["half_widths"]["PPO"]["facts"] == pytest.approx(12.706 * 0.5, rel=1e-6)
+    assert numbers["win_rate"] == pytest.approx((0.75, 12.706 * 0.25), rel=1e-6)
 
 
 def test_the_summary_of_three_known_prompts():
@@ -93,6 +99,25 @@ def test_the_summary_of_three_known_prompts():
     assert rows["PPO"]["entropy"] == 2.0 and rows["PPO"]["lookalikes"] is None
     assert numbers["groups"]["SFT"]["fact"]["wrong"] == 1
     assert "of_the_way" not in numbers and "memoriser" not in numbers["gains"]
+
+
+def test_each_policy_is_as_diverse_as_its_own_responses():
+    """Three texts, two texts, and one."""
+    sides = {"SFT": BAD, "PPO": [*BAD[:2], BAD[0]], "faultless": [GOOD[0]] * 3}
+    rows = summary(**sides)["rows"]
+    numbers = {name: (row["distinct"], round(3 * row["commonest"])) for name, row in rows.items()}
+    assert numbers == {"SFT": (3, 1), "PPO": (2, 2), "faultless": (1, 3)}
+
+
+def test_a_response_that_no_model_sampled_is_one_that_ended_behind_its_prompt():
+    tokenizer = get_tokenizer()
+    (reply,) = report.written(tokenizer, ["Is it?"], ["It is not."])
+    tokens, start = reply.example
+    assert (tokenizer.decode(tokens[:start]), tokenizer.decode(tokens[start:-1])) == (
+        "Is it?",
+        "It is not.",
+    )
+    assert tokens[-1] == tokenizer.end_token and reply.ended and reply.text == "It is not."
 
 
 def test_each_reply_is_judged_once(monkeypatch):
@@ -230,6 +255,15 @@ def edited(folder, change):
     torch.save(state, folder / "checkpoint.pt")
 
 
+def test_a_policy_of_another_vocabulary_is_left_out_with_a_line(tmp_path, monkeypatch, capsys):
+    """Of the same size: its ids mean other texts."""
+    save_policy(tmp_path / "sft", seed=9), save_policy(tmp_path / "ppo", seed=8, stage="ppo")
+    assert set(report.load_policies(str(tmp_path))[0]) == {"SFT", "PPO"}
+    other_vocabulary(monkeypatch, "ppo")
+    assert set(report.load_policies(str(tmp_path))[0]) == {"SFT"}
+    assert capsys.readouterr().err.startswith("PPO is left out: ")
+
+
 @pytest.mark.parametrize("how", ["another vocabulary", "another SFT model"])
 def test_a_policy_that_an_older_run_has_left_is_left_out_with_a_line(
     finished, tmp_path, capsys, how
@@ -342,6 +376,14 @@ def configure(folder, **data):
         (
             {"sft": "", "rm": "c.jsonl", "dpo": "c.jsonl"},
             "--policy {out}/dpo --baseline {out}/sft --reward-model {out}/rm --data c.jsonl",
+        ),
+        (
+            {name: "d.jsonl" for name in ("pretrain", "sft", "rm", "dpo")} | {"ppo": "p.jsonl"},
+            "--policy {out}/ppo --baseline {out}/sft --reward-model {out}/rm --data p.jsonl",
+        ),
+        (
+            {"sft": "d.jsonl", "rm": "", "ppo": ""},
+            "--policy {out}/ppo --baseline {out}/sft --reward-model {out}/rm --data d.jsonl",
         ),
         (
             {"sft": "d.jsonl", "pretrain": "d.jsonl"},

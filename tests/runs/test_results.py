@@ -24,6 +24,11 @@ def test_the_interval_over_seeds_is_students():
     assert results.cell([1, 2, 3]) == "2.00 ± 2.48"
     assert results.cell([2.0], 1) == "2.0" and results.cell([2, 4]) == "2.00, 4.00"
     assert results.cell([1, None, 2, 3]) == "2.00 ± 2.48" and results.cell([None]) == "-"
+    # A value of 0 is a value.
+    assert results.cell([0.0]) == "0.00" and results.cell([0.0, None, 1.0]) == "0.00, 1.00"
+    assert (
+        results.cell([0.0, 1.0, 2.0]) == "1.00 ± 2.48" and results.cell([0, 0, 0], 1)[:3] == "0.0"
+    )
 
 
 def test_the_claims_of_a_seed():

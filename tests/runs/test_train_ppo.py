@@ -22,7 +22,9 @@ from minirlhf.reward import load_reward_model
 from minirlhf.rewards import function
 from minirlhf.run import checkpoint, compute, config, optim
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.run.config import InputError
 from minirlhf.run.metrics import read_metrics
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import evaluate as evaluate_command
 from minirlhf.world import measures, writers
 
@@ -199,6 +201,25 @@ def test_kl_coef_stays_where_it_is_without_a_target(out, prompts):
     and N+."""
     ppo(out, *prompts, *SMALL, "--kl-coef", "0.3")
     assert set(logged(out / "ppo", "kl_coef")) == {0.3}
+
+
+@pytest.mark.parametrize(
+    "name", "score kl return_mean policy_loss value_loss entropy grad_norm".split()
+)
+def test_a_number_of_an_update_that_is_infinite_is_divergence_whichever_it_is(
+    out, prompts, monkeypatch, name
+):
+    """A policy after such an update is worth nothing, and none is saved."""
+    iterate = train_ppo.iterate
+
+    def infinite(*args):
+        stats, rollout = iterate(*args)
+        return stats | {name: math.inf}, rollout
+
+    monkeypatch.setattr(train_ppo, "iterate", infinite)
+    with pytest.raises(config.Divergence, match=f"^{name} is inf at step 0"):
+        ppo(out, *prompts, *SMALL, "--updates", "1")
+    assert not (out / "ppo" / "checkpoint.pt").exists()
 
 
 def test_gradients_are_clipped_and_their_mean_norm_before_that_is_logged(
@@ -549,6 +570,31 @@ def test_flags_that_do_not_fit_the_batch_are_refused(refused, out, prompts, flag
     rollout, kl_coef overshoots its target."""
     flags = ["--out", str(out), *prompts, *SMALL, *flags.split()]
     assert message in refused(train_ppo.main, flags, out)
+
+
+def test_flags_at_the_edge_of_what_a_batch_allows_are_taken():
+    """Minibatches of one response, and a horizon of one rollout."""
+    edge = {"batch_size": 6, "minibatches": 6, "kl_target": 1.0, "kl_horizon": 6.0}
+    train_ppo.check_flags(train_ppo.Config(**edge))
+
+
+def test_a_finished_run_may_be_asked_to_go_on_and_not_to_go_back(tmp_path, make_gpt):
+    gpt = make_gpt(vocab_size=get_tokenizer().vocab_size)
+    (tmp_path / "ppo").mkdir()
+    checkpoint.save(tmp_path / "ppo", "ppo", gpt.config, get_tokenizer(), 6, model=gpt)
+    for updates in (6, 7):
+        train_ppo.check_flags(train_ppo.Config(out=str(tmp_path), resume=True, updates=updates))
+    with pytest.raises(InputError, match="--updates 5: the run in .* has 6"):
+        train_ppo.check_flags(train_ppo.Config(out=str(tmp_path), resume=True, updates=5))
+
+
+@pytest.mark.parametrize("given", [0.0, -1.5, math.nan])
+def test_the_missing_end_score_of_the_flag_goes_before_the_stored_one_be_it_zero(colour_run, given):
+    stored = saved(colour_run / "rm")["missing_end_score"]
+    args = train_ppo.Config(out=str(colour_run), missing_end_score=given)
+    gpt, tokenizer = load_gpt(colour_run / "sft")
+    _, number, _ = train_ppo.load_reward(args, tokenizer, gpt)
+    assert number == (stored if math.isnan(given) else given)
 
 
 def test_a_reward_function_needs_a_score_for_responses_without_end(

@@ -150,10 +150,10 @@ def test_the_text_is_a_file_of_yours_or_other_documents_than_those_of_pretrainin
 
 
 def test_own_prompts_take_own_text(out, colours, tmp_path, monkeypatch):
-    """So many documents of it a step, with this coefficient. The run knows them by their
-    content."""
+    """So many documents of it a step, with this coefficient, others at every step and update. The
+    loss that is logged is on those that are held out. The run knows them by their content."""
     path, steps, backpropagate = tmp_path / "text.txt", [], ptx.backpropagate
-    path.write_text("r g b r b " * 40)
+    path.write_text(" ".join("rgb"[i * i % 7 % 3] + str(i) for i in range(300)))
 
     def spy(gpt, batch, coef, microbatch_tokens):
         steps.append((batch, coef, microbatch_tokens))
@@ -161,13 +161,17 @@ def test_own_prompts_take_own_text(out, colours, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ptx, "backpropagate", spy)
     flags = ["--out", str(out), "--data", str(colours / "prompts.jsonl"), *PPO]
-    flags += ["--updates", "1", "--ptx-coef", "2.5", "--ptx-batch", "2", "--text", str(path)]
+    flags += ["--updates", "2", "--ptx-coef", "2.5", "--ptx-batch", "2", "--text", str(path)]
     train_ppo.main([*flags, "--microbatch-tokens", "300"])
     gpt, tokenizer = load_gpt(out / "ppo")
-    learned, _ = ptx.load_text(str(path), 1, tokenizer, gpt.config.context)
-    assert len(steps) == 3  # minibatches
-    for batch, *rest in steps:
-        assert len(batch) == 2 and rest == [2.5, 300] and all(x in learned for x in batch)
+    learned, held_out = ptx.load_text(str(path), 1, tokenizer, gpt.config.context)
+    assert [rest for _, *rest in steps] == [[2.5, 300]] * 6  # three minibatches an update
+    assert [len(batch) for batch, *_ in steps] == [2] * 6
+    seen = [learned.index(example) for batch, *_ in steps for example in batch]
+    assert len(set(seen)) == 12 <= len(learned), "documents come again before all were there"
+    losses = [train_sft.mean_loss(gpt, side, 300) for side in (held_out, learned)]
+    logged_loss = read_metrics(out / "ppo")[-1]["eval_text_loss"]
+    assert logged_loss == pytest.approx(losses[0], rel=1e-4) != pytest.approx(losses[1], rel=1e-3)
     assert "text" in json.loads((out / "ppo" / "config.json").read_text())["inputs"]
 
 

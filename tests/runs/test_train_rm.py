@@ -18,9 +18,11 @@ from minirlhf.data import Comparison, SoftComparison
 from minirlhf.feedback import simulated
 from minirlhf.formats import jsonl
 from minirlhf.reward import RewardModel, load_reward_model, score
+from minirlhf.run import resume
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import RANKED_RESPONSES
 from minirlhf.tokenizer import get_tokenizer
+from minirlhf.tools import labeller
 from minirlhf.world import judge, measures, writers
 
 BATCH = [  # 2, 4 and 3 responses; 1, 5 and 2 strictly ordered pairs; lengths all unequal
@@ -113,6 +115,30 @@ def test_a_prompt_without_a_pair_does_not_count_whatever_the_microbatches(reward
         assert torch.allclose(gradients[other], gradients[0], rtol=0, atol=1e-6)
 
 
+def test_the_loss_of_rankings_beside_probabilities_goes_pair_by_pair():
+    """A pair that people ranked has the probability 1, and nobody was asked about a and c of the
+    second prompt. Response i better than j is row i, column j."""
+    likely = [[0.0, 0.9, 0.0], [0.1, 0.0, 0.4], [0.0, 0.6, 0.0]]
+    batch = [
+        Comparison("p", ["a", "b"], [1, 0]),
+        SoftComparison("q", ["a", "b", "c"], [0, 2, 1], None, likely),
+        SoftComparison("r", ["a", "b"], [0, 1], None, [[0.0, 0.8], [0.2, 0.0]]),
+    ]
+    scores = torch.tensor([[0.3, -0.5, 0.0], [1.0, 0.2, -0.7], [0.1, 0.6, 0.0]])
+    ranks = torch.tensor([[1, 0, -1], [0, 2, 1], [0, 1, -1]])
+    pairs = [[(0, 1, 0, 1.0)], [(1, 0, 1, 0.9), (1, 1, 2, 0.4)], [(2, 0, 1, 0.8)]]
+    losses = []
+    for group in pairs:
+        terms = []
+        for row, i, j, p in group:
+            difference = float(scores[row, i] - scores[row, j])
+            terms.append(p * math.log1p(math.exp(-difference)))
+            terms[-1] += (1 - p) * math.log1p(math.exp(difference))
+        losses.append(sum(terms) / len(terms))
+    loss = float(train_rm.mean_loss(batch, scores, ranks, 0.0))
+    assert loss == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
 @pytest.mark.parametrize("microbatch_tokens", [1, 1000])
 def test_each_response_goes_through_the_trunk_once(
     reward_model, rows_through_trunks, microbatch_tokens
@@ -130,6 +156,35 @@ def test_accuracy_is_strict(make_gpt):
     model.head.weight.data.zero_()
     loss, accuracy = train_rm.accumulate(model, get_tokenizer(), BATCH, 1000)
     assert (loss, accuracy) == (pytest.approx(math.log(2)), 0.0)
+
+
+STAGES = ("pretrain", "sft")
+
+
+# ---- what is collected
+
+
+def test_what_is_collected_is_earlier_rounds_peoples_rankings_and_a_models_labels(
+    tmp_path, monkeypatch
+):
+    """In this order: the scores are normalised on the first. Three of eight prompts are ranked by
+    people. A prompt whose responses are all the same does no harm beside others. The file holds
+    what is learned from, and the record of the run knows it."""
+    earlier = [Comparison("before", ["x", "y"], [1, 0])]
+    ranked = [Comparison(f"p{i}", ["a", "a" if i % 2 else "bb"], [0, 1]) for i in range(8)]
+    source = labeller.Source(None, earlier, lambda prompts, a, b: [0.8] * len(a), {})
+    monkeypatch.setattr(train_rm, "rank", lambda *args: ranked)
+    (tmp_path / "config.json").write_text('{"flags": {}, "inputs": {"sft": "weights 1"}}')
+    args = train_rm.Config(labeller="my:labels", human_share=3 / 8)
+    collected = train_rm.collect(args, tmp_path, source, get_tokenizer())
+    assert collected[:4] == earlier + ranked[:3]
+    assert [type(c) for c in collected[4:]] == [SoftComparison] * 5
+    assert [(c.prompt, c.responses) for c in collected[4:]] == [
+        (c.prompt, c.responses) for c in ranked[3:]
+    ]
+    assert jsonl.read_collected(tmp_path / "comparisons.jsonl") == collected
+    inputs = resume.read_record(tmp_path)["inputs"]
+    assert inputs == {"sft": "weights 1", "data": resume.fingerprint(collected)}
 
 
 # ---- a run on your own comparisons
@@ -243,6 +298,15 @@ def test_the_comparisons_it_collected_are_kept_beside_the_checkpoint(world_run):
     prompts = [c.prompt for c in comparisons]
     samples = train_rm.sample(args, sft, tokenizer, prompts, RANKED_RESPONSES, None)
     assert [c.responses for c in samples] == [c.responses for c in comparisons]
+
+
+def test_a_labeller_that_is_not_named_is_the_pretrained_model(world_out):
+    """And not the SFT model, whose own responses it would label."""
+    flags = "--prompts 4 --responses 2 --batch-size 4 --held-out 2 --max-new-tokens 4 --warmup 0"
+    train_rm.main(["--out", str(world_out), *flags.split(), "--labeller", "ai", "--overwrite"])
+    known = resume.read_record(world_out / "rm")["inputs"]["labeller"]
+    names = {stage: resume.fingerprint(load_gpt(world_out / stage)[0]) for stage in STAGES}
+    assert known == names["pretrain"] != names["sft"]
 
 
 def test_labellers_rank_by_the_judges_total(world_run, monkeypatch):

@@ -3,6 +3,8 @@ records."""
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from minirlhf import data
 from minirlhf.data import Example
 from minirlhf.formats import gpt2, jsonl
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.run.config import InputError
 from minirlhf.tokenizer import get_tokenizer
 
 pytestmark = pytest.mark.usefixtures("small_models")
@@ -195,6 +198,50 @@ def test_your_own_text_is_what_it_pretrains_on(tmp_path):
     assert {folder.name for folder in (tmp_path / "b").iterdir()} == {"pretrain", "sft"}
 
 
+def test_embeddings_learn_from_demonstrations_only_where_nothing_was_pretrained(
+    world_run, tmp_path
+):
+    """Demonstrations use few tokens: after pretraining the embeddings stay as they are."""
+    pretrained, tuned = (load_gpt(world_run / stage)[0] for stage in ("pretrain", "sft"))
+    assert tuned.token_embedding.weight.equal(pretrained.token_embedding.weight)
+    assert not tuned.position_embedding.weight.equal(pretrained.position_embedding.weight)
+    flags = "--batch-size 8 --context 32 --max-new-tokens 4".split()
+    sft(tmp_path, *flags, "--data", demonstrations(tmp_path))
+    first, _ = train_sft.load_model(train_sft.Config(context=32))
+    assert not load_gpt(tmp_path / "sft")[0].token_embedding.weight.equal(
+        first.token_embedding.weight
+    )
+
+
+def test_the_context_is_that_of_the_model_that_it_starts_from(tmp_path, make_gpt):
+    """Of --init, and not the one of --context, which is for a model from scratch. What --init names
+    is not pretrained on the world again."""
+    tokenizer, gpt = get_tokenizer(), make_gpt(context=24)
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 40)
+    args = train_sft.Config(init="a run", text=str(tmp_path / "text.txt"), held_out=0)
+    documents, _ = train_sft.load_documents(args, tokenizer, gpt)
+    assert {len(example.tokens) for example in documents[:-1]} == {24}
+    rows = [{"prompt": "p", "response": "no " * n} for n in (3, 30)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = {"init": "a run", "data": str(tmp_path / "data.jsonl"), "held_out": 0}
+    learned, _ = train_sft.load_demonstrations(
+        train_sft.Config(**flags, drop_long=True), tokenizer, gpt
+    )
+    assert len(learned) == 1
+    with pytest.raises(InputError, match="do not fit the context of 24"):
+        train_sft.load_demonstrations(train_sft.Config(**flags), tokenizer, gpt)
+    assert train_sft.load_documents(train_sft.Config(init="a run"), tokenizer, gpt) is None
+
+
+def test_a_record_that_just_fits_the_context_is_kept(make_gpt):
+    """And one more token is an error, or leaves it out."""
+    gpt, examples = make_gpt(context=8), [Example([1] * n, 1) for n in (7, 8, 9)]
+    assert train_sft.fitting(train_sft.Config(drop_long=True), gpt, examples) == examples[:2]
+    assert train_sft.fitting(train_sft.Config(), gpt, examples[:2]) == examples[:2]
+    with pytest.raises(InputError, match="^9 tokens do not fit the context of 8; raise --context"):
+        train_sft.fitting(train_sft.Config(), gpt, examples)
+
+
 def test_it_starts_from_the_weights_of_a_gpt2_folder(tmp_path, make_gpt):
     """A checkpoint trained at a learning rate of 1e-12 gives the logits of the folder's model, and
     has its shape."""
@@ -234,6 +281,26 @@ def test_three_steps_a_stop_and_three_more_are_six_steps_to_the_bit(
     for name in ("pretrain", "sft"):
         assert logged(tmp_path / name) == logged(world_run / name)
         assert same(saved(tmp_path / name), saved(world_run / name))
+
+
+def test_a_run_does_not_go_on_from_other_weights_of_init(tmp_path, world_run):
+    """Nor from other records, be they learned from or held out."""
+    init = tmp_path / "init.pt"
+    shutil.copy(world_run / "pretrain" / "checkpoint.pt", init)
+    records = demonstrations(tmp_path, 40)
+    flags = ["--init", str(init), "--data", records, "--max-new-tokens", "4", "--held-out", "2"]
+    sft(tmp_path, *flags)
+    sft(tmp_path, *flags, "--resume")
+    shutil.copy(world_run / "sft" / "checkpoint.pt", init)
+    with pytest.raises(InputError, match="the weights of --init changed"):
+        sft(tmp_path, *flags, "--resume")
+    shutil.copy(world_run / "pretrain" / "checkpoint.pt", init)
+    read = jsonl.read_demonstrations(records, lambda record: True)
+    for record in (data.hold_out(read, 2, seed=1)[side][0] for side in (0, 1)):
+        lines = [vars(record) | {"response": "x"} if r == record else vars(r) for r in read]
+        Path(records).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(InputError, match="the data changed"):
+            sft(tmp_path, *flags, "--resume")
 
 
 def test_a_finished_run_resumes_to_itself(world_out):

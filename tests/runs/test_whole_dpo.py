@@ -10,19 +10,22 @@ import torch
 from helpers import MEMORY, READING
 from recorder import (
     COMPARISONS,
+    TOKENIZER,
     digest,
     example_of,
+    loop_calibration,
     loop_logprobs,
     loop_pairs,
     positions,
     recorded,
     run_command,
     save_policy,
+    stored_calibration,
     write_records,
 )
 
 from minirlhf import dpo as method
-from minirlhf.data import split_by_prompt
+from minirlhf.data import Comparison, split_by_prompt
 from minirlhf.feedback import baselines
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.metrics import read_metrics
@@ -123,6 +126,40 @@ def test_the_held_out_numbers_are_the_implicit_rewards_of_held_out_comparisons(r
     assert run.record["baseline_numbers"][0].args[:2] == (learned, held_out)
     for name, value in baselines.baseline_numbers(learned, held_out, scores).items():
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
+    expected, stored = loop_calibration(margins), stored_calibration(run.out / "dpo")
+    assert np.allclose(stored, expected, atol=1e-4) and len({len(s) for s in scores}) == 1
+
+
+def test_without_a_reference_the_reward_is_the_mean_over_response_tokens(run):
+    """SimPO's: the prompt does not count. Each comparison has the rewards of its own responses, of
+    which there may be two or three."""
+    comparisons = [Comparison("Why?", ["no idea", "why not"], [0, 1]), *COMPARISONS[:2]]
+    args = dpo.Config(loss="simpo", beta=2.0)
+    models = run.policy, run.sft, TOKENIZER
+    scores = dpo.implicit_rewards(*models, comparisons, dpo.method_of(args))
+    for c, row in zip(comparisons, scores, strict=True):
+        expected = [
+            2 * np.mean(loop_logprobs(run.policy, example_of(c.prompt, x))) for x in c.responses
+        ]
+        assert row == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_baselines_learn_from_comparisons_and_not_from_single_responses(tmp_path):
+    """With KTO a file may hold both."""
+    single = [{"prompt": f"Say {i}", "completion": "yes", "label": i % 2 == 0} for i in range(20)]
+    pairs = [{"prompt": c.prompt, "responses": c.responses, "ranks": c.ranks} for c in COMPARISONS]
+    path = write_records(tmp_path / "both.jsonl", [*single, *pairs])
+    flags = {"seed": 10, "held_out": 9, "loss": "kto", "warmup": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        record = recorded(patch)
+        record.watch(baselines, "baseline_numbers")
+        save_policy(tmp_path / "start", seed=9)
+        places = {"out": tmp_path / "out", "sft": tmp_path / "start", "data": path}
+        run_command(dpo.main, places | flags)
+    ((learned, held_out, _), *_) = record["baseline_numbers"][0]
+    texts = {c.prompt for c in COMPARISONS}
+    assert {c.prompt for c in [*learned, *held_out]} == texts
+    assert len(learned) + len(held_out) == len(COMPARISONS)
 
 
 def test_the_optimiser_is_that_of_the_flags(run):
@@ -149,9 +186,12 @@ def test_the_run_knows_its_comparisons_and_its_sft_model(run):
 
 
 def test_it_says_how_to_compare_the_policy_with_the_sft_model(tmp_path, capsys):
+    """By no reward model: there are only comparisons, of one that has yet to be trained."""
+    (tmp_path / "out" / "rm").mkdir(parents=True)
+    (tmp_path / "out" / "rm" / "comparisons.jsonl").write_text("")
     run = Run(tmp_path, **FLAGS | {"epochs": 1, "threads": 1, "precision": "bf16"})
     text = capsys.readouterr().out
-    assert f"--policy {run.out}/dpo --baseline {tmp_path}/start" in text
+    assert f"--policy {run.out}/dpo --baseline {tmp_path}/start --reward-model none" in text
     assert run.record["load_gpt"][0].kwargs["precision"] == torch.bfloat16
 
 

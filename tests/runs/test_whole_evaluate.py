@@ -18,6 +18,7 @@ from recorder import (
     loop_kl,
     loop_scores,
     noise,
+    other_vocabulary,
     prompts_of,
     recorded,
     replies_of,
@@ -30,6 +31,7 @@ from recorder import (
 from minirlhf.data import split_by_prompt
 from minirlhf.reward import load_reward_model
 from minirlhf.run import config
+from minirlhf.run.config import InputError
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import evaluate as command
 from minirlhf.world import measures, writers
@@ -207,6 +209,74 @@ def test_of_a_file_that_a_model_was_trained_on_it_asks_what_that_run_held_out(
         run = Run(tmp_path, capsys, **FLAGS | {"data": path, "prompts": 3})
     _, held_out = split_by_prompt(PROMPTS, seed=5)
     assert prompts_of(run.calls[0]) == held_out[:3]
+
+
+def test_a_single_prompt_that_a_model_was_trained_on_is_asked_once(tmp_path):
+    """It serves for both: nothing can be held out."""
+    path = write_records(tmp_path / "prompts.jsonl", [{"prompt": "Say it"}] * 5)
+    record = {"flags": {"data": str(path), "seed": 5}, "stage": "sft"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    args = command.Config(data=str(path), policy=str(tmp_path / "checkpoint.pt"), prompts=3)
+    assert command.load_prompts(args, get_tokenizer(), 64) == ["Say it"]
+
+
+def test_a_file_of_fewer_prompts_than_asked_for_is_said_to_have_so_many(tmp_path, capsys):
+    path = write_records(tmp_path / "prompts.jsonl", [{"prompt": p} for p in PROMPTS[:4]])
+    to = tmp_path / "results.json"
+    Run(tmp_path, capsys, data=path, to=to, max_new_tokens=3, best_of=1)
+    results = json.loads(to.read_text())
+    assert results["prompts"] == len(results["samples"]) == 4
+
+
+def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out_or_an_error(
+    tmp_path, capsys
+):
+    """The context of the reward model may be smaller than that of the policies: 24 and 64."""
+    long = "no " * 30
+    prompts = [long, *PROMPTS[:3], long + "1", *PROMPTS[3:5]]
+    path = write_records(tmp_path / "prompts.jsonl", [{"prompt": p} for p in prompts])
+    save_policy(tmp_path / "one", seed=9), save_policy(tmp_path / "two", seed=8)
+    save_reward_model(tmp_path / "scorer", seed=2, missing_end_score=-2.5, context=24)
+    flags = {"policy": tmp_path / "two", "baseline": tmp_path / "one", "data": path}
+    flags |= {"reward_model": tmp_path / "scorer", "max_new_tokens": 5, "best_of": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        calls = recorded(patch)["generate"]
+        run_command(command.main, flags | {"drop_long": True})
+    assert [prompts_of(call) for call in calls] == [PROMPTS[:5]] * 2
+    with pytest.raises(InputError, match="do not fit the context of 24"):
+        run_command(command.main, flags)
+
+
+@pytest.mark.parametrize("folder", ["one", "two", "scorer"])
+def test_models_of_two_vocabularies_are_not_compared(tmp_path, monkeypatch, folder):
+    """Their ids mean other texts. The reward model is one of them."""
+    save_policy(tmp_path / "one", seed=9), save_policy(tmp_path / "two", seed=8)
+    save_reward_model(tmp_path / "scorer", seed=2, missing_end_score=-2.5)
+    other_vocabulary(monkeypatch, folder)
+    flags = {"policy": tmp_path / "two", "baseline": tmp_path / "one", "prompts": 2}
+    with pytest.raises(InputError, match="they must be the same"):
+        run_command(command.main, flags | {"reward_model": tmp_path / "scorer"})
+
+
+@pytest.mark.parametrize("score", [0.0, -1.5])
+def test_a_missing_end_score_of_zero_is_a_missing_end_score(tmp_path, capsys, score):
+    """It goes before the one of the training and the one that is stored, whatever its value."""
+    record = {"flags": {"missing_end_score": -9.0, "reward": "", "rm": str(tmp_path / "rm")}}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    places = {"policy": str(tmp_path / "checkpoint.pt"), "reward_model": str(tmp_path / "rm")}
+    args = command.Config(missing_end_score=score, **places)
+    assert command.load_missing_end_score(args, -2.5) == score
+    args = command.Config(**places)
+    assert command.load_missing_end_score(args, -2.5) == -9.0
+
+
+def test_best_of_two_is_a_best_of_n_and_best_of_one_is_none(own, tmp_path, capsys):
+    places = {"policy": tmp_path / "two", "baseline": tmp_path / "one"}
+    flags = {"reward_model": tmp_path / "scorer", "data": tmp_path / "prompts.jsonl", "prompts": 4}
+    for n in (1, 2):
+        run_command(command.main, places | flags | {"best_of": n, "max_new_tokens": 3})
+        text = capsys.readouterr().out
+        assert (f"best of {n} beats the baseline" in text) == (n == 2)
 
 
 CALLS = []

@@ -68,7 +68,7 @@ def test_best_of_n_and_the_judge_ask_held_out_facts_under_the_noise_of_the_seed(
     assert numbers["judge_facts"] == pytest.approx(facts)
 
 
-@pytest.mark.parametrize(("share", "passed"), [(0.88, False), (0.92, True)])
+@pytest.mark.parametrize(("share", "passed"), [(0.88, False), (0.9, True), (0.92, True)])
 def test_the_gates_of_facts_and_judge_are_passed_from_nine_tenths_on(
     out, monkeypatch, capsys, share, passed
 ):
@@ -88,7 +88,9 @@ def test_the_gates_of_facts_and_judge_are_passed_from_nine_tenths_on(
     assert gates.measure(["judge", "--out", str(out)])["passed"] == passed
 
 
-@pytest.mark.parametrize(("gain", "passed"), [(0.12, False), (0.2, True), (-0.2, False)])
+@pytest.mark.parametrize(
+    ("gain", "passed"), [(0.12, False), (0.15, True), (0.2, True), (-0.2, False)]
+)
 def test_the_gate_of_best_of_n_is_passed_from_a_gain_of_fifteen_hundredths_on(
     out, monkeypatch, capsys, gain, passed
 ):
@@ -97,6 +99,29 @@ def test_the_gate_of_best_of_n_is_passed_from_a_gain_of_fifteen_hundredths_on(
     monkeypatch.setattr(gates, "honesty", lambda *args: best)
     monkeypatch.setattr(gates.evaluate, "best_of_n", lambda *args: [])
     assert gates.measure(["best-of-n", "--out", str(out), "--prompts", "4"])["passed"] == passed
+
+
+def test_a_gate_goes_by_the_mean_and_not_by_the_ends_of_its_interval(out, monkeypatch, capsys):
+    """A gain of 0.2 whose interval begins at 0.08 passes; one of 0.1 whose interval goes on to 0.19
+    does not."""
+    single = np.zeros(40)
+    for gained, passed in ((8, True), (4, False)):
+        best = np.array([1.0] * gained + [0.0] * (40 - gained))
+        monkeypatch.setattr(gates, "single_honesty", lambda *args: single)
+        monkeypatch.setattr(gates, "honesty", lambda *args, best=best: best)
+        monkeypatch.setattr(gates.evaluate, "best_of_n", lambda *args: [])
+        assert gates.measure(["best-of-n", "--out", str(out), "--prompts", "4"])["passed"] == passed
+    monkeypatch.setattr(gates, "single_honesty", lambda *args: np.array([1.0] * 37 + [0.0] * 3))
+    assert gates.measure(["judge", "--out", str(out)])["passed"]  # 0.925 +- 0.085
+
+
+@pytest.mark.parametrize(("numbers", "code"), [({}, 0), ({"passed": True}, 0), ({"passed": 0}, 1)])
+def test_a_gate_that_has_nothing_to_pass_does_not_stop_a_script(out, monkeypatch, numbers, code):
+    """The probe: its number is for the reader."""
+    monkeypatch.setitem(gates.GATES, "probe", lambda args: numbers)
+    with pytest.raises(SystemExit) as end:
+        gates.main(["probe", "--out", str(out)])
+    assert end.value.code == code
 
 
 def test_the_worst_misconceptions_are_shown_and_a_majority_is_more_than_half(
@@ -120,6 +145,12 @@ def test_statements_are_worded_like_the_held_out_questions():
         prompts = {prompt for prompt, _ in gates.statements(entry, subject, right)}
         assert prompts == {q.format(subject=subject) + "\n" for q in entry["validation"]}
         assert not prompts & {q.format(subject=subject) + "\n" for q in entry["train"]}
+        responses = [text for _, text in gates.statements(entry, subject, right)]
+        forms = [*entry["say"], *entry["brief"]]  # a sentence, and the short form of it
+        sentence = [form.format(subject=subject, answer=right) for form in forms]
+        assert entry["say"] and entry["brief"]
+        assert set(map(str.lower, responses)) == set(map(str.lower, sentence))
+        assert len(responses) == len(prompts) * len(forms)
 
 
 def test_the_probe_reads_differences_of_the_sft_model_in_an_order_of_the_seed(out, monkeypatch):

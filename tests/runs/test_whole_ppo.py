@@ -174,6 +174,14 @@ def test_scores_are_the_reward_models_and_the_missing_end_score_is_the_flags(run
     assert 5 < sum(ended) < 25, "too few or too many responses end to tell the rules apart"
 
 
+def test_the_tokens_per_second_are_those_of_the_whole_update(run):
+    for step, _, replies in rollouts(run):
+        line = run.lines[step]
+        seconds = line["rollout_s"] + line["scoring_s"] + line["update_s"]
+        tokens = sum(len(reply.example.tokens) for reply in replies)
+        assert line["tokens_per_s"] == pytest.approx(tokens / seconds, rel=1e-4)
+
+
 def test_the_kl_is_that_of_the_policy_from_the_sft_model_on_its_own_replies(run):
     for step, policy, replies in rollouts(run):
         kl = loop_kl(policy, run.sft, replies, 0.8).mean()
@@ -323,6 +331,18 @@ def test_an_evaluation_is_of_the_policy_on_the_held_out_prompts(run, learned_and
             position = row.index(part, position + 1)
 
 
+def test_the_record_of_an_evaluation_has_each_prompts_own_score_and_kl(run):
+    path = run.folder / "out" / "ppo" / "evaluations.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    replies = replies_of(run.record["generate"][-1])
+    kls = loop_kl(final_policy(run), run.sft, replies, 0.8)
+    assert lines[-1]["kls"] == pytest.approx(kls.tolist(), abs=1e-4)
+    scores = loop_scores(run.reward_model, replies, -1.5)
+    assert lines[-1]["scores"] == pytest.approx(scores.tolist(), abs=1e-4)
+    assert sorted(kls) != list(kls) and len(set(scores)) > 1
+
+
 def test_the_console_shows_the_sft_model_and_then_each_evaluation(tmp_path, capsys):
     """update, score, kl, length, ended: in this order."""
     flags = FLAGS | {"updates": 1, "threads": 1}
@@ -412,16 +432,21 @@ def test_a_function_needs_a_missing_end_score_which_it_gets(world_run):
 def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
     """Its axes, and how often it beats the SFT model under the same noise, ties counting half."""
     before, *calls = world_run.record["generate"]
-    totals = {}
-    for line, call in zip(world_run.lines, [before, *calls][1:], strict=True):
+    path = world_run.folder / "out" / "ppo" / "evaluations.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, call, row in zip(world_run.lines, calls, rows, strict=True):
         judgements = judged(prompts_of(call), replies_of(call))
         totals = np.array([j.total for j in judgements])
         sft = np.array([j.total for j in judged(prompts_of(before), replies_of(before))])
         assert line["eval_total"] == pytest.approx(totals.mean())
         assert line["sft_total"] == pytest.approx(sft.mean())
+        assert (row["totals"], row["sft_totals"]) == (totals.tolist(), sft.tolist())
         verdicts = [j.verdict for j in judgements]
         malformed = np.mean([verdict == "malformed" for verdict in verdicts])
         assert line["eval_parsed"] == pytest.approx(1 - malformed)
+        answerable = [measures.group(p) in measures.ANSWERABLE for p in prompts_of(call)]
+        declined = [v == "declined" for v, a in zip(verdicts, answerable, strict=True) if a]
+        assert line["eval_declined"] == pytest.approx(np.mean(declined)) != malformed
         assert line["eval_distinct"] == len({reply.text for reply in replies_of(call)})
         assert line["eval_distinct"] != line["sft_distinct"], "no fewer responses than SFT's"
         clusters = [measures.cluster(prompt) for prompt in prompts_of(call)]
@@ -435,6 +460,68 @@ def test_the_judges_numbers_are_those_of_the_policys_replies(world_run):
         assert line["eval_win_rate"] == pytest.approx(
             np.mean((totals > sft) + 0.5 * (totals == sft))
         )
+
+
+def test_the_samples_are_those_of_the_first_five_prompts(world_run):
+    """Of forty; each with the response of the SFT model and of the policy."""
+    before, after, _ = world_run.record["generate"]
+    text = (world_run.folder / "out" / "ppo" / "samples.txt").read_text()
+    table = text[text.index("after 1 updates") : text.index("after 2 updates")].splitlines()[3:]
+    rows = ["".join(row.split()) for row in table if row]
+    sides = zip(prompts_of(before), replies_of(before), replies_of(after), strict=True)
+    expected = ["".join(f"{p}{a.text}{b.text}".split()) for p, a, b in sides][:5]
+    expected = ["".join(c if c.isprintable() else "\ufffd" for c in row) for row in expected]
+    assert len(rows) == 5
+    assert all(row.startswith(start) for row, start in zip(rows, expected, strict=True))
+
+
+def test_what_is_shared_out_is_the_score_after_the_missing_end_rule(tmp_path, monkeypatch):
+    shared = []
+
+    def credit(scores, samples, mask):
+        shared.append((scores, samples.ended))
+        return torch.zeros(mask.shape)
+
+    monkeypatch.setattr(train_ppo.credit, "function", lambda args, reward_models: credit)
+    path = write_records(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
+    flags = {"updates": 1, "batch_size": 12, "warmup": 0, "max_new_tokens": 5}
+    Run(monkeypatch, tmp_path, data=path, **flags)
+    ((scores, ended),) = shared
+    assert 0 < ended.sum() < 12, "all responses ended, or none"
+    assert (scores[~ended] == STORED).all() and (scores[ended] != STORED).all()
+
+
+def test_the_score_of_several_reward_models_is_normalised_on_prompts_that_are_learned_from(
+    tmp_path,
+):
+    path = write_records(tmp_path / "p.jsonl", [{"prompt": p} for p in PROMPTS])
+    save_policy(tmp_path / "start", seed=9)
+    for name, seed in (("a", 2), ("b", 4)):
+        save_reward_model(tmp_path / name, seed, missing_end_score=STORED)
+    flags = {"out": tmp_path / "out", "sft": tmp_path / "start", "data": path}
+    flags |= {"rm": f"{tmp_path}/a,{tmp_path}/b", "max_new_tokens": 5}
+    with pytest.MonkeyPatch.context() as context:
+        record = recorded(context)
+        run_command(train_ppo.main, flags | {"updates": 1, "batch_size": 12, "warmup": 0})
+    learned, held_out = split_by_prompt(PROMPTS, seed=1)
+    normalised, *evaluations = record["generate"]
+    assert set(prompts_of(normalised)) == set(learned)
+    assert [prompts_of(call) for call in evaluations] == [held_out] * 2
+
+
+def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out(tmp_path):
+    """The context of the reward model may be smaller than that of the policy: 24 and 64."""
+    long = [f"{'no ' * 30}{i}" for i in range(4)]
+    path = write_records(tmp_path / "p.jsonl", [{"prompt": p} for p in [*long, *PROMPTS]])
+    save_policy(tmp_path / "start", seed=9)
+    save_reward_model(tmp_path / "scorer", seed=2, missing_end_score=STORED, context=24)
+    flags = {"out": tmp_path / "out", "sft": tmp_path / "start", "rm": tmp_path / "scorer"}
+    flags |= {"data": path, "updates": 1, "batch_size": 12, "warmup": 0, "max_new_tokens": 5}
+    with pytest.MonkeyPatch.context() as context:
+        record = recorded(context)
+        run_command(train_ppo.main, flags | {"drop_long": True})
+    asked = [p for name in ("rollout", "generate") for c in record[name] for p in prompts_of(c)]
+    assert set(asked) == set(PROMPTS)
 
 
 def test_precision_reaches_both_models(world_run):

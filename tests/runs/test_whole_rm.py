@@ -14,6 +14,7 @@ from recorder import (
     COMPARISONS,
     HELD_OUT,
     digest,
+    loop_calibration,
     loop_pairs,
     loop_raw,
     noise,
@@ -23,6 +24,7 @@ from recorder import (
     replies_of,
     run_command,
     save_policy,
+    stored_calibration,
     varied_judge,
     write_records,
 )
@@ -295,6 +297,17 @@ def test_the_held_out_numbers_are_those_of_held_out_comparisons_and_their_own_to
     assert f"the reward model on {len(held_out)} held-out prompts" in text
 
 
+def test_the_reliability_diagram_is_that_of_the_held_out_pairs(world, own):
+    own_held_out = split_by_prompt(COMPARISONS, seed=3)[1][:2]
+    held_out = labelled(world.record["generate"][1], config.HELD_OUT_LABELS)
+    for run, comparisons in ((world, held_out), (own, own_held_out)):
+        pairs = loop_pairs(comparisons, loop_raw(run.model, comparisons))
+        expected = loop_calibration([margin for *_, margin in pairs])
+        stored = stored_calibration(run.out / "rm")
+        assert np.allclose(stored, expected, atol=1e-4)
+    assert len(stored) > 1, "the pairs do not tell one bin from another"
+
+
 def test_the_contrasts_are_those_of_the_seed(world):
     contrasts = writers.contrasts(16, config.rng(3, config.CONTRASTS))
     assert world.drawn == contrasts
@@ -318,6 +331,24 @@ def test_on_own_data_the_baselines_learned_from_what_the_model_learned_from(own)
     expected = baselines.baseline_numbers(learned, held_out[:2], scores)
     for name, value in expected.items():
         assert numbers[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_with_a_policy_it_learns_from_the_policys_responses_and_measures_on_the_sft_models(
+    tmp_path,
+):
+    """Rounds are compared on the same held-out responses, and scores normalised on the first of
+    all comparisons, which are the SFT model's."""
+    policy = save_policy(tmp_path / "policy", seed=8)
+    earlier = [Comparison(f"p{i}", ["a", "b", "c"], [0, 1, 2]) for i in range(3)]
+    (tmp_path / "more.jsonl").write_text(jsonl.write_records(earlier))
+    small = FLAGS | {"prompts": 4, "epochs": 1, "threads": 1, "held_out": 2, "norm_prompts": 3}
+    places = {"policy": tmp_path / "policy", "more": tmp_path / "more.jsonl"}
+    run = Run(tmp_path, **small, **places)
+    learned, held_out = run.record["generate"]
+    assert (learned.digests, held_out.digests) == ([digest(policy)], [digest(run.sft)])
+    assert run.record["normalise"][0].args[2] == earlier == run.collected()[:3]
+    sampled = groups_of(learned)
+    assert all((c.prompt, c.responses) in sampled for c in run.collected()[3:])
 
 
 def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):

@@ -5,13 +5,14 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiktoken
 import torch
 from helpers import Config, contents
 
-from minirlhf.run import checkpoint
+from minirlhf.run import checkpoint, resume
 from minirlhf.run.checkpoint import (
     load,
     load_gpt,
@@ -20,7 +21,7 @@ from minirlhf.run.checkpoint import (
     same_vocabulary,
     save,
 )
-from minirlhf.run.config import InputError
+from minirlhf.run.config import Divergence, InputError
 from minirlhf.run.files import write_text
 from minirlhf.run.folder import RUN_FILES, start_run
 from minirlhf.run.metrics import Metrics
@@ -83,6 +84,22 @@ def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["model", "value_head"])
+def test_a_part_that_is_not_finite_does_not_replace_a_checkpoint(
+    tmp_path, make_gpt, tokenizer, part, value
+):
+    """Whichever it is: a value head without numbers makes the next update one without numbers."""
+    parts = {"model": make_gpt(), "value_head": torch.nn.Linear(16, 1)}
+    save(tmp_path, "ppo", parts["model"].config, tokenizer, 7, **parts)
+    before = contents(tmp_path)
+    *_, last = parts[part].parameters()
+    last.data.view(-1)[-1] = value
+    with pytest.raises(Divergence, match="is not finite after step 8: training diverged"):
+        save(tmp_path, "ppo", parts["model"].config, tokenizer, 8, **parts)
+    assert contents(tmp_path) == before
+
+
 # ---- a checkpoint says what it is
 
 
@@ -110,6 +127,14 @@ def test_a_loaded_policy_computes_in_the_precision_asked_for_and_keeps_float32_w
     assert loaded.precision == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in loaded.parameters())
     assert equal_weights(gpt, loaded)
+
+
+def test_a_checkpoint_knows_how_long_the_samples_were(tmp_path, gpt, tokenizer):
+    """A run that goes on cuts them there. In bytes: a character may be several."""
+    for text in ("", "after 1 updates: ö\n"):
+        (tmp_path / "samples.txt").write_text(text, encoding="utf-8")
+        save(tmp_path, "sft", gpt.config, tokenizer, 7, model=gpt)
+        assert load(tmp_path, ("sft",))["samples_bytes"] == len(text.encode())
 
 
 def test_a_checkpoint_may_be_named_by_its_folder_or_by_itself(tmp_path, gpt, tokenizer):
@@ -198,6 +223,17 @@ def test_a_vocabulary_that_changed_under_its_name_is_refused(tmp_path, gpt, toke
     assert str(tmp_path) in message and "another vocabulary called tiny" in message
 
 
+def test_a_vocabulary_of_the_same_name_and_size_may_be_another_one(
+    tmp_path, gpt, tokenizer, monkeypatch
+):
+    """Two of its merges in another order are enough."""
+    save(tmp_path, "sft", gpt.config, tokenizer, 1, model=gpt)
+    known = {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size}
+    other = SimpleNamespace(**known, fingerprint=lambda: tokenizer.fingerprint()[::-1])
+    monkeypatch.setattr(checkpoint, "get_tokenizer", lambda name: other)
+    assert "another vocabulary called tiny" in refusal(load_gpt, tmp_path)
+
+
 def test_a_checkpoint_knows_its_tokenizer_by_name(tmp_path, make_gpt, monkeypatch):
     """A later stage needs no flag for it, so no flag can be wrong."""
     gpt = make_gpt(vocab_size=257)
@@ -237,6 +273,50 @@ def test_restore_puts_modules_and_optimizers_back_to_the_bit(tmp_path, make_gpt,
     step(first, optimizer)
     step(second, other)
     assert equal_weights(first, second)
+
+
+def stepped(gpt, **settings):
+    """An optimiser after one step."""
+    optimizer = adamw(gpt, lr=0.1, **settings)
+    for parameter in gpt.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def test_an_optimiser_goes_on_with_its_moments_and_settings_or_not_at_all(make_gpt):
+    """Its learning rate is set before each step, and its decay is a flag."""
+    gpt = make_gpt()
+    fresh = adamw(gpt, lr=0.3, weight_decay=0.2)
+    checkpoint.load_optimizer(fresh, stepped(gpt, weight_decay=0.1).state_dict(), "x")
+    assert len(fresh.state) == len(list(gpt.parameters()))
+    lacking = stepped(gpt).state_dict()
+    del lacking["state"][3]["exp_avg_sq"]
+    bad = stepped(gpt).state_dict()
+    bad["state"][0]["exp_avg"] = bad["state"][0]["exp_avg"] * float("inf")
+    others = [stepped(gpt, betas=(0.8, 0.7)), stepped(gpt, eps=1e-3)]
+    for state in [lacking, bad, *(optimizer.state_dict() for optimizer in others)]:
+        with pytest.raises(InputError, match="^x holds other weights"):
+            checkpoint.load_optimizer(adamw(gpt, lr=0.1), state, "x")
+
+
+def test_weights_of_another_type_are_not_taken(make_gpt):
+    """In half precision they have lost what an update adds."""
+    gpt = make_gpt()
+    half = {name: tensor.half() for name, tensor in gpt.state_dict().items()}
+    with pytest.raises(InputError, match="^x holds other weights"):
+        checkpoint.load_weights(gpt, half, "x")
+
+
+def test_a_policy_belongs_to_the_sft_model_it_was_trained_from_if_that_is_known(tmp_path, make_gpt):
+    """A run of an older version does not say which one it was."""
+    sft, other = make_gpt(), make_gpt(seed=1)
+    checkpoint.same_sft(tmp_path, sft)
+    for inputs in ({}, {"sft": resume.fingerprint(sft)}):
+        (tmp_path / "config.json").write_text(json.dumps({"flags": {}, "inputs": inputs}))
+        checkpoint.same_sft(tmp_path, sft)
+    with pytest.raises(checkpoint.OtherModel, match="was trained from another SFT model"):
+        checkpoint.same_sft(tmp_path, other)
 
 
 def test_without_resume_or_without_a_checkpoint_a_run_starts_at_step_zero(
@@ -330,3 +410,13 @@ def test_metrics_and_checkpoint_agree_on_what_a_step_is(tmp_path, gpt, tokenizer
     Metrics(tmp_path, restore(tmp_path, "sft", True, model=gpt)["step"])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
+
+
+def test_a_run_that_would_replace_what_it_reads_is_refused_when_its_flags_are_read(tmp_path):
+    """Before a model is loaded or a response sampled, which may take hours."""
+    argv = ["--out", str(tmp_path), "--init", str(tmp_path / "sft")]
+    assert "lies where this run writes" in refusal(checkpoint.configure, Config, "sft", argv)
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "metrics.jsonl").write_text("mine")
+    argv = ["--out", str(tmp_path)]
+    assert "was not written by a run" in refusal(checkpoint.configure, Config, "sft", argv)

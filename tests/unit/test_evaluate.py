@@ -57,6 +57,12 @@ def other(make_gpt, tokenizer):
 # ---- replies
 
 
+def test_the_length_of_a_reply_counts_its_end_token_and_not_its_prompt():
+    """Four ids of a prompt, and three of the response."""
+    for ended in (True, False):
+        assert Reply("no.", Example([5, 6, 7, 8, 1, 2, 0 if ended else 3], 4), ended).length == 3
+
+
 def test_a_reply_does_not_depend_on_its_neighbours(gpt, tokenizer, monkeypatch):
     """Alone, all together, or in groups of two: prompts of 1 to 20 tokens, each with its row of
     noise."""
@@ -341,6 +347,26 @@ def test_best_of_n_picks_the_highest_score_of_each_prompts_own_replies(gpt, toke
     for i, prompt in enumerate(PROMPTS):
         replies = respond(gpt, tokenizer, [prompt] * n, uniforms[i * n : (i + 1) * n])
         assert chosen[i] == max(replies, key=lambda reply: len(reply.text))
+
+
+def test_of_equal_scores_the_first_candidate_is_taken():
+    """So that a larger n changes no choice without a better score."""
+    group = [Reply(letter, None, True) for letter in "abcdef"]
+    scores = np.array([[1.0, 2.0, 2.0, 0.0, 2.0, 3.0], [0.0] * 6])
+    chosen = [[r.text for r in evaluate.best([group] * 2, scores, n)] for n in (1, 2, 5, 6)]
+    assert chosen == [["a", "a"], ["b", "a"], ["b", "a"], ["f", "a"]]
+
+
+def test_best_of_n_samples_at_its_temperature(gpt, tokenizer):
+    """Near 0 every candidate is the likeliest response."""
+
+    def score(prompts, replies):
+        return [len(reply.text) for reply in replies]
+
+    (cold,) = best_of_n(gpt, tokenizer, score, ["why"], 8, 6, seed=5, temperature=1e-4)
+    (likeliest,) = respond(gpt, tokenizer, ["why"], noise(1, 1, 6), temperature=0.0)
+    assert cold == likeliest
+    assert best_of_n(gpt, tokenizer, score, ["why"], 8, 6, seed=5) != [cold]
 
 
 # ---- scores

@@ -146,6 +146,25 @@ def test_answers_that_do_not_fit_are_told_with_the_length_that_fits():
     assert health.long_answers([10] * 75 + [33] * 25, 32) == ""
 
 
+@pytest.mark.parametrize("n", [1, 3, 19, 20, 21, 40, 100, 101])
+def test_the_length_that_is_recommended_is_the_least_that_95_percent_fit(n):
+    """Of n answers no two of which are of the same length."""
+    lengths = [7 * i for i in range(n, 0, -1)]
+    enough = int(health.long_answers(lengths, 1).split("--max-new-tokens ")[1].split(",")[0])
+    assert sum(length <= enough for length in lengths) >= 0.95 * n
+    assert sum(length < enough for length in lengths) < 0.95 * n
+
+
+def test_a_sign_has_the_step_of_its_record_and_not_its_place_in_the_file(tmp_path):
+    """A file whose lines were damaged lacks records."""
+    metrics = Metrics(tmp_path)
+    for record in run(FIRST_PPO, PPO, clip_fraction=0.5)[3:]:
+        metrics.log(**record)
+    records = read_metrics(tmp_path)
+    ((step, _),) = health.diagnose(records).values()
+    assert records[0]["step"] == 3 and step == records[14]["step"] == 17
+
+
 def test_records_of_a_file_are_diagnosed_as_they_were_logged(tmp_path):
     """What is printed while training can be found again in metrics.jsonl."""
     metrics = Metrics(tmp_path)

@@ -65,6 +65,24 @@ def test_the_margin_reaches_the_gradient_of_a_batch(make_gpt):
     assert losses[1] > losses[0] + 0.3
 
 
+def test_the_margins_belong_to_their_comparisons_whatever_the_microbatches(make_gpt):
+    """In a batch whose rows are sorted by length, and one of which has no ratings."""
+    torch.manual_seed(0)
+    model = reward.RewardModel(make_gpt(vocab_size=300))
+    tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()), end_token=299)
+    batch = [
+        Comparison("a longer prompt", ["yes", "no, never"], [0, 1], [9, 1]),
+        Comparison("q", ["a", "b", "c"], [0, 1, 2], [3, 2, 0]),
+        Comparison("qu", ["a", "b"], [1, 0]),
+    ]
+    expected, reached = [], []
+    for comparison in batch:
+        expected.append(train_rm.accumulate(model, tokenizer, [comparison], 1000, 0.5)[0])
+    for tokens in (1, 25, 1000):
+        reached.append(train_rm.accumulate(model, tokenizer, batch, tokens, 0.5)[0])
+    assert reached == pytest.approx([sum(expected) / 3] * 3, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("margin", "loss"),
     [(0, 0.2632824673), (1 / 3, 0.3509035908), (2 / 3, 0.4616224926), (1, 0.5981388694)]

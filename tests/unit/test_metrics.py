@@ -5,11 +5,13 @@ import errno
 import io
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from minirlhf.run.metrics import (
+    Clock,
     Metrics,
     append,
     cut_samples,
@@ -198,6 +200,29 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch):
         append(path, '{"step": 2, "loss": 1.0}\n')
     monkeypatch.setattr(builtins, "open", real)
     assert error.value.filename == str(path) and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["microscope.jsonl", "evaluations.jsonl"])
+def test_the_records_of_a_step_are_cut_back_to_the_checkpoint_too(tmp_path, name):
+    """After two steps, those of the steps 0 and 1 stay; a run that begins anew has none."""
+    lines = [json.dumps({"step": step, "text": "x"}) + "\n" for step in (0, 1, 1, 2, 5)]
+    (tmp_path / name).write_text("".join(lines))
+    cut_samples(tmp_path, {"step": 2, "samples_bytes": 0})
+    assert (tmp_path / name).read_text() == "".join(lines[:3])
+    cut_samples(tmp_path, {"step": 0})
+    assert (tmp_path / name).read_text() == ""
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_lap_is_the_time_since_the_one_before(monkeypatch):
+    readings = iter([100.0, 101.0, 103.0, 107.5])
+    time = SimpleNamespace(perf_counter=lambda: next(readings))
+    monkeypatch.setattr("minirlhf.run.metrics.time", time)
+    clock = Clock()
+    for name in ("rollout_s", "scoring_s", "update_s"):
+        clock.lap(name)
+    assert clock.seconds == {"rollout_s": 1.0, "scoring_s": 2.0, "update_s": 4.5}
+    assert clock.total() == 7.5
 
 
 def test_samples_are_cut_back_to_what_the_checkpoint_saw(tmp_path):

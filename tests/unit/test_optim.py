@@ -92,3 +92,27 @@ def test_the_linear_schedule_warms_up_and_falls_to_one_step_above_zero():
     shares = [optim.linear(step, 10, 4) for step in range(10)]
     assert shares == pytest.approx([0.25, 0.45, 0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert [optim.linear(step, 2, 0) for step in range(2)] == [1, 0.5]
+
+
+def test_the_learning_rate_that_is_logged_is_that_of_all_but_the_head(make_gpt):
+    model = torch.nn.ModuleDict({"gpt": make_gpt(), "head": torch.nn.Linear(16, 1)})
+    optimizer = optim.adamw(model, lr=0.1, head=model["head"], head_scale=5.0)
+    optim.set_learning_rate(optimizer, 0.02)
+    assert optim.learning_rate(optimizer) == 0.02
+
+
+def test_the_size_of_the_weights_is_over_all_that_are_trained(make_gpt):
+    """Matrices, biases and the head; a frozen weight is none of them, however large it is."""
+    gpt = make_gpt()
+    model = torch.nn.ModuleDict({"gpt": gpt, "head": torch.nn.Linear(16, 1)})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=2.0 if parameter.dim() < 2 else 0.5)
+        gpt.position_embedding.weight.fill_(100.0)
+    gpt.position_embedding.weight.requires_grad_(False)
+    optimizer = optim.adamw(model, lr=0.1, head=model["head"], head_scale=5.0)
+    trained = [p.detach().double().flatten() for p in model.parameters() if p.requires_grad]
+    expected = float(torch.cat(trained).square().mean().sqrt())
+    assert optim.weight_rms(optimizer) == pytest.approx(expected, rel=1e-5)
+    matrices = torch.cat([p.detach().flatten() for p in gpt.parameters() if p.dim() >= 2])
+    assert abs(float(matrices.square().mean().sqrt()) - expected) > 0.1

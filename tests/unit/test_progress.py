@@ -2,8 +2,10 @@
 of its last whole step."""
 
 import errno
+import gc
 import os
 import signal
+import weakref
 
 import pytest
 import torch
@@ -77,12 +79,69 @@ def test_an_error_before_the_weights_change_saves_the_steps_before_it(tmp_path, 
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
 
 
+@pytest.mark.parametrize("error", [InputError("the reward"), ZeroDivisionError("a bug")])
+def test_a_step_that_was_saved_is_not_saved_again(tmp_path, error):
+    """It would take the place of the checkpoint before it, which --keep 1 keeps."""
+    loop = Loop(tmp_path, failing(4, "before", error))
+    with pytest.raises(type(error)):
+        loop.run()
+    assert loop.saves == [(4, 4.0)]
+    loop = Loop(tmp_path, failing(4, "before", error))
+    with pytest.raises(type(error)):
+        loop.run(first=4)
+    assert loop.saves == []
+
+
+def test_the_disk_holds_the_metrics_of_a_step_before_it_holds_the_checkpoint(tmp_path, monkeypatch):
+    """After a power failure a run goes on from the checkpoint: lines before it must be there."""
+    held, fsync = [], os.fsync
+
+    def seen(number):
+        fsync(number)
+        held.append(len(read_metrics(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", seen)
+    loop, lines = Loop(tmp_path), []
+    save = loop.save
+    loop.save = lambda done: (lines.append(held[-1]), save(done))
+    loop.run()
+    assert [done for done, _ in loop.saves] == lines == [4, 6]
+
+
 def test_an_error_while_the_weights_change_saves_nothing(tmp_path):
     """They are those of no step: the run that is resumed would not be the same run."""
     loop = Loop(tmp_path, failing(5, "between", InputError("something")))
     with pytest.raises(InputError, match="holds 4 of 6 steps"):
         loop.run()
     assert loop.saves == [(4, 4.0)]
+
+
+def test_a_resumed_run_compares_with_its_first_step_and_cuts_what_it_repeats(tmp_path, capsys):
+    """An entropy that falls is one that falls from the first record. Samples behind the checkpoint
+    are made again."""
+    metrics, samples = Metrics(tmp_path), tmp_path / "samples.txt"
+    for step in range(40):
+        metrics.log(step, entropy=0.33 if step < 20 else 0.04)
+    samples.write_text("after 40 updates\nafter 50 updates\n")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    state = {"step": 40, "samples_bytes": len("after 40 updates\n")}
+    with Progress(tmp_path, state, 90, 90, optimizer, lambda done: None) as progress:
+        assert samples.read_text() == "after 40 updates\n"
+        for step in range(40, 45):
+            progress.complete(step + 1, {"entropy": 0.02})
+            progress.record()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the entropy fell from 0.33 to 0.0" in line
+
+
+def test_an_optimiser_that_outlives_the_loop_does_not_hold_it(tmp_path):
+    """Fine-tuning after pretraining would hold what the first loop saved."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    with Progress(tmp_path, {"step": 0}, 1, 1, optimizer, lambda done: None) as progress:
+        held = weakref.ref(progress)
+    del progress
+    gc.collect()
+    assert held() is None
 
 
 def test_an_evaluation_that_fails_costs_its_numbers_and_no_step(tmp_path):

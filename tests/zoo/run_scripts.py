@@ -1,11 +1,12 @@
 """`python tests/zoo/run_scripts.py [WORD ...]`: makes the mutants of scripts.py, one at a time, in
 a copy of the repository, and runs the tests that should kill each.
 
-With words, only the mutants whose file, flag or sentence has one of them. Prints those that
-survive, and how many of each file were killed: first of the semantic ones, then of the flags. What
-was killed is noted in out/mutants.jsonl and not made again, so that a run can be stopped and goes
-on; remove that file after a change of the code or of a test. A process that has torch already is
-copied for every mutant (os.fork), since importing it would take longer than the tests.
+With words, only the mutants whose file, flag or sentence has one of them (`second_list.py`: those
+of the second list). Prints those that survive, and how many of each file were killed: first of the
+semantic ones, then of the flags. What was killed is noted in out/mutants.jsonl and not made again,
+so that a run can be stopped and goes on; remove that file after a change of the code or of a test.
+A process that has torch already is copied for every mutant (os.fork), since importing it would take
+longer than the tests.
 """
 
 import importlib
@@ -43,7 +44,8 @@ def broken(mutant, source):
 
 def killers(mutant):
     """The words for pytest: test files, and -k with an expression."""
-    keys = mutant.right, (mutant.file, mutant.flag), mutant.flag, mutant.file
+    keys = (mutant.file, mutant.breaks), mutant.right
+    keys += (mutant.file, mutant.flag), mutant.flag, mutant.file
     words = next(KILLERS[key] for key in keys if key in KILLERS)
     return [f"tests/{word}" if word.endswith(".py") else word for word in words]
 
@@ -127,6 +129,7 @@ def load(folder):
 def forget(file):
     """Before a changed file of what was loaded is imported again."""
     rooms = "minirlhf/run/", "minirlhf/formats/", "minirlhf/rewards/", "minirlhf/lora.py"
+    rooms += ("minirlhf/evaluate.py",)
     if file.startswith(rooms):
         for name in [name for name in sys.modules if name.split(".")[0] == "minirlhf"]:
             del sys.modules[name]
@@ -176,7 +179,8 @@ def show_counts(chosen, killed):
 
 
 def vars_of(mutant):
-    return mutant.file, f"--{mutant.flag}", mutant.breaks, mutant.wrong
+    words = mutant.file, f"--{mutant.flag}", mutant.breaks, mutant.wrong
+    return (*words, "second_list.py") if mutant.second else words
 
 
 if __name__ == "__main__":

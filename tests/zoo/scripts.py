@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import method_commands
 import method_runs
+from second_list import SECOND_KILLERS, SECOND_LIST
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Mutant:
     breaks: str  # one sentence
     flag: str = ""  # the flag that is ignored
     everywhere: bool = False  # `right` may stand more than once, and every one is replaced
+    second: bool = False  # of second_list.py
 
 
 def ignored(file, names):
@@ -2163,6 +2165,9 @@ MUTANTS += [
     Mutant(file, right, wrong, f"--{name} is ignored here.", name)
     for file, right, wrong, name in READINGS
 ]
+MUTANTS += [
+    Mutant(file, *parts, second=True) for file, section in SECOND_LIST.items() for parts in section
+]
 
 # The tests that kill the mutants of a file, of a flag in a file, or of a flag anywhere: words for
 # pytest, to which "tests/" is added.
@@ -2189,6 +2194,13 @@ KILLERS = {
     "minirlhf/tools/chat.py": ["runs/test_chat.py"],
     "minirlhf/tools/monitor.py": [RUNS["ppo"], "-k", MONITOR_TESTS],
     "minirlhf/feedback/agreement.py": ["unit/test_agreement.py"],
+    "minirlhf/evaluate.py": ["unit/test_evaluate.py"],
+    "minirlhf/run/checkpoint.py": ["unit/test_checkpoint.py", "runs/test_resume.py"],
+    "minirlhf/run/resume.py": ["unit/test_record.py", "unit/test_checkpoint.py"],
+    "minirlhf/run/health.py": ["unit/test_health.py"],
+    "minirlhf/run/progress.py": ["unit/test_progress.py"],
+    "minirlhf/run/metrics.py": ["unit/test_metrics.py", "unit/test_lines.py"],
+    "minirlhf/run/optim.py": ["unit/test_optim.py"],
     "minirlhf/run/compute.py": ["unit/test_compute.py"],
     "minirlhf/run/folder.py": ["runs/test_train_sft.py", "-k", "existing or three_steps"],
     "minirlhf/run/chain.py": ["runs/test_chain.py", "-k", "would_mix"],
@@ -2254,3 +2266,4 @@ KILLERS["        chain.refuse_mixed(args, args.policy, args.baseline)\n"] = [
 KILLERS["                checkpoint.same_sft(path, sft)\n"] = ["runs/test_report.py", "-k", "older"]
 KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
 KILLERS |= method_runs.KILLERS
+KILLERS |= SECOND_KILLERS

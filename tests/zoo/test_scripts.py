@@ -7,6 +7,7 @@ import importlib
 import pytest
 from run_scripts import ROOT, broken, killers
 from scripts import MUTANTS
+from second_list import SECOND_KILLERS, SECOND_LIST
 
 MODULES = {"train_sft", "train_rm", "train_ppo"}
 MODULES |= {f"minirlhf.tools.{name}" for name in ("dpo", "evaluate", "gates", "report", "results")}
@@ -33,6 +34,16 @@ def test_every_mutant_has_tests_that_exist():
 def test_no_two_mutants_are_the_same_and_there_are_enough_of_them():
     assert len(set(MUTANTS)) == len(MUTANTS)
     assert sum(not mutant.flag for mutant in MUTANTS) >= 150
+
+
+def test_the_second_list_has_several_of_every_file_and_none_of_the_first():
+    """And every sentence that names tests of its own is one of the list."""
+    first = {(m.file, m.right, m.wrong) for m in MUTANTS if not m.second}
+    second = {(m.file, m.right, m.wrong) for m in MUTANTS if m.second}
+    assert not first & second and len(second) >= 250
+    assert min(map(len, SECOND_LIST.values())) >= 6
+    sentences = {(m.file, m.breaks) for m in MUTANTS if m.second}
+    assert len(sentences) == len(second) and set(SECOND_KILLERS) <= sentences
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
