@@ -13,6 +13,7 @@ from minirlhf import data, evaluate, reward
 from minirlhf.formats import jsonl
 from minirlhf.run import config
 from minirlhf.run.checkpoint import load_gpt
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import demonstrations as command
 from minirlhf.world import judge, writers
 
@@ -50,6 +51,17 @@ def test_the_demonstrations_are_those_of_sft_against_the_policys_own_responses(r
     rows = zip(RECORDS, replies, strict=True)
     assert pairs == [(r.prompt, r.response, text) for r, text in rows if text != r.response]
     assert len(pairs) > 12
+
+
+def test_a_demonstration_that_is_too_long_is_left_out_if_that_is_asked_for(tmp_path):
+    tokenizer, path = get_tokenizer(), tmp_path / "d.jsonl"
+    records = [{"prompt": "a", "response": text} for text in ("b", "b" * 99)]
+    path.write_text("\n".join(map(json.dumps, records)))
+    args = command.Config(data=str(path), max_new_tokens=4)
+    with pytest.raises(config.InputError, match="d.jsonl:2: .* do not fit the context of 32"):
+        command.load_demonstrations(args, 32, tokenizer)
+    args = command.Config(data=str(path), max_new_tokens=4, drop_long=True)
+    assert [r.response for r in command.load_demonstrations(args, 32, tokenizer)] == ["b"]
 
 
 def own_responses(policy, step):

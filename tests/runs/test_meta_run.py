@@ -79,6 +79,31 @@ def test_resuming_ends_at_the_same_bits(run, tmp_path, ctrl_c):
     assert same(saved(run(*flags, "--resume", out=tmp_path / "again")), saved(whole))
 
 
+def test_the_flags_of_training_reach_it(run, monkeypatch):
+    """The peak of the learning rate, how many comparisons, the norm of a gradient, and when a
+    checkpoint is written."""
+    steps, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda p, norm: steps.append(norm) or clip(p, norm)
+    )
+    save = meta.checkpoint.save
+    monkeypatch.setattr(
+        meta.checkpoint, "save", lambda *x, **parts: steps.append("save") or save(*x, **parts)
+    )
+    flags = "--lr 0.02 --comparisons 12 --max-grad-norm 0.5 --save-every 2 --warmup 1"
+    folder = run(*flags.split())
+    assert max(logged(folder, "lr")) == pytest.approx(0.02)
+    assert steps == [0.5, 0.5, "save", 0.5, "save"]
+
+
+def test_a_finished_run_that_is_resumed_takes_no_step(run, monkeypatch):
+    folder = run()
+    before = (folder / "metrics.jsonl").read_text().splitlines()[:6]
+    monkeypatch.setattr(meta, "gradient", None)
+    run("--resume")
+    assert (folder / "metrics.jsonl").read_text().splitlines()[:6] == before
+
+
 def test_equal_texts_of_a_prompt_are_one_response(run, monkeypatch):
     """And a prompt with one response only has no difference."""
     groups = [["a", "b", "a"], ["c", "c", "c"], ["d", "e", "f"]]

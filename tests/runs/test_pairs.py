@@ -165,6 +165,21 @@ def test_a_pair_has_one_label_whoever_asks_and_no_pair_is_asked_twice(flags, mon
     assert learned[0][0] == learned[0][2] and learned[0][1] != learned[0][3]
 
 
+def test_a_member_learns_for_as_long_and_as_fast_as_the_flags_say(flags, monkeypatch):
+    """40 pairs are too few for --epochs to count, 160 are not."""
+    calls = []
+    monkeypatch.setattr(
+        choice.axes,
+        "train",
+        lambda model, tokenizer, batches, lr, *_: calls.append((sum(map(len, batches)), lr)) or [],
+    )
+    setting = choice.load_setting(parsed(choice.Config, [*flags, "--epochs", "4", "--lr", "0.02"]))
+    judgements = [("preference", c) for c in setting.pool[:160]]
+    for n in (40, 160):
+        choice.teach(setting, judgements[:n], 1)
+    assert calls == [(512, 0.02), (640, 0.02)]
+
+
 def test_an_ensemble_differs_in_heads_and_in_the_order_of_the_labels(flags):
     """Members that are all alike would agree on every pair."""
     setting = choice.load_setting(parsed(choice.Config, flags))
@@ -230,6 +245,7 @@ def test_a_person_with_choices_ratings_and_flags_gets_a_reward_model(flags, tmp_
     output = capsys.readouterr().out
     assert "60 choices, 120 ratings and 120 responses looked at for flags (40 rude, 0 un" in output
     assert re.search(r"of \d held-out choices 1.000 are predicted", output)
+    assert f"next: python train_ppo.py --sft {flags[1]} --out {flags[3]} --mix-data" in output
     model, tokenizer, _ = reward.load_reward_model(tmp_path / "parts" / "rm")
     scores = reward.score(model, tokenizer, ["Pick 1000.\n"] * 3, list("brg")).tolist()
     assert scores == sorted(scores, reverse=True)

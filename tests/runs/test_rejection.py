@@ -204,3 +204,14 @@ def test_a_second_command_in_its_folder_is_refused(run, tmp_path):
     """Both would write their samples behind one another's."""
     with lock(tmp_path / "exp"), pytest.raises(InputError, match="is being written by process"):
         run()
+
+
+def test_a_prompt_that_is_too_long_is_left_out_if_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(rejection.parts, "hold_out", lambda prompts, *_: prompts)
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": text}) for text in ("a", "b" * 99)))
+    args = rejection.Config(data=str(path), max_new_tokens=4)
+    with pytest.raises(InputError, match="of --max-new-tokens, do not fit the context of 32"):
+        rejection.load_prompts(args, tmp_path, get_tokenizer(), 32, 1)
+    args = rejection.Config(data=str(path), max_new_tokens=4, drop_long=True)
+    assert rejection.load_prompts(args, tmp_path, get_tokenizer(), 32, 1) == ["a"]

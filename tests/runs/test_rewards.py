@@ -94,6 +94,12 @@ def test_what_is_finished_is_not_made_again_and_what_was_interrupted_goes_on(dem
     assert compare(demo, "--only", "worst", "--members", "2") == []
 
 
+def test_the_total_and_the_threads_of_the_command_are_those_of_table_and_runs(demo, capsys):
+    calls = compare(demo, "--only", "worst", "--members", "2", "--total", "1.7", "--threads", "2")
+    assert [(stage, args.threads) for stage, args in calls] == [("rm", 2), ("ppo", 2)]
+    assert "updates to 1.7" in capsys.readouterr().out
+
+
 def test_a_run_without_an_evaluation_has_no_row(demo, refused):
     compare(demo, "--only", "par")
     demo.stored["steps"] = 96

@@ -10,7 +10,7 @@ import train_rm
 import train_sft
 from minirlhf import model
 from minirlhf.run.config import InputError
-from minirlhf.tools import chat, dpo, evaluate, evaluate_rm, sample, world
+from minirlhf.tools import ai, chat, dpo, evaluate, evaluate_rm, rejection, sample, world
 
 COMMANDS = {
     "sft": train_sft.main,
@@ -131,6 +131,9 @@ def test_a_device_that_is_not_there_is_refused_by_every_command(chain, monkeypat
         chain(command, SHORT, device="cpu")
     with pytest.raises(InputError, match="--device cuda"):
         chat.main(["--device", "cuda"])
+    for main in (ai.main, rejection.main):
+        with pytest.raises(InputError, match="--device cuda"):
+            main(["--device", "cuda"])
 
 
 def test_the_world_prints_as_many_texts_as_it_is_asked_for_of_its_seed(capsys):

@@ -1340,6 +1340,23 @@ SECTIONS = {
     "minirlhf/feedback/baselines.py": BASELINES,
 }
 
+FLAGS = {  # those that the file itself reads; what a mutant does with one is in `scripts.ignored`
+    "minirlhf/tools/ai.py": "seed labeller labeller_model comparisons data records contrasts to "
+    "device",
+    "minirlhf/tools/choice.py": "seed sft labels pool held_out epochs lr max_new_tokens ways "
+    "members",
+    "minirlhf/tools/judgements.py": "seed sft max_new_tokens out kinds labellers bias miss "
+    "false_alarm flag_weight data overwrite",
+    "minirlhf/tools/rewards.py": "out compare only members updates total held_out seed threads",
+    "minirlhf/tools/meta.py": "seed sft rm policy step eta comparisons fresh meta_prompts "
+    "meta_responses meta_batch batch_size lr warmup max_new_tokens held_out measure_every "
+    "save_every max_grad_norm resume",
+    "minirlhf/tools/demonstrations.py": "drop_long seed out method sft data demonstrations chosen "
+    "rejected rounds updates kl_coef beta batch_size max_new_tokens prompts",
+    "minirlhf/tools/rejection.py": "drop_long seed out sft rm data rounds prompts best_of epochs "
+    "lr max_new_tokens held_out device",
+}
+
 METHODS, PAIRS = "runs/test_whole_commands.py", "runs/test_whole_pairs.py"
 QUICK = "whole_pairs or cannot_be or sft_model"
 KILLERS = {
@@ -1399,3 +1416,11 @@ KILLERS = {
     "minirlhf/feedback/simulated.py": ["unit/test_judgements.py"],
     "minirlhf/feedback/baselines.py": ["unit/test_baselines.py"],
 }
+for flag in ("epochs", "lr"):
+    KILLERS["minirlhf/tools/choice.py", flag] = ["runs/test_pairs.py", "-k", "as_long"]
+for flag in ("sft", "overwrite"):
+    KILLERS["minirlhf/tools/judgements.py", flag] = ["runs/test_pairs.py", "-k", "person"]
+DROPS = {"demonstrations": "demonstrations_run", "rejection": "rejection"}
+for name, stem in DROPS.items():
+    words = [f"runs/test_{stem}.py", "-k", "too_long"]
+    KILLERS[f"minirlhf/tools/{name}.py", "drop_long"] = words

@@ -2160,7 +2160,8 @@ SECTIONS = {
 MUTANTS = [Mutant(file, *parts) for file, section in SECTIONS.items() for parts in section]
 MUTANTS += [Mutant(file, *parts) for file, rows in method_runs.SECTIONS.items() for parts in rows]
 MUTANTS += FLAGS
-MUTANTS += [x for file, names in method_runs.FLAGS.items() for x in ignored(file, names)]
+for flags in (method_runs.FLAGS, method_commands.FLAGS):
+    MUTANTS += [x for file, names in flags.items() for x in ignored(file, names)]
 MUTANTS += [
     Mutant(file, right, wrong, f"--{name} is ignored here.", name)
     for file, right, wrong, name in READINGS
