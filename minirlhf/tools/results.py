@@ -130,7 +130,7 @@ def claim_table(columns):  # {seed: {claim: text}}
     """Every claim that a seed has made, and "-" for the seeds that have not."""
     names = dict.fromkeys(name for column in columns.values() for name in column)
     rows = [[name, *(column.get(name, "-") for column in columns.values())] for name in names]
-    return markdown_table("Every seed", [f"seed {seed}" for seed in columns], rows)
+    return markdown_table("Every seed", [f"seed {s}" for s in columns], rows)
 
 
 def claims(run):
