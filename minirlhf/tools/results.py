@@ -122,9 +122,15 @@ def markdown(reports):
         title = f"{policy}: share of each verdict by kind of prompt"
         columns = [(policy, verdict) for verdict in VERDICTS]
         lines += kind_table(title, columns, VERDICTS, reports)
-    columns = [claims(run) for run in reports.values()]
-    rows = [[name, *(column.get(name, "-") for column in columns)] for name in columns[0]]
-    return "\n".join(lines + markdown_table("Every seed", [f"seed {s}" for s in reports], rows))
+    lines += claim_table({seed: claims(run) for seed, run in reports.items()})
+    return "\n".join(lines)
+
+
+def claim_table(columns):  # {seed: {claim: text}}
+    """Every claim that a seed has made, and "-" for the seeds that have not."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[name, *(column.get(name, "-") for column in columns.values())] for name in names]
+    return markdown_table("Every seed", [f"seed {s}" for s in columns], rows)
 
 
 def claims(run):

@@ -4,6 +4,7 @@ comes next."""
 import dataclasses
 import json
 import math
+import os
 import re
 import shlex
 
@@ -337,6 +338,28 @@ def test_the_command_after_demonstrations_asks_for_comparisons(colours):
     assert train_sft.next_command(dataclasses.replace(args, data="/dev/null")) == command
     data = str(colours / "comparisons.jsonl")
     assert train_sft.next_command(dataclasses.replace(args, data=data)).split()[3] == data
+
+
+def test_comparisons_under_names_of_your_own_are_found_by_the_names_that_you_gave(tmp_path):
+    """Demonstrations are their chosen responses; the reward model learns from the same file."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"ask": "Is it?\\n", "good": "Yes.", "bad": "No."}\n')
+    names = "prompt=ask,chosen=good,rejected=bad"
+    for given, file in ((names, str(path)), ("", "YOUR_COMPARISONS.jsonl")):
+        words = shlex.split(train_sft.next_command(train_sft.Config(data=str(path), map=given)))
+        assert words[words.index("--data") + 1] == file
+        assert words[words.index("--map") + 1] == given if given else "--map" not in words
+
+
+def test_a_pipe_that_was_read_is_not_opened_again_for_the_next_command(tmp_path, monkeypatch):
+    """A named one would block for ever, after hours of training."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(train_sft.jsonl, "holds_comparisons", None)  # not to be called
+    for data in ("-", str(pipe)):
+        assert "--data YOUR_COMPARISONS.jsonl" in train_sft.next_command(
+            train_sft.Config(data=data)
+        )
 
 
 def test_the_evaluation_of_a_policy_is_by_the_score_of_its_training():

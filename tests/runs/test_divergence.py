@@ -105,6 +105,26 @@ def test_the_optimiser_takes_no_step_with_a_loss_that_is_not_finite(
     assert [json.loads(line)["step"] for line in lines] == [0, 1]
 
 
+@pytest.mark.parametrize("stage", ["sft", "rm"])
+def test_the_optimiser_takes_no_step_with_a_gradient_that_is_not_finite(
+    out, colours, small_models, stops, monkeypatch, stage
+):
+    """The loss is a number there: clipping by an infinite norm would make zeros of the gradient,
+    or NaN."""
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def third_is_infinite(parameters, limit):
+        norms.append(clip(parameters, limit))
+        return torch.tensor(float("inf")) if len(norms) == 3 else norms[-1]
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", third_is_infinite)
+    script, records, flags = STAGES[stage]
+    argv = ["--out", str(out), "--data", str(colours / f"{records}.jsonl"), *flags.split()]
+    argv += ["--save-every", "1", "--overwrite", "--max-new-tokens", "6"]
+    assert "grad_norm is inf at step 2" in stops(script.main, argv)
+    assert saved(out / stage)["step"] == 2
+
+
 def test_weights_that_are_not_finite_are_refused_on_loading(out, stops, colours):
     """One NaN in a checkpoint of somebody else's, or of an older version: every number after it
     would be NaN."""

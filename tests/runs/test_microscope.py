@@ -94,13 +94,16 @@ def test_it_is_recorded_at_the_first_update_and_at_evaluations_and_changes_nothi
     assert logged(out / "ppo") == metrics and same(saved(out / "ppo")["model"], weights)
 
 
-@pytest.mark.parametrize("name", ["microscope.jsonl", "evaluations.jsonl"])
-def test_a_resumed_run_records_what_an_undisturbed_one_does(out, ppo_run, ctrl_c, name):
-    """What was recorded after the checkpoint that it resumes from is made again, not twice."""
+@pytest.mark.parametrize(
+    ("name", "stop"), [("microscope.jsonl", 1), ("microscope.jsonl", 2), ("evaluations.jsonl", 2)]
+)
+def test_a_resumed_run_records_what_an_undisturbed_one_does(out, ppo_run, ctrl_c, name, stop):
+    """What was recorded after the checkpoint that it resumes from is made again, not twice. Its
+    first update is like any other."""
     ppo_run(out, "--updates", "6")
     path = out / "ppo" / name
     text = path.read_text()
-    ctrl_c("ppo", 2)
+    ctrl_c("ppo", stop)
     with pytest.raises(KeyboardInterrupt):
         ppo_run(out, "--updates", "6", "--overwrite")
     assert [line["step"] for line in lines(out)] == [0, 1]

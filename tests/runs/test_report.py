@@ -212,9 +212,18 @@ def test_it_prints_every_policy_and_one_prompt_of_each_kind_before_and_after(fin
     assert "a faultless policy would on" in text and "PPO minus memoriser" in text
 
 
-def test_what_it_prints_is_in_report_json_and_the_figure_beside_it(finished):
-    """So that several runs can be tabulated without reading consoles. JSON has no NaN."""
+def test_what_it_prints_is_in_report_json_and_the_figure_beside_it(finished, monkeypatch):
+    """So that several runs can be tabulated without reading consoles. JSON has no NaN. The figure
+    is of PPO."""
+    folders, draw = [], report.figures.draw_learning
+
+    def record_and_draw(pyplot, paths, file):
+        folders.extend(paths)
+        draw(pyplot, paths, file)
+
+    monkeypatch.setattr(report.figures, "draw_learning", record_and_draw)
     report.main(["--out", str(finished), *SMALL])
+    assert folders == [f"{finished}/ppo"]
     text = (finished / "report.json").read_text()
     numbers = json.loads(text)
     assert numbers["prompts"] == 20 and numbers["split"] == "validation" and "NaN" not in text

@@ -38,6 +38,7 @@ def test_the_claims_of_a_seed():
     numbers |= {"tied_totals": 0.31}
     gains = dict.fromkeys((*results.QUALITY, *results.COSTS), (0.25, 0.125))
     gains["lookalikes"] = (None, None)
+    gains["admits"] = (0.25, None)  # of prompts that all stand and fall together
     run = {"gains": {"SFT": gains, "memoriser": gains}, "win_rate": (0.8, 0.1)}
     run |= {"rows": {"faultless": {"beats_sft": 0.9}}, "reward_model": numbers}
     claims = results.claims(run)
@@ -46,6 +47,27 @@ def test_the_claims_of_a_seed():
     assert claims["PPO beats SFT (a faultless policy)"] == "0.800 ± 0.100 (0.900)"
     assert claims["PPO - SFT, declined"] == claims["PPO - memoriser, unranked"] == "+0.25 ± 0.12"
     assert "PPO - SFT, lookalikes" not in claims and "PPO - memoriser, declined" not in claims
+    assert "PPO - SFT, admits" not in claims
+    claims = results.claims(run | {"of_the_way": {"facts": 0.0, "total": None, "honest": 0.5}})
+    way = [
+        claims[f"of the way to PPO on the judge, {name}"] for name in ("facts", "total", "honest")
+    ]
+    assert way == ["0.00", "-", "0.50"]  # nothing of the way is a number, too
+
+
+def test_what_one_seed_alone_has_is_told_of_that_seed():
+    """A policy, and a claim: whichever seed comes first."""
+    rows = {"SFT": {"total": 1.0}}, {"SFT": {"total": 2.0}, "PPO": {"total": 2.5}}
+    for sides in (rows, rows[::-1]):
+        reports = {str(n): {"rows": side} for n, side in enumerate(sides)}
+        table = results.policy_table("", ("total",), reports)
+        assert "| PPO | 2.50 |" in table and len(table) == 7
+    claims = [{"one": "1", "two": "2"}, {"two": "3", "three": "4"}]
+    for sides, lines in (
+        (claims, ["| one | 1 | - |", "| two | 2 | 3 |", "| three | - | 4 |"]),
+        (claims[::-1], ["| two | 3 | 2 |", "| three | 4 | - |", "| one | - | 1 |"]),
+    ):
+        assert results.claim_table(dict(zip("12", sides, strict=True)))[4:-1] == lines
 
 
 def test_the_fall_is_from_the_judged_peak_to_the_end():
@@ -87,11 +109,20 @@ def runs(world_run, tmp_path_factory):
     return folder
 
 
-def test_it_writes_the_tables_and_both_figures(runs):
-    """The tables and figures of the documents come from a command, not from a hand."""
+def test_it_writes_the_tables_and_both_figures(runs, monkeypatch):
+    """The tables and figures of the documents come from a command, not from a hand. The learning
+    curves are those of all seeds."""
+    folders, draw = [], results.figures.draw_learning
+
+    def record_and_draw(pyplot, paths, file):
+        folders.extend(paths)
+        draw(pyplot, paths, file)
+
+    monkeypatch.setattr(results.figures, "draw_learning", record_and_draw)
     results.main(["--out", str(runs), "--prompts", "6", "--max-new-tokens", "4"])
     for name in ("learning", "overoptimisation"):
         assert (runs / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert folders == [f"{runs}/{seed}/ppo" for seed in "12"]
     text = (runs / "results.md").read_text()
     titles = re.findall(r"^## (.*)$", text, re.M)
     assert titles[:3] == ["What it wins", "What it costs", "Total by kind of prompt"]
@@ -142,7 +173,9 @@ def test_seeds_are_in_the_order_of_their_numbers(tmp_path):
     assert list(results.load_reports(tmp_path)) == ["2", "10"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 2000, '{"rows": {}}', "\0" * 30])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 2000, '{"rows": {}}', '{"prompts": 9}', "\0" * 30]
+)
 def test_a_damaged_report_is_one_line_with_the_command_that_writes_it_again(tmp_path, content):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "report.json").write_text(content)

@@ -104,6 +104,23 @@ PROMPTS = [colour_prompt(i) for i in range(6)]
 TEXTS = ["b", "r", "g", "b", "g", "r"]
 
 
+def test_an_evaluation_scores_by_what_the_run_learns_from(scored, members, monkeypatch):
+    """And not by the first of its reward models."""
+    monitors, make = [], train_ppo.Monitor
+
+    def spy(*args):
+        monitors.append(make(*args))
+        return monitors[-1]
+
+    monkeypatch.setattr(train_ppo, "Monitor", spy)
+    score, _, _, tokenizer, _ = scored(*several(members), "--combine", "worst")
+    replies = replies_of(PROMPTS, TEXTS, tokenizer)
+    measured = monitors[0].score(PROMPTS, replies)
+    first = reward.score(load_reward_model(members[0])[0], tokenizer, PROMPTS, TEXTS)
+    torch.testing.assert_close(measured, score(PROMPTS, replies))
+    assert (measured - first).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("how", ensemble.COMBINATIONS)
 def test_the_score_is_the_members_scores_combined_and_normalised_once_more(scored, members, how):
     """Each member has one zero and unit already; the combination has others."""

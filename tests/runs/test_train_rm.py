@@ -20,7 +20,7 @@ from minirlhf.formats import jsonl
 from minirlhf.reward import RewardModel, load_reward_model, score
 from minirlhf.run import resume
 from minirlhf.run.checkpoint import load_gpt
-from minirlhf.run.config import RANKED_RESPONSES
+from minirlhf.run.config import RANKED_RESPONSES, InputError
 from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import labeller
 from minirlhf.world import judge, measures, writers
@@ -185,6 +185,20 @@ def test_what_is_collected_is_earlier_rounds_peoples_rankings_and_a_models_label
     assert jsonl.read_collected(tmp_path / "comparisons.jsonl") == collected
     inputs = resume.read_record(tmp_path)["inputs"]
     assert inputs == {"sft": "weights 1", "data": resume.fingerprint(collected)}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_world_prompt_that_does_not_fit_is_an_error_before_anything_is_sampled(
+    world_run, tmp_path, monkeypatch, split
+):
+    """A held-out one, too: they are sampled when all others are, and ranked."""
+    sft, tokenizer = load_gpt(world_run / "sft")
+    long = "of " * sft.config.context
+    monkeypatch.setattr(
+        train_rm.writers, "prompts", lambda n, rng, wanted: [long if wanted == split else "Hi"]
+    )
+    with pytest.raises(InputError, match="do not fit the context"):
+        train_rm.load_comparisons(train_rm.Config(out=str(tmp_path)), sft, tokenizer)
 
 
 # ---- a run on your own comparisons
@@ -400,12 +414,14 @@ def test_scores_of_the_sft_models_samples_have_mean_zero_and_spread_one(world_ru
     assert missing_end_score == -3.0
 
 
-def test_the_missing_end_score_is_stored_with_the_model(out, colours):
-    """It is in the units of the model's scores, so it belongs to the model, not to PPO."""
+@pytest.mark.parametrize("score", [-7.0, 0.0])
+def test_the_missing_end_score_is_stored_with_the_model(out, colours, score):
+    """It is in the units of the model's scores, so it belongs to the model, not to PPO. A score of
+    0 is one."""
     flags = "--overwrite --batch-size 60 --max-new-tokens 4 --norm-prompts 3".split()
-    flags += ["--data", str(colours / "comparisons.jsonl"), "--missing-end-score", "-7"]
+    flags += ["--data", str(colours / "comparisons.jsonl"), "--missing-end-score", str(score)]
     rm(out, *flags)
-    assert load_reward_model(out / "rm")[2] == -7.0
+    assert load_reward_model(out / "rm")[2] == score
 
 
 # ---- stopping, resuming, repeating

@@ -414,3 +414,16 @@ def test_a_finished_run_ends_well_where_no_prompt_leaves_room_for_a_sample(tmp_p
     path = demonstrations(tmp_path)
     sft(tmp_path, "--data", path, *"--context 24 --batch-size 8 --max-new-tokens 20".split())
     assert saved(tmp_path / "sft")["step"] == 1
+
+
+def test_a_prompt_that_leaves_just_enough_room_is_among_the_samples(tmp_path):
+    """And one more token of room is too much for the longest prompts, which are left out."""
+    tokenizer, prompts = get_tokenizer(), [colour_prompt(i) for i in range(8)]
+    lengths = [len(tokenizer.encode(prompt)) for prompt in prompts]
+    flags = ["--data", demonstrations(tmp_path), *"--context 24 --held-out 0".split()]
+    for more in (0, 1):
+        out, new = tmp_path / str(more), 24 - max(lengths) + more
+        sft(out, *flags, "--batch-size", "8", "--max-new-tokens", str(new))
+        rows = (out / "sft" / "samples.txt").read_text().strip().splitlines()[3:]
+        kept = [n for n in lengths if n + new <= 24]
+        assert len(rows) == len(kept) and (len(kept) == 8) == (not more)

@@ -247,6 +247,24 @@ def test_a_prompt_that_the_reward_model_cannot_read_to_its_end_is_left_out_or_an
         run_command(command.main, flags)
 
 
+@pytest.mark.parametrize("own", ["one", "two"])
+def test_on_the_world_neither_policy_nor_baseline_is_one_of_own_data(tmp_path, own):
+    """The world's judge knows nothing of what such a model says."""
+    for name, seed in (("one", 9), ("two", 8)):
+        save_policy(tmp_path / name, seed=seed)
+    (tmp_path / own / "config.json").write_text('{"flags": {"data": "mine.jsonl"}}')
+    flags = {"policy": tmp_path / "two", "baseline": tmp_path / "one", "reward_model": "none"}
+    with pytest.raises(InputError, match=f"{own} was trained on mine.jsonl"):
+        run_command(command.main, flags | {"prompts": 2})
+
+
+def test_the_kl_of_greedy_replies_is_that_of_the_policies_at_temperature_one(tmp_path, capsys):
+    """A greedy policy has no probabilities but 0 and 1."""
+    run = Run(tmp_path, capsys, **FLAGS | {"temperature": 0, "best_of": 1})
+    kl = loop_kl(run.models["policy"], run.models["baseline"], run.replies()["policy"]).mean()
+    assert abs(kl) > 0.05 and float(run.cell("policy", "kl")) == pytest.approx(kl, abs=0.0051)
+
+
 @pytest.mark.parametrize("folder", ["one", "two", "scorer"])
 def test_models_of_two_vocabularies_are_not_compared(tmp_path, monkeypatch, folder):
     """Their ids mean other texts. The reward model is one of them."""
@@ -268,6 +286,8 @@ def test_a_missing_end_score_of_zero_is_a_missing_end_score(tmp_path, capsys, sc
     assert command.load_missing_end_score(args, -2.5) == score
     args = command.Config(**places)
     assert command.load_missing_end_score(args, -2.5) == -9.0
+    lines = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [f"{score:g}", "-9"]  # it says which one it takes
 
 
 def test_best_of_two_is_a_best_of_n_and_best_of_one_is_none(own, tmp_path, capsys):
@@ -340,6 +360,22 @@ def test_the_results_are_written_to_a_file_with_the_judge_and_all_responses(own,
         assert sample["prompt"] == PROMPTS[n]
         assert all(sample[name] == side[n].text for name, side in replies.items())
     assert len(results["samples"]) == 11 and results["temperature"] == 0.8
+    models = tuple(results[name] for name in ("policy", "baseline", "data"))
+    assert models == tuple(str(flags[name]) for name in ("policy", "baseline", "data"))
+
+
+def test_a_file_of_a_comparison_on_the_world_says_so_and_is_tried_before_anything_is_sampled(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "results.json"
+    command.write_results(command.Config(to=str(path)), {}, [], {})
+    assert json.loads(path.read_text())["data"] == "the embedded world"
+    save_policy(tmp_path / "one", seed=9)
+    calls = recorded(monkeypatch)["generate"]
+    flags = {name: tmp_path / "one" for name in ("policy", "baseline")} | {"prompts": 2}
+    with pytest.raises(InputError, match="--to"):
+        run_command(command.main, flags | {"reward_model": "none", "to": tmp_path})
+    assert not calls
 
 
 def test_own_prompts_without_a_reward_model_give_samples_kl_and_length_and_no_winner(

@@ -115,6 +115,22 @@ def test_a_gate_goes_by_the_mean_and_not_by_the_ends_of_its_interval(out, monkey
     assert gates.measure(["judge", "--out", str(out)])["passed"]  # 0.925 +- 0.085
 
 
+def test_the_gain_of_best_of_n_has_its_own_interval_beside_the_share_of_single_samples(
+    out, monkeypatch, capsys
+):
+    """Ten prompts, four right alone and two more as the best of three. The differences have the
+    standard deviation .4216, and t(9) = 2.262: the half width is .302, not the .369 of the six."""
+    honest = {"single": [1] * 4 + [0] * 6, "best": [1] * 6 + [0] * 4}
+    monkeypatch.setattr(gates, "single_honesty", lambda *args: np.array(honest["single"]))
+    monkeypatch.setattr(gates, "honesty", lambda *args: np.array(honest["best"]))
+    monkeypatch.setattr(gates.evaluate, "best_of_n", lambda *args: [])
+    numbers = gates.measure(["best-of-n", "--out", str(out), "--best-of", "3"])
+    assert numbers["sft_facts"] == pytest.approx(0.4)
+    assert numbers["best_of_n_gain"] == pytest.approx(0.2)
+    line = "true facts: 0.400 of single samples; best of 3 gains +0.200 +- 0.302\n"
+    assert line in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("numbers", "code"), [({}, 0), ({"passed": True}, 0), ({"passed": 0}, 1)])
 def test_a_gate_that_has_nothing_to_pass_does_not_stop_a_script(out, monkeypatch, numbers, code):
     """The probe: its number is for the reader."""
@@ -151,6 +167,7 @@ def test_statements_are_worded_like_the_held_out_questions():
         assert entry["say"] and entry["brief"]
         assert set(map(str.lower, responses)) == set(map(str.lower, sentence))
         assert len(responses) == len(prompts) * len(forms)
+        assert not any(text[0].islower() for text in responses)  # as answers begin
 
 
 def test_the_probe_reads_differences_of_the_sft_model_in_an_order_of_the_seed(out, monkeypatch):

@@ -234,6 +234,9 @@ def test_a_prompt_serves_the_normalisation_if_it_leaves_room_for_so_many_tokens(
     assert 32 < len(tokenizer.encode(long.prompt)) <= 59
     args = train_rm.Config(max_new_tokens=5)
     assert train_rm.norm_prompts(args, own.sft, tokenizer, [long]) == [long.prompt]
+    longer = Comparison("no " * 60, ["a", "b"], [0, 1])  # it fits itself, and is left out
+    assert 59 < len(tokenizer.encode(longer.prompt)) <= 62
+    assert train_rm.norm_prompts(args, own.sft, tokenizer, [longer, long]) == [long.prompt]
 
 
 # ---- with which flags

@@ -241,6 +241,8 @@ def test_on_own_data_it_samples_prompts_that_are_held_out(own):
     assert prompts_of(call) == [record.prompt for record in held_out[:2]]
     assert np.array_equal(call.args[5], noise(3, config.HELD_OUT_NOISE, (2, 6)))
     assert rows_of(own) == shown(call)
+    lines = (own.out / "sft" / "samples.txt").read_text().strip().splitlines()
+    assert lines[1].split() == ["prompt", "response"]
     lengths = [len(get_tokenizer().encode(r.response)) + 1 for r in ROWS]
     (warning,) = own.record["long_answers"]
     assert warning.args[1] == 6 and set(warning.args[0]) <= set(lengths)

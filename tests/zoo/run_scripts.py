@@ -1,10 +1,11 @@
 """`python tests/zoo/run_scripts.py [WORD ...]`: makes the mutants of scripts.py, one at a time, in
 a copy of the repository, and runs the tests that should kill each.
 
-With words, only the mutants whose file, flag or sentence has one of them (`second_list.py`: those
-of the second list). Prints those that survive, and how many of each file were killed: first of the
-semantic ones, then of the flags. What was killed is noted in out/mutants.jsonl and not made again,
-so that a run can be stopped and goes on; remove that file after a change of the code or of a test.
+With words, only the mutants whose file, flag or sentence has one of them (`second_list.py` or
+`third_list.py`: those of that list). Prints those that survive, and how many of each file were
+killed: first of the semantic ones, then of the flags. What was killed is noted in out/mutants.jsonl
+and not made again, so that a run can be stopped and goes on; remove that file after a change of the
+code or of a test.
 A process that has torch already is copied for every mutant (os.fork), since importing it would take
 longer than the tests.
 """
@@ -180,7 +181,8 @@ def show_counts(chosen, killed):
 
 def vars_of(mutant):
     words = mutant.file, f"--{mutant.flag}", mutant.breaks, mutant.wrong
-    return (*words, "second_list.py") if mutant.second else words
+    lists = {"second_list.py": mutant.second, "third_list.py": mutant.third}
+    return (*words, *(name for name, listed in lists.items() if listed))
 
 
 if __name__ == "__main__":

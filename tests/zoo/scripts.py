@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import method_commands
 import method_runs
 from second_list import SECOND_KILLERS, SECOND_LIST
+from third_list import THIRD_KILLERS, THIRD_LIST
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Mutant:
     flag: str = ""  # the flag that is ignored
     everywhere: bool = False  # `right` may stand more than once, and every one is replaced
     second: bool = False  # of second_list.py
+    third: bool = False  # of third_list.py
 
 
 def ignored(file, names):
@@ -2169,6 +2171,7 @@ MUTANTS += [
 MUTANTS += [
     Mutant(file, *parts, second=True) for file, section in SECOND_LIST.items() for parts in section
 ]
+MUTANTS += [Mutant(*parts, third=True) for parts in THIRD_LIST]
 
 # The tests that kill the mutants of a file, of a flag in a file, or of a flag anywhere: words for
 # pytest, to which "tests/" is added.
@@ -2268,3 +2271,4 @@ KILLERS["                checkpoint.same_sft(path, sft)\n"] = ["runs/test_report
 KILLERS["minirlhf/tools/dpo.py", "resume"] = ["runs/test_dpo_run.py", "-k", "three_steps"]
 KILLERS |= method_runs.KILLERS
 KILLERS |= SECOND_KILLERS
+KILLERS |= THIRD_KILLERS

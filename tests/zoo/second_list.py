@@ -616,8 +616,8 @@ RESULTS = [
         "Three seeds have no interval.",
     ),
     (
-        '[f"seed {s}" for s in reports]',
-        '[f"seed {s}" for s in range(1, len(reports) + 1)]',
+        '[f"seed {s}" for s in columns]',
+        '[f"seed {s}" for s in range(1, len(columns) + 1)]',
         "The seeds are counted and not named.",
     ),
     (

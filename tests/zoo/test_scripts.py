@@ -8,6 +8,7 @@ import pytest
 from run_scripts import ROOT, broken, killers
 from scripts import MUTANTS
 from second_list import SECOND_KILLERS, SECOND_LIST
+from third_list import THIRD_KILLERS, THIRD_LIST
 
 MODULES = {"train_sft", "train_rm", "train_ppo"}
 MODULES |= {f"minirlhf.tools.{name}" for name in ("dpo", "evaluate", "gates", "report", "results")}
@@ -48,6 +49,14 @@ def test_the_second_list_has_several_of_every_file_and_none_of_the_first():
     assert min(map(len, SECOND_LIST.values())) >= 6
     sentences = {(m.file, m.breaks) for m in MUTANTS if m.second}
     assert len(sentences) == len(second) and set(SECOND_KILLERS) <= sentences
+
+
+def test_the_third_list_has_none_of_the_others_and_names_the_tests_of_each():
+    others = {(m.file, m.right, m.wrong) for m in MUTANTS if not m.third}
+    third = {(m.file, m.right, m.wrong) for m in MUTANTS if m.third}
+    assert not others & third and len(third) == len(THIRD_LIST) >= 50
+    assert set(THIRD_KILLERS) == {(m.file, m.breaks) for m in MUTANTS if m.third}
+    assert len(THIRD_KILLERS) == len(THIRD_LIST)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
