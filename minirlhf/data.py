@@ -106,13 +106,14 @@ def fits_context(tokenizer, context, new_tokens=0, drop_long=False):
 
 def refuse_long(length, context, new_tokens=0):
     """InputError for a row of `length` tokens, `new_tokens` of them sampled, that does not fit."""
+    if length <= context:
+        return
     rows = f"{length} tokens"
     remedy = "train_sft.py --context sets it, --drop-long leaves out what does not fit"
     if new_tokens:
         rows += f", {new_tokens} of them of --max-new-tokens,"
         remedy = f"lower --max-new-tokens; {remedy}"
-    if length > context:
-        raise InputError(f"{rows} do not fit the context of {context}; {remedy}")
+    raise InputError(f"{rows} do not fit the context of {context}; {remedy}")
 
 
 def longest_row(tokenizer, record, new_tokens):

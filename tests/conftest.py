@@ -8,6 +8,7 @@ import signal
 from functools import partial
 
 import pytest
+import tiktoken
 import torch
 from helpers import contents
 
@@ -15,8 +16,9 @@ import train_rm
 import train_sft
 from minirlhf import model
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.run import config
+from minirlhf.run import checkpoint, config
 from minirlhf.run.metrics import Metrics
+from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
 from minirlhf.tools import figures
 from minirlhf.world import writers
 
@@ -273,3 +275,17 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(figures, "save", record_and_save)
     return pictures
+
+
+@pytest.fixture
+def bytewise(tmp_path, make_gpt, monkeypatch):
+    """The checkpoint of a model whose tokens are bytes."""
+    ranks, special = {bytes([i]): i for i in range(256)}, {END: 256}
+    encoding = tiktoken.Encoding(
+        "bytes", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special
+    )
+    names = {"bytes": Tokenizer(encoding), "tiny": get_tokenizer()}
+    monkeypatch.setattr(checkpoint, "get_tokenizer", names.get)
+    gpt = make_gpt(vocab_size=257)
+    checkpoint.save(tmp_path / "bytes", "sft", gpt.config, names["bytes"], 0, model=gpt)
+    return str(tmp_path / "bytes")

@@ -261,9 +261,13 @@ def consoles():
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes the output once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         sys.exit(128 + 13)
+
+
+def discard_output():
+    """The reader of the standard output has gone, and Python flushes it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(error):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from minirlhf.run import resume
-from minirlhf.run.config import InputError
+from minirlhf.run.config import InputError, discard_output
 from minirlhf.run.files import write_text
 from minirlhf.run.lock import lock
 from minirlhf.run.metrics import append
@@ -107,5 +107,4 @@ def quiet_pipe():
     try:
         yield
     except BrokenPipeError:
-        # Python flushes the standard output once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()

@@ -101,9 +101,10 @@ def record_path(run):
 def require_models(places):
     """InputError for a run, whole or begun, none of whose stages began with the SFT model of the
     base as it is now, or with the reward model, where the commands that make the run name that."""
-    models = {base: models_of(base) for base in {place.base for place in places}}
-    for base in models:
+    bases = {place.base for place in places}
+    for base in bases:
         chain.refuse_own_data(base / "sft")
+    models = {base: models_of(base) for base in bases}
     for place in places:
         run, lines = folder_of(place), [f"{line} " for line in place.method.commands]
         found = origins(run / place.method.policy if run == place.base else run)

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import tiktoken
 import torch
 from conftest import colour_prompt
 from helpers import contents, saved
@@ -11,11 +10,10 @@ from helpers import contents, saved
 from minirlhf import evaluate, reward
 from minirlhf.data import Demonstration, split_by_prompt
 from minirlhf.formats import jsonl
-from minirlhf.run import checkpoint
 from minirlhf.run.checkpoint import load_gpt
 from minirlhf.run.config import InputError
 from minirlhf.run.lock import lock
-from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import rejection
 from minirlhf.tools.sample import Settings, noise
 
@@ -169,19 +167,9 @@ def test_a_mistake_is_one_line(refused, colour_run, tmp_path, flags, message):
     assert message in refused(rejection.main, argv, tmp_path / "none")
 
 
-def test_models_with_other_vocabularies_are_refused(
-    refused, colour_run, tmp_path, make_gpt, monkeypatch
-):
+def test_models_with_other_vocabularies_are_refused(refused, colour_run, tmp_path, bytewise):
     """A score of other ids means nothing."""
-    ranks, special = {bytes([i]): i for i in range(256)}, {END: 256}
-    encoding = tiktoken.Encoding(
-        "bytes", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special
-    )
-    names = {"bytes": Tokenizer(encoding), "tiny": get_tokenizer()}
-    monkeypatch.setattr(checkpoint, "get_tokenizer", names.get)
-    gpt = make_gpt(vocab_size=257)
-    checkpoint.save(tmp_path / "sft", "sft", gpt.config, names["bytes"], 0, model=gpt)
-    models = ["--sft", str(tmp_path / "sft"), "--rm", f"{colour_run}/rm"]
+    models = ["--sft", bytewise, "--rm", f"{colour_run}/rm"]
     message = refused(rejection.main, [*models, "--out", str(tmp_path / "x")], tmp_path / "none")
     assert "they must be the same" in message
 

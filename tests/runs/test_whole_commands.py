@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiktoken
 import torch
 from conftest import few
 from recorder import HELD_OUT, Spy, digest, loop_raw, positions, save_reward_model, varied_judge
@@ -28,7 +27,7 @@ from minirlhf.formats import jsonl
 from minirlhf.run import checkpoint, compute, config, damage, resume
 from minirlhf.run.config import InputError
 from minirlhf.run.metrics import read_metrics
-from minirlhf.tokenizer import END, PATTERN, Tokenizer, get_tokenizer
+from minirlhf.tokenizer import get_tokenizer
 from minirlhf.tools import ai, demonstrations, labeller, meta, parts, ptx, rejection
 from minirlhf.world import judge, measures, writers
 
@@ -345,20 +344,6 @@ def test_one_fresh_pair_is_not_enough_where_more_were_asked_for(monkeypatch):
 
 
 # ---- models of other vocabularies
-
-
-@pytest.fixture
-def bytewise(tmp_path, make_gpt, monkeypatch):
-    """The checkpoint of a model whose tokens are bytes."""
-    ranks, special = {bytes([i]): i for i in range(256)}, {END: 256}
-    encoding = tiktoken.Encoding(
-        "bytes", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special
-    )
-    names = {"bytes": Tokenizer(encoding), "tiny": get_tokenizer()}
-    monkeypatch.setattr(checkpoint, "get_tokenizer", names.get)
-    gpt = make_gpt(vocab_size=257)
-    checkpoint.save(tmp_path / "bytes", "sft", gpt.config, names["bytes"], 0, model=gpt)
-    return str(tmp_path / "bytes")
 
 
 def test_a_policy_of_another_vocabulary_has_nothing_to_say_to_a_reward_model(
